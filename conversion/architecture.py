@@ -1,0 +1,190 @@
+"""What a Hugging Face config.json says about a dense decoder, in megatron-core's own names.
+
+Left out on purpose, each refused with an error that names the key: sliding-window attention, biases outside Q, K and V,
+activations other than SwiGLU, and rotary scaling other than none, `linear` and `llama3`. Dropping one of these would
+give a checkpoint that loads, runs and answers wrongly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from conversion.errors import UnsupportedConfigError
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3's rotary scaling (`rope_type` llama3): `GPTModel(rope_scaling=True, rope_scaling_factor=factor)`.
+
+    megatron-core 0.16.1 takes only the factor and fixes the other three at 1, 4 and 8192, so a config with other bands
+    is refused when it is read.
+    """
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+
+_MEGATRON_BANDS = (1.0, 4.0, 8192)
+
+
+@dataclass(frozen=True)
+class MegatronArchitecture:
+    """All that TransformerConfig and GPTModel need besides the parallel layout, dtype and kernels.
+
+    The MLP is always gated SwiGLU without bias, the normalisation RMSNorm, the positions rotary, dropout zero.
+
+    `rotary_base` goes to GPTModel, as do `rope_scaling` (None: off), `seq_len_interpolation_factor` (None: off),
+    `vocab_size` (unpadded: the tokenizer's side of the embedding) and `share_embeddings_and_output_weights`.
+    """
+
+    num_layers: int
+    hidden_size: int
+    num_attention_heads: int
+    num_query_groups: int
+    kv_channels: int
+    ffn_hidden_size: int
+    layernorm_epsilon: float
+    add_qkv_bias: bool
+    qk_layernorm: bool
+    share_embeddings_and_output_weights: bool
+    rotary_base: float
+    rope_scaling: RopeScaling | None
+    seq_len_interpolation_factor: float | None
+    vocab_size: int
+    max_position_embeddings: int
+    gated_linear_unit: bool = True
+    normalization: str = "RMSNorm"
+    add_bias_linear: bool = False
+
+    def dimension(self, name: str) -> int:
+        """Size behind a symbolic axis of the weight map: vocab, hidden, query, kv, head or ffn."""
+        return {
+            "vocab": self.vocab_size,
+            "hidden": self.hidden_size,
+            "query": self.num_attention_heads * self.kv_channels,
+            "kv": self.num_query_groups * self.kv_channels,
+            "head": self.kv_channels,
+            "ffn": self.ffn_hidden_size,
+        }[name]
+
+
+def read_architecture(
+    config: Mapping[str, Any], *, add_qkv_bias: bool, qk_layernorm: bool, head_dim_required: bool
+) -> MegatronArchitecture:
+    """Read a config.json of the Llama lineage, in the classic form or that of transformers 5 (`rope_parameters`).
+
+    Raises UnsupportedConfigError naming the key when one is missing, inconsistent or cannot be expressed.
+    """
+    hidden, heads = _integer(config, "hidden_size"), _integer(config, "num_attention_heads")
+    groups = heads if config.get("num_key_value_heads") is None else _integer(config, "num_key_value_heads")
+    if heads % groups:
+        raise UnsupportedConfigError(
+            f"config.json: num_attention_heads {heads} is not a multiple of num_key_value_heads {groups}; "
+            "one of the two is wrong"
+        )
+    if head_dim_required or config.get("head_dim") is not None:
+        head_dim = _integer(config, "head_dim")
+    elif hidden % heads == 0:
+        head_dim = hidden // heads
+    else:
+        raise UnsupportedConfigError(
+            f"config.json: hidden_size {hidden} is not a multiple of num_attention_heads {heads} and there is no "
+            "head_dim; give head_dim"
+        )
+    _refuse_unsupported(config)
+    base, scaling, interpolation = _rotary(config)
+    return MegatronArchitecture(
+        num_layers=_integer(config, "num_hidden_layers"),
+        hidden_size=hidden,
+        num_attention_heads=heads,
+        num_query_groups=groups,
+        kv_channels=head_dim,
+        ffn_hidden_size=_integer(config, "intermediate_size"),
+        layernorm_epsilon=_number(config, "rms_norm_eps"),
+        add_qkv_bias=add_qkv_bias,
+        qk_layernorm=qk_layernorm,
+        share_embeddings_and_output_weights=bool(config.get("tie_word_embeddings", False)),
+        rotary_base=base,
+        rope_scaling=scaling,
+        seq_len_interpolation_factor=interpolation,
+        vocab_size=_integer(config, "vocab_size"),
+        max_position_embeddings=_integer(config, "max_position_embeddings"),
+    )
+
+
+def _required(config: Mapping[str, Any], key: str, where: str = "config.json") -> Any:
+    if config.get(key) is None:
+        raise UnsupportedConfigError(f"{where} has no {key}; take the model's original config.json")
+    return config[key]
+
+
+def _integer(config: Mapping[str, Any], key: str, where: str = "config.json") -> int:
+    value = _required(config, key, where)
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        raise UnsupportedConfigError(f"{where}: {key} is {value!r}; expected a positive integer")
+    return value
+
+
+def _number(config: Mapping[str, Any], key: str, where: str = "config.json") -> float:
+    value = _required(config, key, where)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        raise UnsupportedConfigError(f"{where}: {key} is {value!r}; expected a positive number")
+    return float(value)
+
+
+def _refuse_unsupported(config: Mapping[str, Any]) -> None:
+    activation = config.get("hidden_act", "silu")
+    if activation not in ("silu", "swish"):
+        raise UnsupportedConfigError(f"config.json: hidden_act is {activation!r}; the weight maps know only silu (SwiGLU)")
+    for key in ("attention_bias", "mlp_bias"):
+        if config.get(key):
+            raise UnsupportedConfigError(f"config.json: {key} is true; no weight map here has a place for these biases")
+    # The Qwen configs carry a window size next to a switch that turns it off.
+    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+    if window is not None:
+        raise UnsupportedConfigError(
+            f"config.json: sliding_window is {window}; attention windows are not carried. If every sequence will be "
+            "shorter than the window, set sliding_window to null in a copy of the model"
+        )
+    if config.get("quantization_config"):
+        raise UnsupportedConfigError("config.json: quantization_config is set; convert the unquantised model instead")
+
+
+def _rotary(config: Mapping[str, Any]) -> tuple[float, RopeScaling | None, float | None]:
+    """Rotary base, llama3 scaling and linear interpolation factor from either form of the config."""
+    parameters: Mapping[str, Any] = config.get("rope_parameters") or {}
+    # transformers 5 writes rope_parameters; up to 4 the base was top level and rope_scaling held the rest.
+    scaling: Mapping[str, Any] = parameters or config.get("rope_scaling") or {}
+    where = "config.json: rope_parameters" if parameters else "config.json: rope_scaling"
+    if parameters.get("rope_theta") is not None:
+        base = _number(parameters, "rope_theta", where)
+    else:
+        base = _number(config, "rope_theta")
+    if config.get("partial_rotary_factor", scaling.get("partial_rotary_factor", 1.0)) not in (1, None):
+        raise UnsupportedConfigError("config.json: partial_rotary_factor is not 1; partial rotary is not carried")
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind == "default":
+        return base, None, None
+    if kind == "linear":
+        return base, None, _number(scaling, "factor", where)
+    if kind != "llama3":
+        raise UnsupportedConfigError(
+            f"{where}: rope_type is {kind!r}; megatron-core's GPTModel is given default, linear or llama3 scaling only"
+        )
+    llama3 = RopeScaling(
+        factor=_number(scaling, "factor", where),
+        low_freq_factor=_number(scaling, "low_freq_factor", where),
+        high_freq_factor=_number(scaling, "high_freq_factor", where),
+        original_max_position_embeddings=_integer(scaling, "original_max_position_embeddings", where),
+    )
+    bands = (llama3.low_freq_factor, llama3.high_freq_factor, llama3.original_max_position_embeddings)
+    if bands != _MEGATRON_BANDS:
+        raise UnsupportedConfigError(
+            f"{where}: low_freq_factor, high_freq_factor, original_max_position_embeddings are {bands}; "
+            f"megatron-core 0.16.1 fixes them at {_MEGATRON_BANDS}"
+        )
+    return base, llama3, None

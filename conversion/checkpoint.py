@@ -1,0 +1,358 @@
+"""The checkpoint folder shared by the converters and the training engine, and how it is published.
+
+    DST/model/         the weights: a torch_dist checkpoint for megatron.core.dist_checkpointing at any TP and PP
+    DST/hf/            the source's config.json, tokenizer files, chat template, generation config, byte for byte
+    DST/manifest.json  what it is and the size of every file, written last
+
+A folder is built as `DST.partial-<pid>` beside DST and appears as DST by one rename, after everything in it is on disk.
+A folder without a manifest, or whose files are not those of the manifest, never opens. The engine adds files of its own
+(optimizer, random states, data cursor); the manifest covers them too.
+
+Left out: checksums of the weights. Sizes catch truncation at no cost; `conversion.verify` compares values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conversion.errors import CheckpointError, DestinationError, HuggingFaceError, TensorMapError
+from conversion.families import Family, MegatronArchitecture, family_for
+from conversion.torch_dist import TorchDistReader
+
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "HF_DIR",
+    "MANIFEST_FILE",
+    "MODEL_DIR",
+    "Checkpoint",
+    "CheckpointError",
+    "FileRecord",
+    "Manifest",
+    "Source",
+    "check_destination",
+    "check_weights",
+    "copy_hf_files",
+    "dtype_name",
+    "open_checkpoint",
+    "partial_path",
+    "publish",
+    "read_config",
+    "write_manifest",
+]
+
+FORMAT = "medatron-checkpoint"
+FORMAT_VERSION = 1
+MODEL_DIR = "model"
+HF_DIR = "hf"
+MANIFEST_FILE = "manifest.json"
+_PARTIAL = ".partial-"
+# Weights in any form, the only files of a Hugging Face folder that do not travel.
+_WEIGHT_SUFFIXES = tuple(".safetensors .bin .pt .pth .gguf .h5 .msgpack .onnx .ot".split()) + (
+    ".safetensors.index.json",
+    ".bin.index.json",
+)
+# The one subfolder that transformers reads beside the weights.
+_TEMPLATE_DIR = "additional_chat_templates"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the weights first came from: a Hugging Face folder, its weights' dtype and its weight files with sizes."""
+
+    path: str
+    dtype: str
+    files: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size of a file in bytes; for the small files under hf/ also their SHA-256."""
+
+    size: int
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Content of manifest.json. Counts are those of the model: the vocabulary unpadded, a tied weight once."""
+
+    family: str
+    dtype: str
+    tensor_count: int
+    parameter_count: int
+    source: Source
+    files: Mapping[str, FileRecord]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    format: str = FORMAT
+    version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint folder: complete, every file of the size its manifest says."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def model_dir(self) -> Path:
+        """The torch_dist checkpoint, for `dist_checkpointing.load(sharded_state_dict, str(model_dir))`."""
+        return self.path / MODEL_DIR
+
+    @property
+    def hf_dir(self) -> Path:
+        """config.json, tokenizer and chat template, for `AutoTokenizer.from_pretrained`."""
+        return self.path / HF_DIR
+
+    @cached_property
+    def hf_config(self) -> dict[str, Any]:
+        """The parsed hf/config.json."""
+        return read_config(self.hf_dir)
+
+    @property
+    def family(self) -> Family:
+        """The model family of hf/config.json."""
+        return family_for(self.hf_config)
+
+    @property
+    def architecture(self) -> MegatronArchitecture:
+        """The model in megatron-core's names."""
+        return self.family.megatron_architecture(self.hf_config)
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """Parse `directory`/config.json. Raises HuggingFaceError when it is missing or not a JSON object."""
+    path = directory / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise HuggingFaceError(f"{path}: no such file; expected a Hugging Face model folder") from error
+    except ValueError as error:
+        raise HuggingFaceError(f"{path}: not valid JSON ({error}); copy the model's config.json again") from error
+    if not isinstance(config, dict):
+        raise HuggingFaceError(f"{path}: expected a JSON object; copy the model's config.json again")
+    return config
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`float32` for torch.float32, as config.json spells it."""
+    return str(dtype).removeprefix("torch.")
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open a checkpoint folder after checking that every file of its manifest is there, whole and unchanged under hf/.
+
+    Raises CheckpointError naming the missing, truncated or changed file.
+    """
+    root = Path(path)
+    if _PARTIAL in root.name:
+        raise CheckpointError(
+            f"{root}: a leftover of an interrupted conversion or save; it is incomplete, delete it and use the folder "
+            f"named {root.name.split(_PARTIAL)[0]} if there is one"
+        )
+    manifest = _read_manifest(root)
+    for name, record in manifest.files.items():
+        file = root / name
+        if not file.is_file():
+            raise CheckpointError(f"{file}: missing; copy the checkpoint again or make it anew")
+        size = file.stat().st_size
+        if size != record.size:
+            raise CheckpointError(
+                f"{file}: {size} bytes, expected {record.size}; it is truncated or was changed, copy the checkpoint "
+                "again or make it anew"
+            )
+        if record.sha256 is not None and _sha256(file) != record.sha256:
+            raise CheckpointError(f"{file}: was changed after the conversion; restore it or convert the source again")
+    return Checkpoint(root, manifest)
+
+
+def partial_path(dst: str | os.PathLike[str]) -> Path:
+    """Where to build what will be published as `dst`: beside it, on the same file system, named after this process."""
+    target = Path(dst).absolute()
+    return target.with_name(f"{target.name}{_PARTIAL}{os.getpid()}")
+
+
+def check_destination(dst: Path, *, source: Path | None = None, force: bool = False) -> None:
+    """Raise DestinationError if `dst` exists (unless `force`) or if one of `dst` and `source` contains the other."""
+    if source is not None:
+        a, b = dst.resolve(), source.resolve()
+        if a == b or a in b.parents or b in a.parents:
+            raise DestinationError(f"{dst}: overlaps the source {source}; choose another destination")
+    if dst.exists() and not force:
+        raise DestinationError(f"{dst}: exists; choose another destination or pass --force to replace it")
+    if not dst.parent.is_dir():
+        raise DestinationError(f"{dst.parent}: no such folder; create it first")
+
+
+def copy_hf_files(src: Path, dst: Path) -> list[str]:
+    """Copy everything beside the weights from a Hugging Face folder into `dst`, byte for byte; returns the names.
+
+    These are the files of the top level, less hidden ones, and the folder of additional chat templates: config,
+    tokenizer, templates, generation config, licence. `dst` is created.
+    """
+    dst.mkdir(parents=True, exist_ok=True)
+    candidates = [*src.iterdir(), *(src / _TEMPLATE_DIR).glob("*")]
+    names = sorted(
+        file.relative_to(src).as_posix()
+        for file in candidates
+        if file.is_file() and not file.name.startswith(".") and not file.name.endswith(_WEIGHT_SUFFIXES)
+    )
+    for name in names:
+        (dst / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(src / name, dst / name)
+    return names
+
+
+def check_weights(reader: TorchDistReader, family: Family, architecture: MegatronArchitecture) -> str:
+    """Check the keys and shapes under model/ against the family's weight map; returns the one dtype of the weights.
+
+    The vocabulary axis may be longer than the config's (padding). Raises TensorMapError naming the first tensor that
+    is missing, left over or of another shape, and when dtypes are mixed.
+    """
+    stored = reader.tensors()
+    expected = {entry.row.megatron: entry for entry in family.entries(architecture)}
+    for key, entry in expected.items():
+        if key not in stored:
+            raise TensorMapError(
+                f"{key}: missing from the checkpoint; config.json ({family.name}) asks for it with shape "
+                f"{entry.global_shape}. Check model_type and tie_word_embeddings"
+            )
+        shape = stored[key][0]
+        fits = len(shape) == len(entry.global_shape) and (
+            shape == entry.global_shape
+            or (entry.vocabulary and shape[0] > entry.global_shape[0] and shape[1:] == entry.global_shape[1:])
+        )
+        if not fits:
+            raise TensorMapError(
+                f"{key}: shape {shape} in the checkpoint, {entry.global_shape} by config.json; "
+                "the two do not belong together"
+            )
+    left_over = sorted(set(stored) - set(expected))
+    if left_over:
+        raise TensorMapError(
+            f"{left_over[0]}: in the checkpoint but not in the weight map of {family.name} "
+            f"({len(left_over)} such); check model_type and tie_word_embeddings in config.json"
+        )
+    dtypes = {dtype_name(dtype): key for key, (_, dtype) in stored.items()}
+    if len(dtypes) > 1:
+        found = ", ".join(f"{key} is {dtype}" for dtype, key in sorted(dtypes.items()))
+        raise TensorMapError(f"mixed dtypes in the checkpoint: {found}; save all weights in one dtype")
+    return next(iter(dtypes))
+
+
+def write_manifest(
+    directory: str | os.PathLike[str], *, source: Source, extra: Mapping[str, Any] | None = None
+) -> Manifest:
+    """Describe and seal a folder that holds model/ and hf/; call it last, on one rank, then `publish`.
+
+    Family, dtype and counts are read from the folder itself, so they cannot contradict it, and the weights are checked
+    against the family's map: what cannot be exported is not sealed. `source` of a training checkpoint is that of the
+    checkpoint it started from. `extra` holds the engine's own JSON values.
+
+    Raises TensorMapError, CheckpointError or HuggingFaceError naming the tensor or file.
+    """
+    root = Path(directory)
+    config = read_config(root / HF_DIR)
+    family = family_for(config)
+    architecture = family.megatron_architecture(config)
+    dtype = check_weights(TorchDistReader(root / MODEL_DIR), family, architecture)
+    entries = list(family.entries(architecture))
+    files = {}
+    for file in sorted(path for path in root.rglob("*") if path.is_file()):
+        name = file.relative_to(root).as_posix()
+        if name != MANIFEST_FILE:
+            files[name] = FileRecord(file.stat().st_size, _sha256(file) if name.startswith(f"{HF_DIR}/") else None)
+    manifest = Manifest(
+        family=family.name,
+        dtype=dtype,
+        tensor_count=sum(len(entry.hf_names) for entry in entries),
+        parameter_count=sum(torch.Size(entry.megatron_shape).numel() for entry in entries),
+        source=source,
+        files=files,
+        extra=dict(extra or {}),
+    )
+    (root / MANIFEST_FILE).write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
+    return manifest
+
+
+def publish(tmp: str | os.PathLike[str], dst: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Make the finished folder `tmp` appear as `dst` by one rename, once every file and folder in it is on disk.
+
+    `tmp` lies on the same file system, as `partial_path` chooses it. With `force` an existing `dst` is first renamed to
+    `DST.replaced-<pid>` and deleted afterwards: there is never a moment with half of either.
+    Raises DestinationError if `dst` exists and `force` is false. Call it on one rank.
+    """
+    built, target = Path(tmp), Path(dst).absolute()
+    for path in (*built.rglob("*"), built):
+        _fsync(path)
+    replaced = None
+    if target.exists():
+        if not force:
+            raise DestinationError(f"{target}: exists; choose another destination or replace it on purpose")
+        replaced = target.with_name(f"{target.name}.replaced-{os.getpid()}")
+        target.rename(replaced)
+    try:
+        built.rename(target)
+    except OSError:
+        if replaced is not None:
+            replaced.rename(target)
+        raise
+    _fsync(target.parent)
+    if replaced is not None:
+        shutil.rmtree(replaced)
+
+
+def _read_manifest(root: Path) -> Manifest:
+    path = root / MANIFEST_FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if not root.is_dir():
+            raise CheckpointError(f"{root}: no such folder") from error
+        if (root / "config.json").exists():
+            raise CheckpointError(
+                f"{root}: a Hugging Face folder, not a Megatron checkpoint; first run "
+                f"python -m conversion.hf_to_megatron {root} DST"
+            ) from error
+        raise CheckpointError(
+            f"{path}: missing, so the checkpoint is incomplete or something else; convert or save it again"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not valid JSON ({error}); convert or save the checkpoint again") from error
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not the manifest of a {FORMAT}; give the folder of a checkpoint")
+    if values.get("version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format version {values.get('version')!r}, this release reads {FORMAT_VERSION}; "
+            "use the release that wrote it, or convert again"
+        )
+    try:
+        values["source"] = Source(**values["source"])
+        values["files"] = {name: FileRecord(**record) for name, record in values["files"].items()}
+        return Manifest(**values)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); convert or save the checkpoint again") from error
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,246 @@
+"""Model families: one explicit weight map each, Hugging Face names on one side and Megatron keys on the other.
+
+Adding a dense family of the same shape is adding a table (`FAMILIES` at the end); nothing else knows family names.
+
+The Megatron side is what `GPTModel.sharded_state_dict()` of megatron-core 0.16.1 asks for with homogeneous layers, and
+the names are the same for the local and the Transformer Engine layer spec: the layers of one weight are stacked on a
+leading axis, and the input norms carry the names of the fused Transformer Engine modules.
+
+Left out: mixture of experts, multi-token prediction and vision towers, which need keys this map does not have.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from conversion.architecture import MegatronArchitecture, RopeScaling, read_architecture
+from conversion.errors import UnknownFamilyError
+
+__all__ = [
+    "FAMILIES",
+    "Entry",
+    "Family",
+    "HfTensor",
+    "MegatronArchitecture",
+    "Rule",
+    "RopeScaling",
+    "Row",
+    "family_for",
+]
+
+
+class Rule(enum.Enum):
+    """How the Hugging Face tensors of a row make its Megatron tensor; `conversion.merge` does the arithmetic."""
+
+    IDENTITY = "identity"
+    QKV = "qkv per query group"
+    GATE_UP = "gate above up"
+
+
+class HfTensor(NamedTuple):
+    """A Hugging Face tensor: its name, `{layer}` standing for the layer's number, and its symbolic shape."""
+
+    name: str
+    axes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a weight map."""
+
+    megatron: str
+    hf: tuple[HfTensor, ...]
+    rule: Rule
+    per_layer: bool
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One Megatron tensor to convert: a row at one layer (None for rows outside the layers), with its shapes.
+
+    `megatron_shape` is that of one layer; in the checkpoint it is the slice `[layer]` of `global_shape`.
+    """
+
+    row: Row
+    layer: int | None
+    hf_names: tuple[str, ...]
+    hf_shapes: tuple[tuple[int, ...], ...]
+    megatron_shape: tuple[int, ...]
+    global_shape: tuple[int, ...]
+
+    @property
+    def vocabulary(self) -> bool:
+        """Whether the leading axis is the vocabulary, which a training run may have padded."""
+        return self.row.hf[0].axes[0] == "vocab"
+
+    @property
+    def label(self) -> str:
+        """Name of the Megatron tensor for messages, as in `decoder...linear_qkv.weight [layer 3]`."""
+        return self.row.megatron if self.layer is None else f"{self.row.megatron} [layer {self.layer}]"
+
+
+def _hf(name: str, *axes: str) -> HfTensor:
+    return HfTensor(name, axes)
+
+
+def _one(megatron: str, name: str, *axes: str) -> Row:
+    return Row(megatron, (_hf(name, *axes),), Rule.IDENTITY, per_layer="{layer}" in name)
+
+
+_LAYER = "model.layers.{layer}."
+_EMBEDDING = _one("embedding.word_embeddings.weight", "model.embed_tokens.weight", "vocab", "hidden")
+_OUTPUT = _one("output_layer.weight", "lm_head.weight", "vocab", "hidden")
+
+_LLAMA: tuple[Row, ...] = (
+    _EMBEDDING,
+    _one(
+        "decoder.layers.self_attention.linear_qkv.layer_norm_weight", _LAYER + "input_layernorm.weight", "hidden"
+    ),
+    Row(
+        "decoder.layers.self_attention.linear_qkv.weight",
+        (
+            _hf(_LAYER + "self_attn.q_proj.weight", "query", "hidden"),
+            _hf(_LAYER + "self_attn.k_proj.weight", "kv", "hidden"),
+            _hf(_LAYER + "self_attn.v_proj.weight", "kv", "hidden"),
+        ),
+        Rule.QKV,
+        per_layer=True,
+    ),
+    _one("decoder.layers.self_attention.linear_proj.weight", _LAYER + "self_attn.o_proj.weight", "hidden", "query"),
+    _one("decoder.layers.mlp.linear_fc1.layer_norm_weight", _LAYER + "post_attention_layernorm.weight", "hidden"),
+    Row(
+        "decoder.layers.mlp.linear_fc1.weight",
+        (
+            _hf(_LAYER + "mlp.gate_proj.weight", "ffn", "hidden"),
+            _hf(_LAYER + "mlp.up_proj.weight", "ffn", "hidden"),
+        ),
+        Rule.GATE_UP,
+        per_layer=True,
+    ),
+    _one("decoder.layers.mlp.linear_fc2.weight", _LAYER + "mlp.down_proj.weight", "hidden", "ffn"),
+    _one("decoder.final_layernorm.weight", "model.norm.weight", "hidden"),
+    _OUTPUT,
+)
+
+_QKV_BIAS = Row(
+    "decoder.layers.self_attention.linear_qkv.bias",
+    (
+        _hf(_LAYER + "self_attn.q_proj.bias", "query"),
+        _hf(_LAYER + "self_attn.k_proj.bias", "kv"),
+        _hf(_LAYER + "self_attn.v_proj.bias", "kv"),
+    ),
+    Rule.QKV,
+    per_layer=True,
+)
+
+_QK_NORM: tuple[Row, ...] = (
+    _one("decoder.layers.self_attention.q_layernorm.weight", _LAYER + "self_attn.q_norm.weight", "head"),
+    _one("decoder.layers.self_attention.k_layernorm.weight", _LAYER + "self_attn.k_norm.weight", "head"),
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family: its `model_type` in config.json, its weight map and what the config does not say itself."""
+
+    name: str
+    model_type: str
+    rows: tuple[Row, ...]
+    add_qkv_bias: bool = False
+    qk_layernorm: bool = False
+    head_dim_required: bool = False
+
+    def megatron_architecture(self, hf_config: Mapping[str, Any]) -> MegatronArchitecture:
+        """The model in megatron-core's names. Raises UnsupportedConfigError naming the offending key."""
+        return read_architecture(
+            hf_config,
+            add_qkv_bias=self.add_qkv_bias,
+            qk_layernorm=self.qk_layernorm,
+            head_dim_required=self.head_dim_required,
+        )
+
+    def weight_map(self, architecture: MegatronArchitecture) -> tuple[Row, ...]:
+        """The rows in force: without the output layer when it shares the embedding's weight."""
+        if architecture.share_embeddings_and_output_weights:
+            return tuple(row for row in self.rows if row is not _OUTPUT)
+        return self.rows
+
+    def entries(self, architecture: MegatronArchitecture) -> Iterator[Entry]:
+        """Every Megatron tensor to convert, in the order of the source: first, layer by layer, last."""
+        rows = self.weight_map(architecture)
+        first = [row for row in rows if row is _EMBEDDING]
+        layered = [row for row in rows if row.per_layer]
+        last = [row for row in rows if not row.per_layer and row is not _EMBEDDING]
+        for row in first:
+            yield _entry(row, None, architecture)
+        for layer in range(architecture.num_layers):
+            for row in layered:
+                yield _entry(row, layer, architecture)
+        for row in last:
+            yield _entry(row, None, architecture)
+
+    def extra_states(self, architecture: MegatronArchitecture) -> Iterator[str]:
+        """Keys of the empty `_extra_state` objects that the layer specs ask for beside the weights.
+
+        The local spec asks for those of the four linear modules, Transformer Engine also for those of its free-standing
+        norms. They hold no data unless FP8 delayed scaling has run; without them a plain load fails on a missing key.
+        """
+        modules = ["self_attention.linear_qkv", "self_attention.linear_proj", "mlp.linear_fc1", "mlp.linear_fc2"]
+        if self.qk_layernorm:
+            modules += ["self_attention.q_layernorm", "self_attention.k_layernorm"]
+        count = architecture.num_layers
+        for layer in range(count):
+            for module in modules:
+                yield f"decoder.layers.{module}._extra_state/shard_{layer}_{count}"
+        yield "decoder.final_layernorm._extra_state/shard_0_1"
+
+    def tied_duplicate(self, architecture: MegatronArchitecture) -> tuple[str, str] | None:
+        """(name, name of what it must equal) of an output weight that some tied checkpoints store a second time."""
+        if architecture.share_embeddings_and_output_weights:
+            return _OUTPUT.hf[0].name, _EMBEDDING.hf[0].name
+        return None
+
+    def is_buffer(self, hf_name: str) -> bool:
+        """Whether a stored tensor is a computed buffer that early releases saved: the rotary frequencies."""
+        return hf_name.endswith(".rotary_emb.inv_freq")
+
+
+def _entry(row: Row, layer: int | None, architecture: MegatronArchitecture) -> Entry:
+    shapes = tuple(tuple(architecture.dimension(axis) for axis in tensor.axes) for tensor in row.hf)
+    # Every rule stacks its parts along the leading axis, in one order or another.
+    merged = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+    return Entry(
+        row=row,
+        layer=layer,
+        hf_names=tuple(tensor.name.format(layer=layer) for tensor in row.hf),
+        hf_shapes=shapes,
+        megatron_shape=merged,
+        global_shape=(architecture.num_layers, *merged) if row.per_layer else merged,
+    )
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family("Qwen2", "qwen2", (*_LLAMA, _QKV_BIAS), add_qkv_bias=True),
+    Family("Llama", "llama", _LLAMA),
+    Family("Qwen3", "qwen3", (*_LLAMA, *_QK_NORM), qk_layernorm=True, head_dim_required=True),
+    Family("Mistral", "mistral", _LLAMA),
+)
+
+
+def family_for(hf_config: Mapping[str, Any]) -> Family:
+    """The family of a config.json, by its `model_type`.
+
+    Raises UnknownFamilyError naming the `model_type` found and those known.
+    """
+    model_type = hf_config.get("model_type")
+    for family in FAMILIES:
+        if family.model_type == model_type:
+            return family
+    known = ", ".join(family.model_type for family in FAMILIES)
+    raise UnknownFamilyError(
+        f"config.json: model_type is {model_type!r}; weight maps exist for {known}. "
+        "A new family is a new table in conversion/families.py"
+    )

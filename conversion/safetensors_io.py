@@ -1,0 +1,137 @@
+"""safetensors files read and written one tensor at a time.
+
+The safetensors library maps a whole file into memory on reading and wants every tensor of a file at once on writing.
+The format needs neither: eight bytes of header length, a JSON header with the dtype, shape and byte range of each
+tensor, then the bytes. Reading it directly keeps one tensor in memory and lets a truncated file be named before any of
+it is converted.
+
+Left out: dtypes that no supported model stores its weights in (integers, FP8, complex).
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from conversion.errors import HuggingFaceError
+
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_LENGTH = struct.Struct("<Q")
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies: its file, the offset of its first byte in that file, its dtype and shape."""
+
+    file: Path
+    offset: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the data in bytes."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+    def read(self) -> torch.Tensor:
+        """Read the tensor into fresh memory. Raises HuggingFaceError if the file ends before it."""
+        data = bytearray(self.nbytes)
+        with open(self.file, "rb", buffering=0) as stream:
+            stream.seek(self.offset)
+            view = memoryview(data)
+            done = 0
+            while done < len(data):
+                count = stream.readinto(view[done:])
+                if not count:
+                    raise HuggingFaceError(f"{self.file}: ends at byte {self.offset + done}; download the file again")
+                done += count
+        return torch.frombuffer(data, dtype=self.dtype).reshape(self.shape)
+
+
+def read_header(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a safetensors file, by name, checked to fill the file exactly.
+
+    Raises HuggingFaceError naming the file when it is missing, truncated or damaged, or a tensor's dtype is not one
+    that models are trained in.
+    """
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as stream:
+            prefix = stream.read(_LENGTH.size)
+            length = _LENGTH.unpack(prefix)[0] if len(prefix) == _LENGTH.size else size
+            if _LENGTH.size + length > size:
+                raise _damaged(path, f"its {size} bytes end inside the header")
+            header = json.loads(stream.read(length))
+    except FileNotFoundError as error:
+        raise HuggingFaceError(f"{path}: no such file; download the model again") from error
+    except ValueError as error:
+        raise _damaged(path, f"its header is not JSON ({error})") from error
+    start = _LENGTH.size + length
+    tensors, end = {}, 0
+    try:
+        header.pop("__metadata__", None)
+        for name, item in sorted(header.items(), key=lambda pair: pair[1]["data_offsets"]):
+            dtype = _DTYPES.get(item["dtype"])
+            if dtype is None:
+                raise HuggingFaceError(
+                    f"{path}: {name} has dtype {item['dtype']}, expected one of {', '.join(_DTYPES)}; "
+                    "convert an unquantised model"
+                )
+            stored = StoredTensor(path, start + item["data_offsets"][0], dtype, tuple(item["shape"]))
+            if item["data_offsets"] != [end, end + stored.nbytes]:
+                raise _damaged(path, f"the byte range of {name} is {item['data_offsets']}, expected to start at {end}")
+            tensors[name], end = stored, end + stored.nbytes
+    except (AttributeError, KeyError, TypeError) as error:
+        raise _damaged(path, f"its header lacks {error}") from error
+    if start + end != size:
+        raise _damaged(path, f"it has {size} bytes where the header promises {start + end}")
+    return tensors
+
+
+def _damaged(path: Path, what: str) -> HuggingFaceError:
+    return HuggingFaceError(f"{path}: truncated or damaged: {what}; download the file again")
+
+
+class SafetensorsWriter:
+    """Writes one safetensors file whose names and shapes are known beforehand; `add` must follow their order.
+
+    Use as a context manager; leaving it without an error checks that every tensor was written.
+    """
+
+    def __init__(self, path: Path, shapes: Mapping[str, Sequence[int]], dtype: torch.dtype) -> None:
+        self._path = path
+        self._dtype = dtype
+        self._expected = list(shapes.items())
+        self._stream: BinaryIO = open(path, "xb")  # noqa: SIM115
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        end = 0
+        for name, shape in self._expected:
+            begin, end = end, end + torch.Size(shape).numel() * dtype.itemsize
+            header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+        encoded = json.dumps(header, separators=(",", ":")).encode()
+        encoded += b" " * (-len(encoded) % 8)  # the data begins at a multiple of eight, as readers expect
+        self._stream.write(_LENGTH.pack(len(encoded)) + encoded)
+        self._added = 0
+
+    def __enter__(self) -> SafetensorsWriter:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._stream.close()
+        assert kind is not None or self._added == len(self._expected), f"{self._path}: not every tensor was written"
+
+    def add(self, name: str, tensor: torch.Tensor) -> None:
+        """Append the next tensor, whose name, shape and dtype are those announced."""
+        expected, shape = self._expected[self._added]
+        assert name == expected, f"{self._path}: {name} came where {expected} was announced"
+        assert tuple(tensor.shape) == tuple(shape), f"{self._path}: {name} has shape {tuple(tensor.shape)}"
+        assert tensor.dtype == self._dtype, f"{self._path}: {name} has dtype {tensor.dtype}"
+        self._stream.write(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy()))
+        self._added += 1

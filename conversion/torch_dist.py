@@ -1,0 +1,200 @@
+"""The torch_dist distributed checkpoint, written and read one tensor at a time without a process group.
+
+`megatron.core.dist_checkpointing.save` needs a process group and starts writer processes;
+`torch.distributed.checkpoint.save` keeps one tensor of every key in memory. The format itself is small: files of
+back-to-back `torch.save` records, and a pickled `Metadata` that says which slice of which tensor lies where. Writing
+it directly keeps one tensor in memory, whatever the size of the model.
+
+Left out: optimizer state and random number states (the engine saves and loads those with megatron-core itself), and
+the per-layer key layout (`singleton_local_shards`, non-homogeneous layers).
+
+`.metadata` is a pickle, as torch defines it: open only checkpoints whose origin you trust.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader, LoadPlan, Metadata, ReadItem
+from torch.distributed.checkpoint.filesystem import CURRENT_DCP_VERSION, _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    STORAGE_TYPES,
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+
+from conversion.errors import CheckpointError
+
+METADATA_FILE = ".metadata"
+BACKEND_FILE = "metadata.json"
+COMMON_FILE = "common.pt"
+# What megatron-core's dist_checkpointing writes and asks for in metadata.json.
+_BACKEND = {
+    "sharded_backend": "torch_dist",
+    "sharded_backend_version": 1,
+    "common_backend": "torch",
+    "common_backend_version": 1,
+}
+_OPTIMIZER_PREFIX = "optimizer."
+
+
+class TorchDistWriter:
+    """Writes a torch_dist checkpoint into `directory`, which must exist and be empty.
+
+    A new data file begins once the current one has reached `file_bytes`. Nothing can load the result before `finish`.
+    Use as a context manager, so that the open file is closed on errors too.
+    """
+
+    def __init__(self, directory: Path, file_bytes: int = 4 << 30) -> None:
+        self._directory = directory
+        self._file_bytes = file_bytes
+        self._files = 0
+        self._stream: BinaryIO | None = None
+        self._name = ""
+        self._entries: dict[str, STORAGE_TYPES] = {}
+        self._storage: dict[MetadataIndex, _StorageInfo] = {}
+
+    def __enter__(self) -> TorchDistWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def add_tensor(self, key: str, tensor: torch.Tensor, global_shape: Sequence[int], offsets: Sequence[int]) -> None:
+        """Append the slice of `key` that begins at `offsets`; `tensor` has as many axes as `global_shape`."""
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = TensorStorageMetadata(TensorProperties(dtype=tensor.dtype), torch.Size(global_shape), [])
+            self._entries[key] = entry
+        assert isinstance(entry, TensorStorageMetadata), f"{key} was added as an object before"
+        index = MetadataIndex(key, offsets, len(entry.chunks))
+        entry.chunks.append(ChunkStorageMetadata(torch.Size(offsets), tensor.size()))
+        tensor = tensor.detach().contiguous()
+        if tensor.untyped_storage().nbytes() != tensor.nbytes:
+            tensor = tensor.clone()  # torch.save would write the whole storage behind a view
+        self._append(index, tensor)
+
+    def add_empty_object(self, key: str) -> None:
+        """Append a sharded object that holds nothing; `key` ends in `/shard_<offset>_<count>`."""
+        self._entries[key] = BytesStorageMetadata()
+        self._append(MetadataIndex(key), [None])
+
+    def finish(self) -> None:
+        """Write the metadata: from here on the checkpoint can be loaded."""
+        self._close()
+        metadata = Metadata(
+            state_dict_metadata=self._entries,
+            planner_data={},
+            storage_data=self._storage,
+            storage_meta=StorageMeta(),
+            version=CURRENT_DCP_VERSION,
+        )
+        torch.save({}, self._directory / COMMON_FILE)
+        with open(self._directory / METADATA_FILE, "wb") as stream:
+            pickle.dump(metadata, stream)
+        (self._directory / BACKEND_FILE).write_text(json.dumps(_BACKEND))
+
+    def _append(self, index: MetadataIndex, value: object) -> None:
+        stream = self._stream_with_room()
+        offset = stream.tell()
+        torch.save(value, stream)
+        self._storage[index] = _StorageInfo(self._name, offset, stream.tell() - offset)
+
+    def _stream_with_room(self) -> BinaryIO:
+        if self._stream is not None and self._stream.tell() >= self._file_bytes:
+            self._close()
+        if self._stream is None:
+            self._name = f"__0_{self._files}.distcp"
+            self._files += 1
+            self._stream = open(self._directory / self._name, "xb")  # noqa: SIM115
+        return self._stream
+
+    def _close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+
+class _SliceLoader(DefaultLoadPlanner):
+    """Puts everything that is read into one tensor."""
+
+    def __init__(self, target: torch.Tensor) -> None:
+        super().__init__()
+        self._target = target
+
+    def lookup_tensor(self, index: MetadataIndex) -> torch.Tensor:
+        return self._target
+
+
+class TorchDistReader:
+    """Reads single tensors, or single layers of them, from a torch_dist checkpoint saved at any parallel layout.
+
+    Raises CheckpointError when the metadata is absent or unreadable.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        backend = directory / BACKEND_FILE
+        try:
+            found = json.loads(backend.read_text())
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{backend}: {error}; the checkpoint is incomplete, convert or save it again") from error
+        if found.get("sharded_backend") != _BACKEND["sharded_backend"]:
+            raise CheckpointError(
+                f"{backend}: sharded_backend is {found.get('sharded_backend')!r}, expected 'torch_dist'; "
+                "save the checkpoint with torch_dist"
+            )
+        self._reader = FileSystemReader(directory)
+        try:
+            self._metadata = self._reader.read_metadata()
+        except Exception as error:  # a damaged pickle raises nearly anything
+            raise CheckpointError(
+                f"{directory / METADATA_FILE}: cannot be read ({error}); the checkpoint is incomplete, "
+                "convert or save it again"
+            ) from error
+        self._reader.set_up_storage_reader(self._metadata, is_coordinator=True)
+
+    def tensors(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Global shape and dtype of every weight, by key; optimizer state and sharded objects are not weights."""
+        return {
+            key: (tuple(entry.size), entry.properties.dtype)
+            for key, entry in self._metadata.state_dict_metadata.items()
+            if isinstance(entry, TensorStorageMetadata) and not key.startswith(_OPTIMIZER_PREFIX)
+        }
+
+    def read(self, key: str, layer: int | None = None) -> torch.Tensor:
+        """The whole tensor `key`, or its slice `[layer]`.
+
+        Raises CheckpointError if the stored slices do not cover it or a record cannot be read.
+        """
+        entry = self._metadata.state_dict_metadata[key]
+        assert isinstance(entry, TensorStorageMetadata)
+        shape = entry.size if layer is None else torch.Size((1, *entry.size[1:]))
+        offsets = torch.Size((layer or 0, *(0,) * (len(shape) - 1)))
+        target = torch.empty(shape, dtype=entry.properties.dtype)
+        items: list[ReadItem] = create_read_items_for_chunk_list(key, entry, [ChunkStorageMetadata(offsets, shape)])
+        covered = sum(item.lengths.numel() for item in items)
+        if covered != target.numel():
+            raise CheckpointError(
+                f"{self._directory}: {key}: {covered} of {target.numel()} values are stored; "
+                "the checkpoint is incomplete, convert or save it again"
+            )
+        try:
+            self._reader.read_data(LoadPlan(items), _SliceLoader(target))
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, io.UnsupportedOperation) as error:
+            raise CheckpointError(
+                f"{self._directory}: {key}: a stored record cannot be read ({error}); "
+                "the checkpoint is damaged, convert or save it again"
+            ) from error
+        return target if layer is None else target[0]

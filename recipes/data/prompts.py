@@ -1,0 +1,70 @@
+"""From an Example to the messages that a chat template turns into a prompt.
+
+Styles follow the papers' released code in content, not in wording. Left out: few-shot prompts; base models that need
+them are better served by the SFT warm start.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from recipes.data.example import Example
+
+Style = Literal["plain", "med_u1", "med_rlvr"]
+
+_SYSTEM: dict[str, str | None] = {
+    "plain": None,
+    "med_u1": (
+        "You are a helpful medical assistant. Think the question through first, checking yourself as you go, and put "
+        "that reasoning between <think> and </think>. Then give the final answer between <answer> and </answer>."
+    ),
+    "med_rlvr": (
+        "You are a medical expert sitting a licensing examination. Write your reasoning between <think> and </think>, "
+        "then only the final answer between <answer> and </answer>."
+    ),
+}
+
+_INSTRUCTION: dict[str, str] = {
+    "choice": "Give only the letter of the right option within the <answer> tags.",
+    "number": "Give the numerical value within the <answer> tags.",
+    "date": "Give the date as MM/DD/YYYY within the <answer> tags.",
+    "duration": "Give the duration as weeks and days, such as 17 weeks, 6 days, within the <answer> tags.",
+    "text": "Give a short text within the <answer> tags.",
+}
+
+
+def question_text(example: Example) -> str:
+    """Context, question and options (`A: ...`, one a line), as every style shows them."""
+    lines = [example.question]
+    if example.context:
+        lines = [f"<Context>\n{example.context}\n</Context>", *lines]
+    lines += [f"{letter}: {text}" for letter, text in (example.options or {}).items()]
+    return "\n".join(lines)
+
+
+def messages(example: Example, style: Style, length_target: int | None = None) -> list[dict[str, str]]:
+    """Chat messages for one question.
+
+    Args:
+        example: the question.
+        style: "plain" is the bare question; "med_u1" and "med_rlvr" add the papers' system prompt and instruction.
+        length_target: tokens to think for at most (Med-U1's max mode); said in the prompt unless the style is plain.
+    """
+    user = question_text(example)
+    if style != "plain":
+        user += "\n" + _INSTRUCTION[example.task]
+        if length_target is not None:
+            user += f" Think for maximum {length_target} tokens."
+    system = _SYSTEM[style]
+    head = [{"role": "system", "content": system}] if system else []
+    return [*head, {"role": "user", "content": user}]
+
+
+def trace_response(example: Example) -> str:
+    """The worked trace of a row as the response that a model should give.
+
+    Raises:
+        KeyError: when the row carries no trace.
+    """
+    trace = example.meta["trace"]
+    return f"<think>{trace['think']}</think><answer>{trace['answer']}</answer>"

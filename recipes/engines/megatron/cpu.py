@@ -1,0 +1,187 @@
+"""Lets megatron-core 0.16 run on CPU with gloo: every patch in one file, each with the upstream file that it mends.
+
+megatron-core asks CUDA for devices, streams and random state even where nothing runs on a GPU. `install()` answers for
+it and mends what its CPU path never met. It must run before the first import of `megatron.core`, and does nothing
+where a GPU is in use. Left out: Transformer Engine, Apex, CUDA graphs and the dynamic inference engine, which are CUDA.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import types
+import warnings
+from typing import Any
+
+import torch
+
+from recipes.runtime.platform import on_gpu
+
+_FACTORIES = ("tensor", "zeros", "ones", "empty", "full", "arange", "rand", "randn", "randint", "as_tensor", "linspace")
+_LIKE = ("zeros_like", "ones_like", "empty_like", "full_like")
+
+
+class _NoStream:
+    """Stands for a CUDA stream or event: every method returns at once."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.device = None
+
+    def __enter__(self) -> _NoStream:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        return None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *_, **__: self
+
+    def query(self) -> bool:
+        return True
+
+
+class _NoEvent(_NoStream):
+    """A separate type, since megatron-core tells streams and events apart."""
+
+    def elapsed_time(self, _: Any) -> float:
+        return 0.0
+
+
+def _returning(value: Any) -> Any:
+    return lambda *_, **__: value
+
+
+def _patch_jit() -> None:
+    """megatron/core/jit.py: jit_fuser is torch.compile, which would build C++ for every fused function on CPU."""
+    module = types.ModuleType("megatron.core.jit")
+    identity = lambda function: function  # noqa: E731
+    module.__dict__.update(noop_decorator=identity, jit_fuser=identity)
+    module.__dict__.update(enable_jit_fuser=_returning(None), disable_jit_fuser=_returning(None))
+    sys.modules["megatron.core.jit"] = module
+
+
+def _patch_cuda_queries() -> None:
+    """megatron/core, everywhere: torch.cuda.current_device(), memory counters, streams and events without a guard."""
+    cuda: Any = torch.cuda
+    cuda.current_device = _returning(torch.device("cpu"))
+    for name in ("set_device", "synchronize", "empty_cache", "reset_peak_memory_stats", "init"):
+        setattr(cuda, name, _returning(None))
+    for name in ("memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved"):
+        setattr(cuda, name, _returning(0))
+    cuda.is_current_stream_capturing = _returning(False)
+    cuda.Stream, cuda.Event = _NoStream, _NoEvent
+    cuda.stream = lambda *_: contextlib.nullcontext()
+    stream = _NoStream()
+    cuda.current_stream, cuda.default_stream = _returning(stream), _returning(stream)
+    for name in ("range_push", "range_pop", "mark"):
+        setattr(cuda.nvtx, name, _returning(None))
+
+
+def _patch_random() -> None:
+    """megatron/core/tensor_parallel/random.py: the one CPU generator plays the CUDA generator's part."""
+    cuda: Any = torch.cuda
+    cuda.manual_seed = lambda seed: torch.default_generator.manual_seed(int(seed))
+    cuda.get_rng_state = cuda.random.get_rng_state = lambda *_, **__: torch.get_rng_state()
+    cuda.set_rng_state = cuda.random.set_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
+
+
+def _patch_factories() -> None:
+    """megatron/core, everywhere: factories called with device="cuda", and Tensor.cuda()."""
+
+    def is_cuda(where: Any) -> bool:
+        return where is not None and torch.device(where).type == "cuda" if isinstance(where, str) else False
+
+    for name in _FACTORIES + _LIKE:
+        original = getattr(torch, name)
+
+        @functools.wraps(original)
+        def factory(*args: Any, _original: Any = original, **kwargs: Any) -> Any:
+            if is_cuda(kwargs.get("device")):
+                kwargs["device"] = torch.device("cpu")
+            kwargs.pop("pin_memory", None)
+            return _original(*args, **kwargs)
+
+        setattr(torch, name, factory)
+    torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
+    torch.nn.Module.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
+
+
+def _patch_tensor_type() -> None:
+    """megatron/core/optimizer/optimizer.py: parameters are sorted by `param.type() == "torch.cuda.FloatTensor"`."""
+    original = torch.Tensor.type
+
+    def type_name(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        if isinstance(result, str) and caller.startswith("megatron"):
+            return result.replace("torch.", "torch.cuda.", 1)
+        return result
+
+    torch.Tensor.type = type_name  # type: ignore[method-assign, assignment]
+
+
+def _patch_megatron_random() -> None:
+    """megatron/core/tensor_parallel/random.py: reads CUDA's generator through a private extension."""
+    import megatron.core.tensor_parallel.random as random
+
+    random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
+    random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
+
+
+def _patch_distributed_optimizer() -> None:
+    """megatron/core/optimizer/distrib_optimizer.py: written for Apex's and TE's Adam, whose state has no 'step'.
+
+    torch's AdamW keeps a step tensor for every parameter: saving asserts on it before the first step, loading raises
+    KeyError on it, and loading leaves all parameters with one shared tensor.
+    """
+    from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+
+    state_dict, load_state_dict = DistributedOptimizer.state_dict, DistributedOptimizer.load_state_dict
+
+    def with_step(self: Any) -> Any:
+        for group in self.optimizer.param_groups if self.optimizer is not None else ():
+            for parameter in group["params"]:
+                state = self.optimizer.state[parameter]
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    state.setdefault(moment, torch.zeros_like(parameter.data))
+                state.setdefault("step", torch.tensor(0.0))
+        return state_dict(self)
+
+    def set_states(self: Any, model_parameter: Any, tensors: dict[str, torch.Tensor]) -> None:
+        group, order = self.model_param_group_index_map[model_parameter]
+        main = self.optimizer.param_groups[group]["params"][order]
+        for key, target in {"param": main, **self.optimizer.state[main]}.items():
+            if key in tensors:
+                target.copy_(tensors[key])
+
+    def unshared_step(self: Any, state: Any) -> None:
+        load_state_dict(self, state)
+        for entry in self.optimizer.state.values():
+            if "step" in entry:
+                entry["step"] = entry["step"].clone()
+
+    DistributedOptimizer.state_dict = with_step
+    DistributedOptimizer._set_main_param_and_optimizer_states = set_states
+    DistributedOptimizer.load_state_dict = unshared_step
+
+
+_installed = False
+
+
+def install() -> None:
+    """Makes megatron-core importable and usable in this process on CPU; a no-op on GPU and when called again."""
+    global _installed
+    if _installed or on_gpu():
+        return
+    _installed = True
+    warnings.filterwarnings("ignore", message=".*(Apex|Transformer Engine|transformer_engine).*")
+    _patch_jit()
+    _patch_cuda_queries()
+    _patch_random()
+    _patch_factories()
+    _patch_tensor_type()
+    _patch_megatron_random()
+    _patch_distributed_optimizer()

@@ -1,0 +1,296 @@
+"""PolicyEngine on megatron-core: GPTModel, its pipeline schedules, DDP and optimizer, at any TP x PP x DP.
+
+The losses come from `recipes.rl`; here is only what it takes to evaluate them on a model in pieces. Left out: virtual
+pipeline stages, context and expert parallelism, packed batches.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from torch import Tensor
+
+from conversion.checkpoint import open_checkpoint
+from conversion.families import family_for
+from recipes.engines.base import Completion, Sampling, TokenBatch
+from recipes.engines.megatron import state
+from recipes.engines.megatron.batching import MicroBatch, collate, deal, plan
+from recipes.engines.megatron.model import build_model
+from recipes.engines.megatron.sampling import Sampler
+from recipes.engines.megatron.vocabulary import token_logprobs
+from recipes.rl.losses import Loss, TokenValues
+from recipes.runtime import platform
+from recipes.runtime.config import Config, validate_model
+
+
+def megatron_loss_scale(micro_batches: int, data_parallel: int) -> float:
+    """What to multiply a sum over global denominators by, so that megatron-core leaves it as it is.
+
+    pipeline_parallel/schedules.py divides a loss by the number of micro-batches, and DDP averages gradients over data
+    parallel ranks; a share of a global sum must see neither.
+    """
+    return float(micro_batches * data_parallel)
+
+
+class MegatronEngine:
+    """A policy trained and sampled by megatron-core; every method is collective over all ranks."""
+
+    def __init__(self, config: Config) -> None:
+        """Builds the model from `config.model.path` in an already initialised process group.
+
+        Raises:
+            CheckpointError: the checkpoint is missing or damaged.
+            ConfigError: the layout does not fit the model.
+        """
+        self.config = config
+        self.checkpoint = open_checkpoint(Path(config.model.path))
+        hf_config = self.checkpoint.hf_config
+        self.architecture = family_for(hf_config).megatron_architecture(hf_config)
+        validate_model(
+            config,
+            layers=self.architecture.num_layers,
+            heads=self.architecture.num_attention_heads,
+            query_groups=self.architecture.num_query_groups,
+            context=self.architecture.max_position_embeddings,
+        )
+        if not parallel_state.model_parallel_is_initialized():
+            parallel_state.initialize_model_parallel(
+                tensor_model_parallel_size=config.parallel.tensor,
+                pipeline_model_parallel_size=config.parallel.pipeline,
+                distributed_timeout_minutes=config.parallel.timeout_minutes,
+            )
+        self.data_rank = parallel_state.get_data_parallel_rank()
+        self.data_size = parallel_state.get_data_parallel_world_size()
+        self.device = platform.device()
+        self.module = build_model(self.architecture, config)
+        state.load_weights(self.module, self.checkpoint.model_dir)
+        self.model = DistributedDataParallel(
+            config=self.module.config,
+            ddp_config=DistributedDataParallelConfig(
+                use_distributed_optimizer=config.parallel.distributed_optimizer,
+                grad_reduce_in_fp32=True,
+                overlap_grad_reduce=False,
+            ),
+            module=self.module,
+        )
+        self.optimizer = get_megatron_optimizer(self._optimizer_config(), [self.model])
+        self.module.config.finalize_model_grads_func = finalize_model_grads
+        self.module.config.grad_scale_func = self.optimizer.scale_loss
+        self.sampler = Sampler(self.module, self.architecture.vocab_size, self.device)
+        self.reference = [p.detach().to("cpu", copy=True) for p in self.module.parameters()] if self._needs_reference else []
+
+    @property
+    def _needs_reference(self) -> bool:
+        return self.config.algorithm.kl_coef > 0
+
+    def _optimizer_config(self) -> OptimizerConfig:
+        chosen = self.config.optimizer
+        bf16 = self.config.model.precision == "bfloat16"
+        return OptimizerConfig(
+            optimizer="adam",
+            lr=chosen.learning_rate,
+            adam_beta1=chosen.betas[0],
+            adam_beta2=chosen.betas[1],
+            adam_eps=chosen.eps,
+            weight_decay=chosen.weight_decay,
+            clip_grad=chosen.clip_grad,
+            bf16=bf16,
+            params_dtype=torch.bfloat16 if bf16 else torch.float32,
+            use_distributed_optimizer=self.config.parallel.distributed_optimizer,
+        )
+
+    # --- sampling ----------------------------------------------------------------------------------------------------
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
+        """Samples responses to all prompts, divided over data parallel ranks; the same result on every rank."""
+        own = range(self.data_rank, len(prompts), self.data_size)
+        groups = self.sampler.generate([prompts[i] for i in own], list(own), sampling) if len(own) else []
+        if self.data_size == 1:
+            return groups
+        gathered: list[Any] = [None] * self.data_size
+        dist.all_gather_object(gathered, groups, group=parallel_state.get_data_parallel_group())
+        return [gathered[i % self.data_size][i // self.data_size] for i in range(len(prompts))]
+
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    def logprobs(self, batch: TokenBatch, model: Literal["policy", "reference"] = "policy") -> list[list[float]]:
+        """Log-probabilities of every response's tokens; the same result on every rank."""
+        micro_batches = self._divide(batch)
+        own: dict[int, list[float]] = {}
+        if model == "reference":
+            self._swap_reference()
+        try:
+            with torch.no_grad():
+                results = self._logprob_pass(batch, micro_batches)
+        finally:
+            if model == "reference":
+                self._swap_reference()
+        for micro, values in zip(micro_batches, results, strict=True):
+            for row, index in enumerate(micro.indices):
+                if index >= 0:
+                    sequence = batch.sequences[index]
+                    own[index] = values[row, sequence.prompt_length - 1 : len(sequence.ids) - 1].tolist()
+        gathered: list[Any] = [own]
+        if self.data_size > 1:
+            gathered = [None] * self.data_size
+            dist.all_gather_object(gathered, own, group=parallel_state.get_data_parallel_group())
+        merged = {index: values for part in gathered for index, values in part.items()}
+        return [merged[i] for i in range(len(batch.sequences))]
+
+    def train_step(
+        self, batch: TokenBatch, loss: Loss, *, learning_rate: float, reference: bool = False
+    ) -> dict[str, float]:
+        """One optimizer step on the whole batch; see `PolicyEngine.train_step`."""
+        micro_batches = self._divide(batch)
+        references: list[Tensor] | None = None
+        if reference:
+            self._swap_reference()
+            try:
+                with torch.no_grad():
+                    references = self._logprob_pass(batch, micro_batches)
+            finally:
+                self._swap_reference()
+        self.model.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        scale = megatron_loss_scale(len(micro_batches), self.data_size)
+
+        def loss_of(logits: Tensor, *, number: int) -> tuple[Tensor, dict[str, Tensor]]:
+            micro = micro_batches[number]
+            logprobs, entropy = self._token_values(logits, micro, batch.temperature)
+            values = TokenValues(
+                logprobs=logprobs,
+                entropy=entropy,
+                mask=micro.mask,
+                advantages=micro.advantages,
+                old_logprobs=micro.old_logprobs,
+                reference_logprobs=references[number] if references else torch.zeros_like(micro.mask),
+            )
+            total, sums = loss(values)
+            return total * scale, sums
+
+        outputs = self._run(micro_batches, loss_of, forward_only=False)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate * group.get("lr_mult", 1.0)
+        stepped, grad_norm, _ = self.optimizer.step()
+        sums = self._reduce(outputs)
+        return sums | {"grad_norm": float(grad_norm or 0.0), "stepped": float(stepped and math.isfinite(sums["loss"]))}
+
+    def _divide(self, batch: TokenBatch) -> list[MicroBatch]:
+        lengths = [len(sequence.ids) - 1 for sequence in batch.sequences]
+        uniform = self.config.parallel.pipeline > 1
+        shares = deal(lengths, self.data_size)
+        groups = plan(
+            lengths, shares[self.data_rank], tokens=self.config.parallel.micro_batch_tokens, uniform=uniform
+        )
+        multiple = self.config.parallel.tensor if self.config.parallel.sequence else 1
+        longest = max(lengths) if uniform else None
+        return [
+            collate(batch.sequences, group, length=longest, multiple=multiple, where=self.device) for group in groups
+        ]
+
+    def _token_values(self, logits: Tensor, micro: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
+        return token_logprobs(
+            logits,
+            micro.targets,
+            temperature=temperature,
+            valid=self.architecture.vocab_size,
+            group=parallel_state.get_tensor_model_parallel_group(),
+        )
+
+    def _run(self, micro_batches: list[MicroBatch], loss_of: Any, *, forward_only: bool, collect: bool = False) -> list[Any]:
+        """One pass of megatron-core's schedule over this rank's micro-batches; outputs exist on the last stage alone."""
+
+        def forward_step(batches: Iterator[tuple[int, MicroBatch]], model: Any) -> tuple[Tensor, Any]:
+            number, micro = next(batches)
+            output = model(input_ids=micro.inputs, position_ids=None, attention_mask=None)
+            return output, partial(loss_of, number=number)
+
+        rows, length = micro_batches[0].inputs.shape
+        return get_forward_backward_func()(
+            forward_step_func=forward_step,
+            data_iterator=iter(enumerate(micro_batches)),
+            model=[self.model],
+            num_microbatches=len(micro_batches),
+            seq_length=length,
+            micro_batch_size=rows,
+            forward_only=forward_only,
+            collect_non_loss_data=collect,
+        )
+
+    def _logprob_pass(self, batch: TokenBatch, micro_batches: list[MicroBatch]) -> list[Tensor]:
+        """[rows, length] log-probabilities for every micro-batch, on every pipeline stage."""
+
+        def values_of(logits: Tensor, *, number: int, non_loss_data: bool = True) -> Tensor:
+            return self._token_values(logits, micro_batches[number], batch.temperature)[0]
+
+        outputs = self._run(micro_batches, values_of, forward_only=True, collect=True)
+        if self.config.parallel.pipeline == 1:
+            return outputs
+        stacked = torch.zeros(len(micro_batches), *micro_batches[0].inputs.shape, device=self.device)
+        if parallel_state.is_pipeline_last_stage():
+            stacked.copy_(torch.stack(outputs))
+        last = parallel_state.get_pipeline_model_parallel_last_rank()
+        dist.broadcast(stacked, last, group=parallel_state.get_pipeline_model_parallel_group())
+        return list(stacked)
+
+    def _reduce(self, outputs: list[dict[str, Tensor]]) -> dict[str, float]:
+        """Adds the losses' sums up over micro-batches and data parallel ranks, for every stage."""
+        totals: dict[str, float] = {}
+        if outputs:
+            names = sorted(outputs[0])
+            stacked = torch.stack([torch.stack([sums[name] for sums in outputs]).double().sum() for name in names])
+            dist.all_reduce(stacked, group=parallel_state.get_data_parallel_group())
+            totals = dict(zip(names, stacked.tolist(), strict=True))
+        if self.config.parallel.pipeline > 1:
+            shared = [totals]
+            last = parallel_state.get_pipeline_model_parallel_last_rank()
+            dist.broadcast_object_list(shared, last, group=parallel_state.get_pipeline_model_parallel_group())
+            totals = shared[0]
+        return totals
+
+    def _swap_reference(self) -> None:
+        """Exchanges the policy's weights with the reference's; called twice it changes nothing."""
+        for parameter, other in zip(self.module.parameters(), self.reference, strict=True):
+            held = parameter.detach().to(other.device, copy=True)
+            parameter.data.copy_(other)
+            other.copy_(held)
+
+    # --- checkpoints -------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path, loop_state: dict[str, Any]) -> None:
+        """Writes model, optimizer and `loop_state`, then publishes the folder by one rename on rank 0."""
+        state.save_checkpoint(self.module, self.optimizer, self.checkpoint, folder, loop_state)
+
+    def load(self, folder: Path) -> dict[str, Any]:
+        """Restores model and optimizer from a checkpoint of `save`; returns the loop's state."""
+        return state.load_checkpoint(self.module, self.optimizer, folder)
+
+    def close(self) -> None:
+        """Forgets the model parallel groups; the process group stays."""
+        parallel_state.destroy_model_parallel()
+
+
+def init_process_group(config: Config) -> None:
+    """Joins this rank to the process group that torchrun or srun describes in the environment, with a deadline."""
+    if platform.on_gpu():
+        torch.cuda.set_device(int(__import__("os").environ.get("LOCAL_RANK", "0")))
+    else:
+        torch.set_num_threads(max(1, torch.get_num_threads()))
+    dist.init_process_group(
+        platform.backend(), timeout=datetime.timedelta(minutes=config.parallel.timeout_minutes)
+    )

@@ -1,0 +1,134 @@
+"""From a checkpoint's architecture to this rank's share of a megatron-core GPTModel.
+
+Layers are Transformer Engine's where that is installed and megatron-core's local ones elsewhere; core attention is our
+own in both, since sampling needs its cache. Left out: mixture of experts, virtual pipeline stages, context parallelism.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
+from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+from megatron.core.transformer import transformer_block
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from conversion.families import MegatronArchitecture
+from recipes.engines.megatron.attention import CachedRotary, Norm, SdpaAttention
+from recipes.runtime.config import Config, ConfigError
+from recipes.runtime.platform import on_gpu
+
+_FP8_RECIPES = {"delayed": "delayed", "tensorwise": "tensorwise", "blockwise": "blockwise"}
+
+
+def uses_transformer_engine(config: Config) -> bool:
+    """Whether layers come from Transformer Engine.
+
+    Raises:
+        ConfigError: when it is asked for, or FP8 is, and it is not there: the local layers would ignore FP8 in silence.
+    """
+    installed = on_gpu() and importlib.util.find_spec("transformer_engine_torch") is not None
+    wanted = config.model.transformer
+    if wanted == "te" and not installed:
+        raise ConfigError("model.transformer=te: Transformer Engine or a GPU is missing; use the NGC image, or auto")
+    use = installed and wanted != "local"
+    if config.model.fp8 != "none" and not use:
+        raise ConfigError(
+            f"model.fp8={config.model.fp8} needs Transformer Engine layers, and these would be local ones; "
+            "run in the NGC image with model.transformer=te, or set model.fp8=none"
+        )
+    return use
+
+
+def transformer_config(architecture: MegatronArchitecture, config: Config) -> TransformerConfig:
+    """megatron-core's configuration of the layers for this architecture and layout."""
+    dtype = torch.bfloat16 if config.model.precision == "bfloat16" else torch.float32
+    te = uses_transformer_engine(config)
+    extra: dict[str, Any] = {}
+    if config.model.fp8 != "none":
+        extra |= {"fp8": "hybrid", "fp8_recipe": _FP8_RECIPES[config.model.fp8]}
+    if config.parallel.recompute:
+        extra |= {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    return TransformerConfig(
+        num_layers=architecture.num_layers,
+        hidden_size=architecture.hidden_size,
+        num_attention_heads=architecture.num_attention_heads,
+        num_query_groups=architecture.num_query_groups,
+        kv_channels=architecture.kv_channels,
+        ffn_hidden_size=architecture.ffn_hidden_size,
+        layernorm_epsilon=architecture.layernorm_epsilon,
+        gated_linear_unit=True,
+        activation_func=torch.nn.functional.silu,
+        normalization="RMSNorm",
+        add_bias_linear=False,
+        add_qkv_bias=architecture.add_qkv_bias,
+        qk_layernorm=architecture.qk_layernorm,
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+        tensor_model_parallel_size=config.parallel.tensor,
+        pipeline_model_parallel_size=config.parallel.pipeline,
+        sequence_parallel=config.parallel.sequence,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=dtype is torch.bfloat16,
+        use_cpu_initialization=not on_gpu(),
+        perform_initialization=False,
+        gradient_accumulation_fusion=False,
+        masked_softmax_fusion=False,
+        persist_layer_norm=False,
+        bias_activation_fusion=te,
+        bias_dropout_fusion=te,
+        apply_rope_fusion=False,
+        **extra,
+    )
+
+
+def _layer_spec(architecture: MegatronArchitecture, te: bool) -> Any:
+    if te:
+        spec = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=architecture.qk_layernorm)
+    else:
+        spec = get_gpt_layer_local_spec(normalization="RMSNorm", qk_layernorm=architecture.qk_layernorm)
+        layer, attention = spec.submodules, spec.submodules.self_attention.submodules
+        layer.input_layernorm = layer.pre_mlp_layernorm = Norm
+        if architecture.qk_layernorm:
+            attention.q_layernorm = attention.k_layernorm = Norm
+        # transformer_block.py takes the norm after the last layer from this module-level name.
+        transformer_block.LayerNormImpl = Norm
+    spec.submodules.self_attention.submodules.core_attention = SdpaAttention
+    return spec
+
+
+def build_model(architecture: MegatronArchitecture, config: Config) -> GPTModel:
+    """This rank's stage and shard, with weights not yet loaded; needs initialised model parallel groups."""
+    model_parallel_cuda_manual_seed(config.seed)
+    layers, scaling = transformer_config(architecture, config), architecture.rope_scaling
+    model = GPTModel(
+        config=layers,
+        transformer_layer_spec=_layer_spec(architecture, uses_transformer_engine(config)),
+        vocab_size=padded_vocabulary(architecture.vocab_size, config.parallel.tensor),
+        max_sequence_length=config.model.max_length,
+        pre_process=parallel_state.is_pipeline_first_stage(),
+        post_process=parallel_state.is_pipeline_last_stage(),
+        parallel_output=True,
+        share_embeddings_and_output_weights=architecture.share_embeddings_and_output_weights,
+        position_embedding_type="rope",
+        rotary_base=architecture.rotary_base,
+        rope_scaling=scaling is not None,
+        rope_scaling_factor=scaling.factor if scaling else 1.0,
+        seq_len_interpolation_factor=architecture.seq_len_interpolation_factor,
+    )
+    model.rotary_pos_emb = CachedRotary(model.rotary_pos_emb, config.model.max_length)
+    return model.cuda()
+
+
+def padded_vocabulary(size: int, tensor_parallel: int) -> int:
+    """The vocabulary rounded up so that every tensor parallel rank holds as many rows, a multiple of 8 each."""
+    multiple = 8 * tensor_parallel
+    return (size + multiple - 1) // multiple * multiple

@@ -1,0 +1,418 @@
+"""Write the HTML report of a run: ``python -m recipes.monitor.report RUN``.
+
+One file that needs nothing else: no network, no external script. Its own Content-Security-Policy allows exactly the
+style and the script written here (by hash), so text of the model could not run even if an escape were forgotten.
+
+Left out: phases of training dynamics (they need statistics over whole rollouts), comparing runs, and PDF (print it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from recipes.monitor.report_charts import Chart, Line, evaluation_chart, format_value, line_chart, smooth
+from recipes.monitor.report_data import Evaluation, RunData, TaskResult, in_task_order, read_run, task_name
+from recipes.monitor.report_samples import sample_cards
+from recipes.monitor.run_folder import RunFolderError, replace_file, report_path
+
+CHARTS = (
+    Chart(
+        "reward",
+        "Reward",
+        "number",
+        (
+            Line("reward/mean", "Mean", "ink"),
+            Line("reward/choice", "Multiple choice", "blue"),
+            Line("reward/calculation", "Calculation", "orange"),
+            Line("reward/text", "Open-ended", "green"),
+        ),
+        "It climbs quickly at first, then flattens. Every task takes part; one that stays flat is too hard, too easy or "
+        "badly scored. A sudden jump is more often a trick found than a lesson learned: read the samples of that step.",
+    ),
+    Chart(
+        "accuracy",
+        "Accuracy of the rollouts",
+        "percent",
+        (
+            Line("accuracy/mean", "Mean", "ink"),
+            Line("accuracy/choice", "Multiple choice", "blue"),
+            Line("accuracy/calculation", "Calculation", "orange"),
+            Line("accuracy/text", "Open-ended", "green"),
+        ),
+        "It rises together with the reward. Reward that grows while accuracy stands still comes from format or length "
+        "alone. These are training questions; the table above has the held-out ones.",
+    ),
+    Chart(
+        "components",
+        "Reward components",
+        "number",
+        (
+            Line("reward/component/answer", "Answer", "blue"),
+            Line("reward/component/format", "Format", "orange"),
+            Line("reward/component/length", "Length", "green"),
+        ),
+        "Format is learned within the first steps, the answer part carries the growth after that, and the length part "
+        "stays small beside it.",
+    ),
+    Chart(
+        "length",
+        "Response length",
+        "tokens",
+        (
+            Line("length/mean", "Mean, tokens", "blue"),
+            Line("length/p90", "90th percentile, tokens", "orange"),
+        ),
+        "It drifts and settles. A collapse to a few tokens means that answers are given away without reasoning; a climb "
+        "to the token limit means rambling, or a length reward that points the wrong way.",
+        from_zero=True,
+    ),
+    Chart(
+        "format",
+        "Format errors and truncation",
+        "percent",
+        (
+            Line("format/error_share", "Format errors", "orange"),
+            Line("length/truncated_share", "Cut off at the limit", "blue"),
+        ),
+        "Both fall towards zero early and stay there. Format errors that come back late are a warning of collapse.",
+        from_zero=True,
+    ),
+    Chart(
+        "kl",
+        "KL to the reference policy",
+        "number",
+        (Line("policy/kl", "KL, nats a token", "blue"),),
+        "It starts at zero and grows slowly and smoothly. A spike means an update that was too large; steep growth "
+        "without gain in accuracy means that the model drifts away for nothing.",
+        from_zero=True,
+    ),
+    Chart(
+        "entropy",
+        "Entropy of the policy",
+        "number",
+        (Line("policy/entropy", "Entropy, nats a token", "blue"),),
+        "It falls gently. Near zero the model no longer explores and learning stops; rising entropy with falling "
+        "reward means that the text is falling apart.",
+        from_zero=True,
+    ),
+    Chart(
+        "groups",
+        "Groups without a lesson",
+        "percent",
+        (
+            Line("groups/zero_advantage_share", "Zero advantage", "blue"),
+            Line("groups/null_reward_share", "Null reward", "orange"),
+        ),
+        "A group whose answers are all right or all wrong has zero advantage and teaches nothing. Some are normal and "
+        "the share grows as questions get solved; above about 70% most of the compute is spent for nothing. Null "
+        "rewards are faults of the reward server and stay near zero.",
+        from_zero=True,
+    ),
+    Chart(
+        "gradient",
+        "Gradient norm",
+        "number",
+        (Line("policy/grad_norm", "Gradient norm", "blue"),),
+        "It stays within the same order of magnitude. Single spikes are caught by clipping; a rising floor is not.",
+        from_zero=True,
+    ),
+    Chart(
+        "clip",
+        "Clipped tokens",
+        "percent",
+        (Line("policy/clip_share", "Share of tokens at the clip range", "blue"),),
+        "A few percent or less. Near zero throughout is normal with one update a batch; above about 20% the updates "
+        "are too large for the clip range.",
+        from_zero=True,
+    ),
+    Chart(
+        "mismatch",
+        "Sampler and trainer",
+        "number",
+        (Line("mismatch/token_prob_error", "Token probability error", "blue"),),
+        "The sampler and the trainer give the same token nearly the same probability, so the line is flat. Growth "
+        "means stale weights in the sampler or different numerics, and the policy ratios can no longer be trusted.",
+        from_zero=True,
+    ),
+    Chart(
+        "time",
+        "Where the time goes",
+        "seconds",
+        (
+            Line("time/generate_s", "Generate", "blue"),
+            Line("time/score_s", "Score", "orange"),
+            Line("time/train_s", "Train", "green"),
+        ),
+        "Layers add up to the seconds of a step. Generation dominates and follows the response length; scoring is thin. "
+        "A thick scoring layer means that the reward server needs more workers.",
+        stacked=True,
+    ),
+)
+
+_NOT_MEDICAL = "Not for medical use"
+_SYNTHETIC = "Synthetic-data demonstration / not for medical use"
+_CONFIG_KEY = re.compile(r"^(\s*(?:- )?)([^\s:#][^:#]*)(:)(?=\s|$)", re.MULTILINE)
+
+
+def write_report(run_dir: Path | str) -> Path:
+    """Write ``RUN/report.html`` from the files of the run's folder and return its path.
+
+    ``config.yaml`` and ``metrics.jsonl`` (one step at least) are needed; evaluations, rollouts and ``summary.json`` are
+    shown when present. An older report is replaced in one atomic rename.
+
+    Raises:
+        RunFolderError: a needed file is missing or a file is damaged; the message names it.
+    """
+    path = report_path(run_dir)
+    replace_file(path, _page(read_run(run_dir)).encode("utf-8", "replace"))
+    return path
+
+
+def _page(run: RunData) -> str:
+    charts = [line_chart(chart, run.rows, run.not_finite) for chart in CHARTS]
+    absent = [chart.title for chart, html in zip(CHARTS, charts, strict=True) if not html]
+    style, script = _asset("report_page.css"), _asset("report_page.js")
+    return Template(_asset("report_page.html")).substitute(
+        style=style,
+        script=script,
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        name=escape(run.name),
+        subtitle=_subtitle(run),
+        banner=_SYNTHETIC if run.synthetic else _NOT_MEDICAL,
+        tiles=_tiles(run),
+        results=_results(run.evaluations),
+        curves_note=_curves_note(run, absent),
+        charts="".join(charts),
+        samples=sample_cards(run.samples)
+        if run.samples
+        else '<p class="card empty">This run kept no rollout samples (<code>rollouts/step_*.parquet</code>).</p>',
+        sample_count=len(run.samples),
+        summary=_summary(run.summary),
+        config=_CONFIG_KEY.sub(r'\1<span class="key">\2</span>\3', escape(run.config_text, quote=False)),
+    )
+
+
+def _subtitle(run: RunData) -> str:
+    span = f"{run.first_step:,} to {run.last_step:,}" if run.first_step > 1 else f"{run.last_step:,}"
+    parts = [
+        f"GRPO on <b>{escape(run.model)}</b>",
+        f"{span} step{'s' if run.last_step > 1 else ''}",
+        f"{_spell(run.seconds)} of training",
+        f"{run.seconds / run.steps:.1f} s a step",
+    ]
+    return " <span aria-hidden='true'>·</span> ".join(parts)
+
+
+def _spell(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+
+
+def _tiles(run: RunData) -> str:
+    tiles = []
+    before, after = run.evaluations.get("before"), run.evaluations.get("after")
+    if before and after and before.mean is not None and after.mean is not None:
+        change = _difference((before.mean, before.stderr), (after.mean, after.stderr))
+        tiles.append(_tile("Mean test accuracy", format_value(after.mean, "percent"), f"{change} points from before", "wide"))
+    for key, label, kind in (
+        ("reward/mean", "Reward", "number"),
+        ("accuracy/mean", "Rollout accuracy", "percent"),
+        ("length/mean", "Response tokens", "tokens"),
+        ("format/error_share", "Format errors", "percent"),
+        ("policy/kl", "KL to reference", "number"),
+    ):
+        values = [value for row in run.rows if (value := row.get(key)) is not None]
+        if values:
+            soft = smooth(values)
+            tiles.append(_tile(label, format_value(soft[-1], kind), f"start {format_value(soft[0], kind)}"))
+    return "".join(tiles)
+
+
+def _tile(label: str, value: str, note: str, extra: str = "") -> str:
+    return (
+        f'<div class="tile {extra}"><dt>{escape(label)}</dt><dd class="big">{value}</dd><dd class="note">{note}</dd></div>'
+    )
+
+
+def _results(evaluations: Mapping[str, Evaluation]) -> str:
+    if not evaluations:
+        return (
+            '<p class="card empty">No evaluation in this run folder yet '
+            "(<code>evaluation/before.json</code>, <code>evaluation/after.json</code>).</p>"
+        )
+    return f"""<div class="grid">
+<section class="card">{_accuracy_table(evaluations)}</section>
+{evaluation_chart(evaluations)}
+</div>"""
+
+
+def _accuracy_table(evaluations: Mapping[str, Evaluation]) -> str:
+    names = {"before": "Before", "after": "After", "sft_control": "SFT"}
+    shown = {name: evaluations[name] for name in names if name in evaluations}
+    compare = "before" in shown and "after" in shown
+    tasks = in_task_order([task for evaluation in shown.values() for task in evaluation.tasks])
+    rows = []
+    for task in tasks:
+        results = {name: evaluation.tasks.get(task) for name, evaluation in shown.items()}
+        questions = max((result.questions for result in results.values() if result), default=0)
+        cells = {name: (result.accuracy, result.stderr) if result else (None, None) for name, result in results.items()}
+        rows.append(_accuracy_row(task_name(task), f"n = {questions:,}", cells, compare))
+    cells = {name: (evaluation.mean, evaluation.stderr) for name, evaluation in shown.items()}
+    mean = _accuracy_row("Mean of the tasks", "", cells, compare, "total")
+    splits = sorted({evaluation.split for evaluation in shown.values() if evaluation.split})
+    head = "".join(
+        f'<th scope="col">{names[name]}</th>' + ('<th scope="col">Difference</th>' if compare and name == "after" else "")
+        for name in shown
+    )
+    split = f" ({escape(', '.join(splits))} split)" if splits else ""
+    return f"""<h3>Accuracy before and after{split}</h3>
+<div class="scroll"><table class="results">
+<caption class="unseen">Accuracy by task with standard errors</caption>
+<thead><tr><th scope="col">Task</th>{head}</tr></thead>
+<tbody>{"".join(rows)}</tbody><tfoot>{mean}</tfoot>
+</table></div>
+<p class="healthy"><b>How to read it.</b> Small figures are standard errors. That of a difference takes the two
+evaluations as independent, which errs on the safe side when both answered the same questions.
+Differences are in percentage points; one of less
+than twice its standard error may well be chance and has no colour.</p>
+{_behaviour_table(shown, tasks)}"""
+
+
+def _accuracy_row(
+    label: str,
+    note: str,
+    cells: Mapping[str, tuple[float | None, float | None]],
+    compare: bool,
+    kind: str = "",
+) -> str:
+    parts = []
+    for name, (value, stderr) in cells.items():
+        error = f"<small>± {100 * stderr:.1f}</small>" if value is not None and stderr is not None else ""
+        parts.append(f"<td>{format_value(value, 'percent')}{error}</td>")
+        if compare and name == "after":
+            parts.append(f"<td>{_difference(cells['before'], cells['after'])}</td>")
+    small = f"<small>{note}</small>" if note else ""
+    return f'<tr class="{kind}"><th scope="row">{escape(label)}{small}</th>{"".join(parts)}</tr>'
+
+
+def _difference(before: tuple[float | None, float | None], after: tuple[float | None, float | None]) -> str:
+    """Return the change in percentage points with its standard error, both evaluations taken as independent."""
+    if before[0] is None or after[0] is None:
+        return "–"
+    change = 100 * (after[0] - before[0])
+    text = f"{change:+.1f}".replace("-", "−")
+    error = ""
+    noise = 0.0
+    if before[1] is not None and after[1] is not None:
+        stderr = 100 * (before[1] ** 2 + after[1] ** 2) ** 0.5
+        noise = 2 * stderr
+        error = f"<small>± {stderr:.1f}</small>"
+    # No colour for what may be chance: a green +1 ± 5 would read as a result.
+    kind = "same" if abs(change) <= max(noise, 0.05) else "gain" if change > 0 else "loss"
+    return f'<span class="{kind}">{text}</span>{error}'
+
+
+def _behaviour_table(shown: Mapping[str, Evaluation], tasks: Sequence[str]) -> str:
+    """Return how the model answered (format errors, contradictions, length) by task and evaluation."""
+    columns: tuple[tuple[str, str, Callable[[TaskResult], float | None]], ...] = (
+        ("Format errors", "percent", lambda result: result.format_error_share),
+        ("Contradictions", "percent", lambda result: result.contradiction_share),
+        ("Tokens", "tokens", lambda result: result.mean_tokens),
+    )
+    columns = tuple(
+        column
+        for column in columns
+        if any(column[2](result) is not None for evaluation in shown.values() for result in evaluation.tasks.values())
+    )
+    if not columns:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(task_name(task))}</th>'
+        + "".join(f"<td>{_course(shown, task, kind, value)}</td>" for _, kind, value in columns)
+        + "</tr>"
+        for task in tasks
+    )
+    head = "".join(f'<th scope="col">{title}</th>' for title, _, _ in columns)
+    return f"""<details class="values" open><summary>Format errors, contradictions and length</summary>
+<div class="scroll"><table><caption class="unseen">How the model answered</caption>
+<thead><tr><th scope="col">Task</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>
+<p class="healthy">A contradiction is a response whose reasoning ends on another answer than the one it gives.</p>
+</details>"""
+
+
+def _course(
+    shown: Mapping[str, Evaluation], task: str, kind: str, value: Callable[[TaskResult], float | None]
+) -> str:
+    """Return one behaviour as "before → after", with the control on a line of its own."""
+    texts = {
+        name: format_value(value(result) if (result := evaluation.tasks.get(task)) else None, kind)
+        for name, evaluation in shown.items()
+    }
+    control = texts.pop("sft_control", None)
+    return " → ".join(texts.values()) + (f"<small>SFT {control}</small>" if control else "")
+
+
+def _curves_note(run: RunData, absent: Sequence[str]) -> str:
+    parts = [
+        "The thin line is every step, the bold line its centred moving average, the number beside a name the average's "
+        "last value. Point at a chart, or focus it and use the arrow keys, to read single steps."
+    ]
+    if run.bucket > 1:
+        parts.append(f"Each point is the mean of {run.bucket} steps; metrics.jsonl has all {run.steps:,}.")
+    if absent:
+        parts.append(f"Not recorded in this run: {escape(', '.join(absent).lower())}.")
+    return " ".join(parts)
+
+
+def _summary(summary: Mapping[str, object]) -> str:
+    facts = {key: value for key, value in summary.items() if isinstance(value, str | int | float | bool)}
+    if not facts:
+        return ""
+    items = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(str(value))}</dd></div>" for key, value in facts.items())
+    return f'<dl class="card facts">{items}</dl>'
+
+
+def _asset(name: str) -> str:
+    return files("recipes.monitor").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(content: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status: 0 written, 2 the folder is not fit for a report."""
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.monitor.report",
+        description="Write RUN/report.html, one self-contained page: results before and after, training curves with "
+        "what a healthy run looks like, sampled rollouts and the configuration.",
+        epilog="RUN must hold config.yaml and metrics.jsonl. evaluation/*.json, rollouts/*.parquet and summary.json "
+        "are shown when present. It is safe to run while training goes on; run it again for newer steps. "
+        "Example: python -m recipes.monitor.report runs/quickstart",
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="the run's folder, for example runs/quickstart")
+    run_dir: Path = parser.parse_args(arguments).run
+    try:
+        print(write_report(run_dir))
+    except RunFolderError as error:
+        print(f"report: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

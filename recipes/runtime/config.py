@@ -1,0 +1,340 @@
+"""The one configuration schema: structured Hydra configs whose unknown keys fail, and every cross-field rule.
+
+`load()` composes `configs/` with command-line overrides into a typed `Config`; `validate()` holds the rules that need
+more than one field, each with a message that names the fix. Left out: free-form sections; a key that the schema does
+not know is a spelling mistake until proven otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot run; the message names the keys, what was expected and the fix."""
+
+
+@dataclass
+class ModelConfig:
+    """The checkpoint to start from.
+
+    Attributes:
+        path: a Megatron checkpoint made by `python -m conversion.hf_to_megatron`.
+        max_length: prompt and response together, in tokens; longer prompts are refused, never cut.
+        precision: float32 or bfloat16 (with float32 main weights).
+        fp8: none, delayed, tensorwise or blockwise; needs Transformer Engine layers.
+        transformer: local, te, or auto (te where Transformer Engine is installed).
+    """
+
+    path: str = MISSING
+    max_length: int = 4096
+    precision: str = "float32"
+    fp8: str = "none"
+    transformer: str = "auto"
+
+
+@dataclass
+class ParallelConfig:
+    """How ranks divide the work; the data parallel size is what is left of the world size.
+
+    Attributes:
+        processes: ranks to start; under torchrun or srun it is the launcher's world size, whatever is set here.
+        micro_batch_tokens: padded tokens in one forward pass of a training step.
+    """
+
+    processes: int = 1
+    tensor: int = 1
+    pipeline: int = 1
+    sequence: bool = False
+    distributed_optimizer: bool = False
+    recompute: bool = False
+    micro_batch_tokens: int = 8192
+    timeout_minutes: int = 30
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW with linear warm-up and decay to `final_share` of the peak rate over the run's steps."""
+
+    learning_rate: float = 1e-6
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    final_share: float = 1.0
+    clip_grad: float = 1.0
+
+
+@dataclass
+class AlgorithmConfig:
+    """GRPO (Shao et al. 2024, arXiv 2402.03300).
+
+    Attributes:
+        clip_low, clip_high: the probability ratio is clipped to [1 - clip_low, 1 + clip_high].
+        kl_coef: weight of the k3 estimate of KL to the reference policy; 0 runs no reference pass.
+        normalize: divide a group's centred rewards by their standard deviation (GRPO) or not (Dr. GRPO).
+        updates: optimizer steps a rollout; its groups are dealt out among them.
+    """
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    kl_coef: float = 0.001
+    normalize: bool = True
+    updates: int = 1
+
+
+@dataclass
+class RolloutConfig:
+    """Sampling of responses.
+
+    Attributes:
+        prompts: prompts a step, over all ranks.
+        group_size: responses a prompt.
+        adaptive: draw prompts whose skill lately gave groups of mixed rewards more often.
+        samples_every: steps between files of sampled rollouts; 0 writes none.
+    """
+
+    prompts: int = 32
+    group_size: int = 8
+    max_new_tokens: int = 1024
+    temperature: float = 1.0
+    adaptive: bool = False
+    samples_every: int = 10
+
+
+@dataclass
+class RewardConfig:
+    """The reward server and the preset it scores with.
+
+    Attributes:
+        url: of a running server; empty starts one for the length of the run.
+        max_null_share: stop when more than this share of a step's samples could not be scored.
+        length_mode: none, max or exact; `length_target` is in tokens.
+    """
+
+    preset: str = "gated"
+    url: str | None = None
+    attempt_timeout_s: float = 30.0
+    total_timeout_s: float = 300.0
+    max_null_share: float = 0.05
+    match: str = "lenient"
+    length_mode: str = "none"
+    length_target: int | None = None
+
+
+@dataclass
+class DataConfig:
+    """Example files (JSONL) and how they become prompts.
+
+    Attributes:
+        train: files to train on; `validation` and `test` for evaluation.
+        mix: weight of each kind of task (choice, calculation, text) among a step's prompts; empty draws rows uniformly.
+        style: plain, med_u1 or med_rlvr prompts.
+    """
+
+    train: list[str] = field(default_factory=list)
+    validation: list[str] = field(default_factory=list)
+    test: list[str] = field(default_factory=list)
+    mix: dict[str, float] = field(default_factory=dict)
+    style: str = "med_u1"
+
+
+@dataclass
+class TrainerConfig:
+    """How long, and what is kept.
+
+    Attributes:
+        steps: rollouts for GRPO; optimizer steps for SFT.
+        max_seconds: stop after so many seconds of training even if steps are left; 0 means no limit.
+        batch: sequences an optimizer step (SFT alone).
+        save_every: steps between checkpoints; 0 keeps only the last.
+        keep: checkpoints to keep.
+    """
+
+    steps: int = 100
+    max_seconds: float = 0.0
+    batch: int = 32
+    save_every: int = 0
+    keep: int = 2
+
+
+@dataclass
+class Config:
+    """One run. `output` is its folder; the same folder again resumes it."""
+
+    name: str = "run"
+    output: str = MISSING
+    seed: int = 0
+    engine: str = "megatron"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+def world_size() -> int | None:
+    """The number of ranks when a launcher (torchrun, srun) has set it, else None."""
+    value = os.environ.get("WORLD_SIZE")
+    return int(value) if value else None
+
+
+def _register() -> None:
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for group, node in {
+        "model": ModelConfig,
+        "parallel": ParallelConfig,
+        "optimizer": OptimizerConfig,
+        "algorithm": AlgorithmConfig,
+        "rollout": RolloutConfig,
+        "reward": RewardConfig,
+        "data": DataConfig,
+    }.items():
+        store.store(group=group, name="schema", node=node)
+
+
+def load(overrides: Sequence[str]) -> Config:
+    """Composes `configs/` with command-line overrides and checks the result.
+
+    Raises:
+        ConfigError: for an unknown key or group, a missing or mistyped value, or a broken cross-field rule.
+    """
+    _register()
+    try:
+        with initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):
+            composed = compose("config", overrides=list(overrides))
+        missing = sorted(OmegaConf.missing_keys(composed))
+        if missing:
+            raise ConfigError(f"{missing[0]} is not set; give it as {missing[0]}=VALUE on the command line")
+        config = OmegaConf.to_object(composed)
+    except (HydraException, OmegaConfBaseException) as error:
+        reason = " ".join(str(error.__cause__ or error).split("\n")[0:2])
+        raise ConfigError(f"{reason} (the keys are listed in {CONFIGS.name}/ and recipes/runtime/config.py)") from None
+    assert isinstance(config, Config)
+    config.parallel.processes = world_size() or config.parallel.processes
+    validate(config)
+    return config
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def from_yaml(text: str) -> Config:
+    """A configuration written by `to_yaml`."""
+    config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text)))
+    return config
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _one_of(key: str, value: str, allowed: Sequence[str]) -> None:
+    _require(value in allowed, f"{key}={value}: expected one of {', '.join(allowed)}")
+
+
+def validate(config: Config) -> None:
+    """Every rule that can be checked without the model; `validate_model` holds those that need its architecture.
+
+    Raises:
+        ConfigError: naming the keys and the fix.
+    """
+    _one_of("engine", config.engine, ("megatron",))
+    _one_of("model.precision", config.model.precision, ("float32", "bfloat16"))
+    _one_of("model.fp8", config.model.fp8, ("none", "delayed", "tensorwise", "blockwise"))
+    _one_of("model.transformer", config.model.transformer, ("auto", "local", "te"))
+    _one_of("data.style", config.data.style, ("plain", "med_u1", "med_rlvr"))
+    _one_of("reward.length_mode", config.reward.length_mode, ("none", "max", "exact"))
+    _one_of("reward.match", config.reward.match, ("strict", "lenient"))
+    parallel, rollout = config.parallel, config.rollout
+    for key in ("processes", "tensor", "pipeline", "micro_batch_tokens", "timeout_minutes"):
+        _require(getattr(parallel, key) >= 1, f"parallel.{key}={getattr(parallel, key)}: expected at least 1")
+    for key in ("prompts", "max_new_tokens"):
+        _require(getattr(rollout, key) >= 1, f"rollout.{key}={getattr(rollout, key)}: expected at least 1")
+    _require(
+        rollout.group_size >= 2,
+        f"rollout.group_size={rollout.group_size}: a group of one has no advantage; expected at least 2",
+    )
+    layout = parallel.tensor * parallel.pipeline
+    _require(
+        parallel.processes % layout == 0,
+        f"parallel.processes={parallel.processes} is not divisible by tensor x pipeline = {parallel.tensor} x "
+        f"{parallel.pipeline}; set parallel.processes to a multiple of {layout}",
+    )
+    data_parallel = parallel.processes // layout
+    for key, batch in (("rollout.prompts", rollout.prompts), ("trainer.batch", config.trainer.batch)):
+        _require(
+            batch % data_parallel == 0,
+            f"{key}={batch} is not divisible by the data parallel size {data_parallel} (parallel.processes="
+            f"{parallel.processes} / tensor {parallel.tensor} / pipeline {parallel.pipeline}); choose a multiple of it",
+        )
+    _require(
+        rollout.prompts % config.algorithm.updates == 0,
+        f"algorithm.updates={config.algorithm.updates} does not divide rollout.prompts={rollout.prompts}",
+    )
+    _require(
+        rollout.max_new_tokens < config.model.max_length,
+        f"rollout.max_new_tokens={rollout.max_new_tokens} leaves no room for a prompt in model.max_length="
+        f"{config.model.max_length}",
+    )
+    _require(rollout.temperature > 0, f"rollout.temperature={rollout.temperature}: expected a positive number")
+    _require(
+        (config.reward.length_mode == "none") == (config.reward.length_target is None),
+        "reward.length_mode and reward.length_target belong together: set both, or mode none and no target",
+    )
+    _require(
+        not parallel.sequence or parallel.tensor > 1,
+        "parallel.sequence=true divides activations over tensor parallel ranks; set parallel.tensor above 1",
+    )
+    unknown = set(config.data.mix) - {"choice", "calculation", "text"}
+    _require(not unknown, f"data.mix: {sorted(unknown)} are not kinds of task; expected choice, calculation, text")
+    _require(
+        config.model.fp8 == "none" or config.model.precision == "bfloat16",
+        f"model.fp8={config.model.fp8} computes beside bfloat16; set model.precision=bfloat16",
+    )
+
+
+def validate_model(config: Config, *, layers: int, heads: int, query_groups: int, context: int) -> None:
+    """The rules that need the model's architecture.
+
+    Args:
+        layers, heads, query_groups: of the checkpoint; query groups are its key-value heads.
+        context: the longest sequence its configuration allows, in tokens.
+
+    Raises:
+        ConfigError: naming the key and the values that would work.
+    """
+    tensor, pipeline = config.parallel.tensor, config.parallel.pipeline
+    _require(
+        query_groups % tensor == 0 and heads % tensor == 0,
+        f"parallel.tensor={tensor} does not divide the model's {query_groups} key-value heads ({heads} attention "
+        f"heads); use one of {[n for n in range(1, query_groups + 1) if query_groups % n == 0]}",
+    )
+    _require(
+        layers % pipeline == 0,
+        f"parallel.pipeline={pipeline} does not divide the model's {layers} layers; use one of "
+        f"{[n for n in range(1, layers + 1) if layers % n == 0]}",
+    )
+    _require(
+        config.model.max_length <= context,
+        f"model.max_length={config.model.max_length} is over the model's context of {context} tokens",
+    )

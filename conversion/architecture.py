@@ -139,7 +139,7 @@ def _number(config: Mapping[str, Any], key: str, where: str = "config.json") -> 
 def _refuse_unsupported(config: Mapping[str, Any]) -> None:
     activation = config.get("hidden_act", "silu")
     if activation not in ("silu", "swish"):
-        raise UnsupportedConfigError(f"config.json: hidden_act is {activation!r}; the weight maps know only silu (SwiGLU)")
+        raise UnsupportedConfigError(f"config.json: hidden_act is {activation!r}; only silu (SwiGLU) is carried")
     for key in ("attention_bias", "mlp_bias"):
         if config.get(key):
             raise UnsupportedConfigError(f"config.json: {key} is true; no weight map here has a place for these biases")

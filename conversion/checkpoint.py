@@ -17,7 +17,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +41,7 @@ __all__ = [
     "FileRecord",
     "Manifest",
     "Source",
+    "build",
     "check_destination",
     "check_weights",
     "copy_hf_files",
@@ -58,9 +60,9 @@ HF_DIR = "hf"
 MANIFEST_FILE = "manifest.json"
 _PARTIAL = ".partial-"
 # Weights in any form, the only files of a Hugging Face folder that do not travel.
-_WEIGHT_SUFFIXES = tuple(".safetensors .bin .pt .pth .gguf .h5 .msgpack .onnx .ot".split()) + (
-    ".safetensors.index.json",
-    ".bin.index.json",
+_WEIGHT_SUFFIXES = (
+    *(".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".ot"),
+    *(".safetensors.index.json", ".bin.index.json"),
 )
 # The one subfolder that transformers reads beside the weights.
 _TEMPLATE_DIR = "additional_chat_templates"
@@ -94,8 +96,15 @@ class Manifest:
     source: Source
     files: Mapping[str, FileRecord]
     extra: Mapping[str, Any] = field(default_factory=dict)
-    format: str = FORMAT
-    version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        """The text of manifest.json."""
+        values = {"format": FORMAT, "version": FORMAT_VERSION, **asdict(self)}
+        values["files"] = {
+            name: {key: value for key, value in asdict(record).items() if value is not None}
+            for name, record in self.files.items()
+        }
+        return json.dumps(values, indent=2) + "\n"
 
 
 @dataclass(frozen=True)
@@ -184,15 +193,39 @@ def partial_path(dst: str | os.PathLike[str]) -> Path:
 
 
 def check_destination(dst: Path, *, source: Path | None = None, force: bool = False) -> None:
-    """Raise DestinationError if `dst` exists (unless `force`) or if one of `dst` and `source` contains the other."""
+    """Raise DestinationError if `dst` exists, or if one of `dst` and `source` contains the other.
+
+    With `force` an existing `dst` may be an empty folder, a checkpoint or a Hugging Face folder.
+    """
     if source is not None:
         a, b = dst.resolve(), source.resolve()
         if a == b or a in b.parents or b in a.parents:
             raise DestinationError(f"{dst}: overlaps the source {source}; choose another destination")
     if dst.exists() and not force:
         raise DestinationError(f"{dst}: exists; choose another destination or pass --force to replace it")
+    if dst.exists() and not _replaceable(dst):
+        raise DestinationError(
+            f"{dst}: exists and is no model folder, so --force does not delete it; delete it yourself"
+        )
     if not dst.parent.is_dir():
         raise DestinationError(f"{dst.parent}: no such folder; create it first")
+
+
+@contextmanager
+def build(dst: Path, *, source: Path, force: bool = False) -> Iterator[Path]:
+    """Context of one process building `dst`: yields the empty folder to fill, publishes it, removes it on an error.
+
+    Raises DestinationError beforehand for a destination that exists (unless `force`) or overlaps `source`.
+    """
+    check_destination(dst, source=source, force=force)
+    tmp = partial_path(dst)
+    tmp.mkdir()
+    try:
+        yield tmp
+        publish(tmp, dst, force=force)
+    except BaseException:
+        shutil.rmtree(tmp, ignore_errors=True)
+        raise
 
 
 def copy_hf_files(src: Path, dst: Path) -> list[str]:
@@ -277,12 +310,12 @@ def write_manifest(
         family=family.name,
         dtype=dtype,
         tensor_count=sum(len(entry.hf_names) for entry in entries),
-        parameter_count=sum(torch.Size(entry.megatron_shape).numel() for entry in entries),
+        parameter_count=sum(entry.parameters for entry in entries),
         source=source,
         files=files,
         extra=dict(extra or {}),
     )
-    (root / MANIFEST_FILE).write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
+    (root / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 
 
@@ -313,6 +346,13 @@ def publish(tmp: str | os.PathLike[str], dst: str | os.PathLike[str], *, force: 
         shutil.rmtree(replaced)
 
 
+def _replaceable(path: Path) -> bool:
+    """Whether deleting the folder can cost no more than a model: guards against `--force` with a mistyped path."""
+    if not path.is_dir():
+        return False
+    return not any(path.iterdir()) or (path / MANIFEST_FILE).exists() or (path / "config.json").exists()
+
+
 def _read_manifest(root: Path) -> Manifest:
     path = root / MANIFEST_FILE
     try:
@@ -340,7 +380,7 @@ def _read_manifest(root: Path) -> Manifest:
     try:
         values["source"] = Source(**values["source"])
         values["files"] = {name: FileRecord(**record) for name, record in values["files"].items()}
-        return Manifest(**values)
+        return Manifest(**{key: value for key, value in values.items() if key not in ("format", "version")})
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: damaged ({error}); convert or save the checkpoint again") from error
 

@@ -12,6 +12,7 @@ Left out: mixture of experts, multi-token prediction and vision towers, which ne
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -25,9 +26,9 @@ __all__ = [
     "Family",
     "HfTensor",
     "MegatronArchitecture",
-    "Rule",
     "RopeScaling",
     "Row",
+    "Rule",
     "family_for",
 ]
 
@@ -77,9 +78,9 @@ class Entry:
         return self.row.hf[0].axes[0] == "vocab"
 
     @property
-    def label(self) -> str:
-        """Name of the Megatron tensor for messages, as in `decoder...linear_qkv.weight [layer 3]`."""
-        return self.row.megatron if self.layer is None else f"{self.row.megatron} [layer {self.layer}]"
+    def parameters(self) -> int:
+        """Number of values, the vocabulary unpadded."""
+        return math.prod(self.megatron_shape)
 
 
 def _hf(name: str, *axes: str) -> HfTensor:
@@ -96,9 +97,7 @@ _OUTPUT = _one("output_layer.weight", "lm_head.weight", "vocab", "hidden")
 
 _LLAMA: tuple[Row, ...] = (
     _EMBEDDING,
-    _one(
-        "decoder.layers.self_attention.linear_qkv.layer_norm_weight", _LAYER + "input_layernorm.weight", "hidden"
-    ),
+    _one("decoder.layers.self_attention.linear_qkv.layer_norm_weight", _LAYER + "input_layernorm.weight", "hidden"),
     Row(
         "decoder.layers.self_attention.linear_qkv.weight",
         (

@@ -7,7 +7,7 @@ code on loading; convert those with transformers first.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,15 +104,20 @@ def _account_for_rest(
 def _stored_tensors(path: Path) -> dict[str, StoredTensor]:
     """Every tensor of the folder by name, from the headers of its files."""
     index = path / INDEX_FILE
+    if (path / SINGLE_FILE).exists():
+        if index.exists():
+            raise HuggingFaceError(f"{path}: both {SINGLE_FILE} and {INDEX_FILE}; delete the one that is stale")
+        return read_header(path / SINGLE_FILE)
     if not index.exists():
-        if (path / SINGLE_FILE).exists():
-            return read_header(path / SINGLE_FILE)
         raise HuggingFaceError(f"{path}: neither {SINGLE_FILE} nor {INDEX_FILE}; the weights must be safetensors")
     try:
         weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         files = sorted(set(weight_map.values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise HuggingFaceError(f"{index}: no usable weight_map ({error}); download the file again") from error
+    extra = sorted({file.name for file in path.glob("model-*-of-*.safetensors")} - set(files))
+    if extra:
+        raise HuggingFaceError(f"{path / extra[0]}: a shard that {INDEX_FILE} does not name; delete the stale files")
     stored: dict[str, StoredTensor] = {}
     for file in files:
         if not (path / file).exists():
@@ -120,42 +125,49 @@ def _stored_tensors(path: Path) -> dict[str, StoredTensor]:
         stored |= read_header(path / file)
     for name, file in weight_map.items():
         if name not in stored or stored[name].file.name != file:
-            raise HuggingFaceError(f"{path / file}: {name} is not in this shard as {INDEX_FILE} says; download it again")
+            raise HuggingFaceError(f"{path / file}: {name} is not in it as {INDEX_FILE} says; download it again")
     return stored
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A safetensors file to be written: its name and the (name, shape) of its tensors in order."""
+    """A safetensors file to be written: its name and the entries whose tensors fill it, in order."""
 
     file: str
-    tensors: dict[str, tuple[int, ...]]
+    entries: tuple[Entry, ...]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor of the file by name, in order."""
+        return {
+            name: shape for entry in self.entries for name, shape in zip(entry.hf_names, entry.hf_shapes, strict=True)
+        }
 
 
 def plan_shards(entries: Sequence[Entry], dtype: torch.dtype, max_bytes: int) -> list[Shard]:
-    """Divide the tensors into files of at most `max_bytes`, keeping the tensors of one entry together."""
-    groups: list[dict[str, tuple[int, ...]]] = [{}]
+    """Divide the entries into files of at most `max_bytes` each, unless one entry alone is larger."""
+    groups: list[list[Entry]] = [[]]
     used = 0
     for entry in entries:
-        size = torch.Size(entry.megatron_shape).numel() * dtype.itemsize
+        size = entry.parameters * dtype.itemsize
         if groups[-1] and used + size > max_bytes:
-            groups.append({})
+            groups.append([])
             used = 0
-        groups[-1].update(zip(entry.hf_names, entry.hf_shapes, strict=True))
+        groups[-1].append(entry)
         used += size
     if len(groups) == 1:
-        return [Shard(SINGLE_FILE, groups[0])]
-    return [Shard(f"model-{i:05d}-of-{len(groups):05d}.safetensors", group) for i, group in enumerate(groups, 1)]
+        return [Shard(SINGLE_FILE, tuple(groups[0]))]
+    return [Shard(f"model-{i:05d}-of-{len(groups):05d}.safetensors", tuple(group)) for i, group in enumerate(groups, 1)]
 
 
 def write_index(path: Path, shards: Sequence[Shard], dtype: torch.dtype) -> None:
     """Write `model.safetensors.index.json` for more than one shard; nothing for one."""
     if len(shards) == 1:
         return
-    counts = [torch.Size(shape).numel() for shard in shards for shape in shard.tensors.values()]
+    parameters = sum(entry.parameters for shard in shards for entry in shard.entries)
     index = {
-        "metadata": {"total_parameters": sum(counts), "total_size": sum(counts) * dtype.itemsize},
-        "weight_map": {name: shard.file for shard in shards for name in sorted(shard.tensors)},
+        "metadata": {"total_parameters": parameters, "total_size": parameters * dtype.itemsize},
+        "weight_map": {name: shard.file for shard in shards for name in shard.shapes},
     }
     (path / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
@@ -169,16 +181,3 @@ def config_with_dtype(text: bytes, dtype: torch.dtype) -> bytes:
     key = "torch_dtype" if "torch_dtype" in config and "dtype" not in config else "dtype"
     config[key] = dtype_name(dtype)
     return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def entries_by_shard(entries: Sequence[Entry], shards: Sequence[Shard]) -> Iterator[tuple[Shard, list[Entry]]]:
-    """Each shard with the entries that fill it, in order."""
-    remaining = iter(entries)
-    for shard in shards:
-        chosen: list[Entry] = []
-        filled = 0
-        while filled < len(shard.tensors):
-            entry = next(remaining)
-            chosen.append(entry)
-            filled += len(entry.hf_names)
-        yield shard, chosen

@@ -26,6 +26,11 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _LENGTH = struct.Struct("<Q")
 
 
+def raw_bytes(tensor: torch.Tensor) -> memoryview:
+    """The bytes of a tensor on the CPU in row-major order, without a copy if it is contiguous."""
+    return tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data
+
+
 @dataclass(frozen=True)
 class StoredTensor:
     """Where a tensor lies: its file, the offset of its first byte in that file, its dtype and shape."""
@@ -42,17 +47,17 @@ class StoredTensor:
 
     def read(self) -> torch.Tensor:
         """Read the tensor into fresh memory. Raises HuggingFaceError if the file ends before it."""
-        data = bytearray(self.nbytes)
+        data = torch.empty(self.nbytes, dtype=torch.uint8)
+        view = data.numpy().data
         with open(self.file, "rb", buffering=0) as stream:
             stream.seek(self.offset)
-            view = memoryview(data)
             done = 0
-            while done < len(data):
+            while done < self.nbytes:
                 count = stream.readinto(view[done:])
                 if not count:
                     raise HuggingFaceError(f"{self.file}: ends at byte {self.offset + done}; download the file again")
                 done += count
-        return torch.frombuffer(data, dtype=self.dtype).reshape(self.shape)
+        return data.view(self.dtype).reshape(self.shape)
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
@@ -133,5 +138,5 @@ class SafetensorsWriter:
         assert name == expected, f"{self._path}: {name} came where {expected} was announced"
         assert tuple(tensor.shape) == tuple(shape), f"{self._path}: {name} has shape {tuple(tensor.shape)}"
         assert tensor.dtype == self._dtype, f"{self._path}: {name} has dtype {tensor.dtype}"
-        self._stream.write(memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy()))
+        self._stream.write(raw_bytes(tensor))
         self._added += 1

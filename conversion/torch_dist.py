@@ -149,7 +149,9 @@ class TorchDistReader:
         try:
             found = json.loads(backend.read_text())
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{backend}: {error}; the checkpoint is incomplete, convert or save it again") from error
+            raise CheckpointError(
+                f"{backend}: {error}; the checkpoint is incomplete, convert or save it again"
+            ) from error
         if found.get("sharded_backend") != _BACKEND["sharded_backend"]:
             raise CheckpointError(
                 f"{backend}: sharded_backend is {found.get('sharded_backend')!r}, expected 'torch_dist'; "

@@ -31,20 +31,22 @@ BASE = Path(__file__).parent / "data" / "tiny_base"
 TEACHER = Teacher(knows=0.4)
 VOCABULARY = 1024
 END, START_TURN, END_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+LETTERS = tuple(f" ({letter})" for letter in "ABCDE")
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+_LETTER_WEIGHT = 4
 _ALL_VALUES = sorted({value for values in VALUES.values() for value in values})
 
 
 def _letters_drill(rng: random.Random) -> str:
-    texts = rng.sample(rng.choice(list(VALUES.values())) if rng.random() < 0.5 else _ALL_VALUES, rng.choice((4, 5)))
-    pairs = list(zip("ABCDE", texts, strict=False))
-    listed = "\n".join(f"{letter}: {text}" for letter, text in pairs)
-    rng.shuffle(pairs)
-    return f"{listed}\n" + ", ".join(f"{text}={letter}" for letter, text in pairs)
+    pool = rng.choice(list(VALUES.values())) if rng.random() < 0.6 else _ALL_VALUES
+    pairs = list(zip(rng.sample(pool, rng.choice((4, 5))), "ABCDE", strict=False))
+    listed = ", ".join(f"{text} ({letter})" for text, letter in pairs)
+    asked = ", ".join(f"{text} ({letter})" for text, letter in rng.choices(pairs, k=5))
+    return f"Options: {listed}\n {asked}"
 
 
 def _sums_drill(rng: random.Random) -> str:
@@ -78,11 +80,11 @@ def documents(rng: random.Random) -> Iterator[str]:
         else:
             example = generator.draw(rng, kind)
             trace = example.meta["trace"]
-            yield f"{question_text(example)}\n{trace['think']}\nAnswer:\n{trace['answer']}"
+            yield f"{question_text(example, 'plain')}\n{trace['think']}\nAnswer:\n{trace['answer']}"
 
 
 def make_tokenizer(rng: random.Random) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of 1,024 entries in which every digit and arithmetic sign is a token of its own."""
+    """A byte-level BPE of 1,024 entries in which every digit, arithmetic sign and option letter is one token."""
     stream = documents(rng)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -92,7 +94,7 @@ def make_tokenizer(rng: random.Random) -> PreTrainedTokenizerFast:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    special = [END, START_TURN, END_TURN, *TAGS]
+    special = [END, START_TURN, END_TURN, *TAGS, *LETTERS]
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
         special_tokens=special,
@@ -101,18 +103,18 @@ def make_tokenizer(rng: random.Random) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator((next(stream) for _ in range(30_000)), trainer)
-    # The tags are ordinary text to a decoder: only turn and document marks are special.
+    # Tags and letters are ordinary text to a decoder: only turn and document marks are special.
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=_with_plain_tags(tokenizer), eos_token=END_TURN, pad_token=END, model_max_length=256
+        tokenizer_object=_with_plain_text(tokenizer), eos_token=END_TURN, pad_token=END, model_max_length=256
     )
     fast.chat_template = CHAT_TEMPLATE
     return fast
 
 
-def _with_plain_tags(tokenizer: Tokenizer) -> Tokenizer:
+def _with_plain_text(tokenizer: Tokenizer) -> Tokenizer:
     state = json.loads(tokenizer.to_str())
     for token in state["added_tokens"]:
-        if token["content"] in TAGS:
+        if token["content"] in (*TAGS, *LETTERS):
             token["special"] = False
     return Tokenizer.from_str(json.dumps(state))
 
@@ -141,15 +143,44 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
     model = Qwen2ForCausalLM(config)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if weight.dim() != 2:
-                continue
-            std = 0.2 if "embed" in name else 1 / math.sqrt(weight.shape[1])
-            if name.endswith(("o_proj.weight", "down_proj.weight")):
-                std /= math.sqrt(2 * config.num_hidden_layers)
-            weight.normal_(std=std)
+            if weight.dim() == 2:
+                std = 0.2 if "embed" in name else 1 / math.sqrt(weight.shape[1])
+                weight.normal_(std=std / math.sqrt(2 * config.num_hidden_layers) if "down_proj" in name else std)
+        _start_attention(model)
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model
+
+
+def _start_attention(model: Qwen2ForCausalLM) -> None:
+    """Starts attention where long training would bring it: heads that match like tokens and copy what they see.
+
+    To answer by letter a model must look an option's text up and copy the letter behind it. From random weights so
+    small a model does not find that circuit in an hour; with query = key and output = value transposed (Trockman and
+    Kolter 2023, "Mimetic initialization of self-attention layers") and one pair of heads of the first layer looking at
+    the token before, through biases that RoPE turns by one position, it does in minutes.
+    """
+    config = model.config
+    width, groups = config.hidden_size // config.num_attention_heads, config.num_key_value_heads
+    heads = config.num_attention_heads // groups
+    for number, layer in enumerate(model.model.layers):
+        attention = layer.self_attn
+        for group in range(groups):
+            key = slice(group * width, (group + 1) * width)
+            for head in range(group * heads, (group + 1) * heads):
+                query = slice(head * width, (head + 1) * width)
+                attention.q_proj.weight[query] = attention.k_proj.weight[key]
+                copy = 0.6 if number == 0 else 0.3
+                attention.o_proj.weight[:, query] = copy * attention.v_proj.weight[key].T
+    first, strength = model.model.layers[0].self_attn, 5.8
+    first.k_proj.weight[:width] *= 0.1
+    first.q_proj.weight[: heads * width] *= 0.1
+    for pair in range(2):
+        angle = config.rope_parameters["rope_theta"] ** (-pair / (width // 2))
+        first.k_proj.bias[pair] = strength
+        for head in range(heads):
+            first.q_proj.bias[head * width + pair] = strength * math.cos(angle)
+            first.q_proj.bias[head * width + pair + width // 2] = -strength * math.sin(angle)
 
 
 def _blocks(
@@ -189,6 +220,7 @@ def pretrain(
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.95)
     )
+    letters = torch.tensor(tokenizer.convert_tokens_to_ids(list(LETTERS)))
     blocks, losses, start = _blocks(tokenizer, rng, batch, length), [], time.monotonic()
     columns = (*Progress.get_default_columns(), TextColumn("loss {task.fields[loss]:.3f}"))
     with Progress(*columns) as progress:
@@ -198,15 +230,18 @@ def pretrain(
             for group in optimizer.param_groups:
                 group["lr"] = _rate(step, steps, learning_rate)
             logits = model(ids[:, :-1]).logits
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
-            loss.backward()
+            targets = ids[:, 1:].flatten()
+            each = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets, reduction="none")
+            weights = 1 + (_LETTER_WEIGHT - 1) * torch.isin(targets, letters)
+            ((each * weights).sum() / weights.sum()).backward()
+            loss = each.detach().mean()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
             losses.append(loss.item())
             if (step + 1) % 100 == 0:
                 progress.update(bar, completed=step + 1, loss=sum(losses[-100:]) / 100)
-            if (step + 1) % 2000 == 0:
+            if (step + 1) % 1000 == 0:
                 print(step + 1, round(sum(losses[-100:]) / 100, 4), round(time.monotonic() - start), flush=True)
                 _save(model, tokenizer, out)
     result = {
@@ -237,10 +272,10 @@ def main() -> None:
         description="Pretrain the tiny Qwen2 base model of the quickstart from the embedded training split, on CPU.",
     )
     parser.add_argument("out", type=Path, help="folder of the Hugging Face checkpoint to write")
-    parser.add_argument("--steps", type=int, default=11_000, help="optimizer steps (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=7_000, help="optimizer steps (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=16, help="blocks a step (default: %(default)s)")
     parser.add_argument("--length", type=int, default=256, help="tokens a block (default: %(default)s)")
-    parser.add_argument("--learning-rate", type=float, default=3e-3, help="peak rate (default: %(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak rate (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of documents and initial weights (default: %(default)s)")
     args = parser.parse_args()
     settings = {key: value for key, value in vars(args).items() if key != "out"}

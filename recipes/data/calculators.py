@@ -336,8 +336,10 @@ def _qt_framingham(rng: random.Random) -> Problem:
     qt, rr = 10 * rng.randint(30, 50), rng.randint(5, 9) / 10
 
     def solve(work: Work, variant: int) -> float:
+        if variant == 2:
+            return work.add(qt, work.mul(154, rr))
         correction = work.mul(154, work.sub(1, rr))
-        return work.sub(qt, correction) if variant == 1 else work.add(qt, (correction, 0, 154 * rr)[variant])
+        return work.sub(qt, correction) if variant == 1 else work.add(qt, correction)
 
     return Problem(f"Framingham QTc for QT {qt}, RR {rr}?", solve)
 

@@ -115,7 +115,7 @@ def fact_example(
     rng.shuffle(texts)
     options = dict(zip("ABCDE", texts, strict=False))
     letter_of = {text: letter for letter, text in options.items()}
-    meta["trace"] = {"think": f"{fact.key}: {said}={letter_of[said]}", "answer": letter_of[said]}
+    meta["trace"] = {"think": f"{fact.key}: {said} ({letter_of[said]})", "answer": letter_of[said]}
     identity = f"choice/{fact.index}/{wording}/{_hash(repr(options)):x}"
     return Example(
         identity, SOURCE, "choice", question, letter_of[fact.value], options=options, license=LICENSE, meta=meta

@@ -33,12 +33,19 @@ _INSTRUCTION: dict[str, str] = {
 }
 
 
-def question_text(example: Example) -> str:
-    """Context, question and options (`A: ...`, one a line), as every style shows them."""
+def question_text(example: Example, style: Style) -> str:
+    """Context, question and options.
+
+    Options stand one a line as `A: text`, as in Med-U1; in the plain style behind each other as `text (A)`, which costs
+    a small model fewer tokens and puts the letter where it can find it.
+    """
     lines = [example.question]
     if example.context:
         lines = [f"<Context>\n{example.context}\n</Context>", *lines]
-    lines += [f"{letter}: {text}" for letter, text in (example.options or {}).items()]
+    if example.options and style == "plain":
+        lines.append("Options: " + ", ".join(f"{text} ({letter})" for letter, text in example.options.items()))
+    elif example.options:
+        lines += [f"{letter}: {text}" for letter, text in example.options.items()]
     return "\n".join(lines)
 
 
@@ -50,7 +57,7 @@ def messages(example: Example, style: Style, length_target: int | None = None) -
         style: "plain" is the bare question; "med_u1" and "med_rlvr" add the papers' system prompt and instruction.
         length_target: tokens to think for at most (Med-U1's max mode); said in the prompt unless the style is plain.
     """
-    user = question_text(example)
+    user = question_text(example, style)
     if style != "plain":
         user += "\n" + _INSTRUCTION[example.task]
         if length_target is not None:

@@ -64,7 +64,7 @@ class MetricsLogger:
         Args:
             step: the number of the step just finished, counted from 1; must be above the last one recorded.
             metrics: finite or not; values that are not finite become null in the file and are absent in TensorBoard.
-            seconds: wall-clock time of the whole step.
+            seconds: training time since the run began, all its restarts together (not the time of this step alone).
 
         Raises:
             ValueError: a step recorded already, a reserved key, a value that is no number, or a closed logger.

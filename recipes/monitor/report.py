@@ -19,144 +19,11 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from recipes.monitor.report_charts import Chart, Line, evaluation_chart, format_value, line_chart, smooth
+from recipes.monitor.report_charts import evaluation_chart, format_value, line_chart, smooth
+from recipes.monitor.report_curves import CHARTS
 from recipes.monitor.report_data import Evaluation, RunData, TaskResult, in_task_order, read_run, task_name
 from recipes.monitor.report_samples import sample_cards
 from recipes.monitor.run_folder import RunFolderError, replace_file, report_path
-
-CHARTS = (
-    Chart(
-        "reward",
-        "Reward",
-        "number",
-        (
-            Line("reward/mean", "Mean", "ink"),
-            Line("reward/choice", "Multiple choice", "blue"),
-            Line("reward/calculation", "Calculation", "orange"),
-            Line("reward/text", "Open-ended", "green"),
-        ),
-        "It climbs quickly at first, then flattens. Every task takes part; one that stays flat is too hard, too easy or "
-        "badly scored. A sudden jump is more often a trick found than a lesson learned: read the samples of that step.",
-    ),
-    Chart(
-        "accuracy",
-        "Accuracy of the rollouts",
-        "percent",
-        (
-            Line("accuracy/mean", "Mean", "ink"),
-            Line("accuracy/choice", "Multiple choice", "blue"),
-            Line("accuracy/calculation", "Calculation", "orange"),
-            Line("accuracy/text", "Open-ended", "green"),
-        ),
-        "It rises together with the reward. Reward that grows while accuracy stands still comes from format or length "
-        "alone. These are training questions; the table above has the held-out ones.",
-    ),
-    Chart(
-        "components",
-        "Reward components",
-        "number",
-        (
-            Line("reward/component/answer", "Answer", "blue"),
-            Line("reward/component/format", "Format", "orange"),
-            Line("reward/component/length", "Length", "green"),
-        ),
-        "Format is learned within the first steps, the answer part carries the growth after that, and the length part "
-        "stays small beside it.",
-    ),
-    Chart(
-        "length",
-        "Response length",
-        "tokens",
-        (
-            Line("length/mean", "Mean, tokens", "blue"),
-            Line("length/p90", "90th percentile, tokens", "orange"),
-        ),
-        "It drifts and settles. A collapse to a few tokens means that answers are given away without reasoning; a climb "
-        "to the token limit means rambling, or a length reward that points the wrong way.",
-        from_zero=True,
-    ),
-    Chart(
-        "format",
-        "Format errors and truncation",
-        "percent",
-        (
-            Line("format/error_share", "Format errors", "orange"),
-            Line("length/truncated_share", "Cut off at the limit", "blue"),
-        ),
-        "Both fall towards zero early and stay there. Format errors that come back late are a warning of collapse.",
-        from_zero=True,
-    ),
-    Chart(
-        "kl",
-        "KL to the reference policy",
-        "number",
-        (Line("policy/kl", "KL, nats a token", "blue"),),
-        "It starts at zero and grows slowly and smoothly. A spike means an update that was too large; steep growth "
-        "without gain in accuracy means that the model drifts away for nothing.",
-        from_zero=True,
-    ),
-    Chart(
-        "entropy",
-        "Entropy of the policy",
-        "number",
-        (Line("policy/entropy", "Entropy, nats a token", "blue"),),
-        "It falls gently. Near zero the model no longer explores and learning stops; rising entropy with falling "
-        "reward means that the text is falling apart.",
-        from_zero=True,
-    ),
-    Chart(
-        "groups",
-        "Groups without a lesson",
-        "percent",
-        (
-            Line("groups/zero_advantage_share", "Zero advantage", "blue"),
-            Line("groups/null_reward_share", "Null reward", "orange"),
-        ),
-        "A group whose answers are all right or all wrong has zero advantage and teaches nothing. Some are normal and "
-        "the share grows as questions get solved; above about 70% most of the compute is spent for nothing. Null "
-        "rewards are faults of the reward server and stay near zero.",
-        from_zero=True,
-    ),
-    Chart(
-        "gradient",
-        "Gradient norm",
-        "number",
-        (Line("policy/grad_norm", "Gradient norm", "blue"),),
-        "It stays within the same order of magnitude. Single spikes are caught by clipping; a rising floor is not.",
-        from_zero=True,
-    ),
-    Chart(
-        "clip",
-        "Clipped tokens",
-        "percent",
-        (Line("policy/clip_share", "Share of tokens at the clip range", "blue"),),
-        "A few percent or less. Near zero throughout is normal with one update a batch; above about 20% the updates "
-        "are too large for the clip range.",
-        from_zero=True,
-    ),
-    Chart(
-        "mismatch",
-        "Sampler and trainer",
-        "number",
-        (Line("mismatch/token_prob_error", "Token probability error", "blue"),),
-        "The sampler and the trainer give the same token nearly the same probability, so the line is flat. Growth "
-        "means stale weights in the sampler or different numerics, and the policy ratios can no longer be trusted.",
-        from_zero=True,
-    ),
-    Chart(
-        "time",
-        "Where the time goes",
-        "seconds",
-        (
-            Line("time/generate_s", "Generate", "blue"),
-            Line("time/score_s", "Score", "orange"),
-            Line("time/train_s", "Train", "green"),
-        ),
-        "Layers add up to the seconds of a step. Generation dominates and follows the response length; scoring is thin. "
-        "A thick scoring layer means that the reward server needs more workers.",
-        stacked=True,
-    ),
-)
 
 _NOT_MEDICAL = "Not for medical use"
 _SYNTHETIC = "Synthetic-data demonstration / not for medical use"
@@ -204,11 +71,13 @@ def _page(run: RunData) -> str:
 
 def _subtitle(run: RunData) -> str:
     span = f"{run.first_step:,} to {run.last_step:,}" if run.first_step > 1 else f"{run.last_step:,}"
+    # An SFT run has the same folder and no rewards.
+    method = "GRPO on" if any("reward/mean" in row for row in run.rows) else "Training of"
     parts = [
-        f"GRPO on <b>{escape(run.model)}</b>",
+        f"{method} <b>{escape(run.model)}</b>",
         f"{span} step{'s' if run.last_step > 1 else ''}",
         f"{_spell(run.seconds)} of training",
-        f"{run.seconds / run.steps:.1f} s a step",
+        f"{run.seconds / max(1, run.last_step):.1f} s a step",
     ]
     return " <span aria-hidden='true'>·</span> ".join(parts)
 
@@ -227,7 +96,9 @@ def _tiles(run: RunData) -> str:
     before, after = run.evaluations.get("before"), run.evaluations.get("after")
     if before and after and before.mean is not None and after.mean is not None:
         change = _difference((before.mean, before.stderr), (after.mean, after.stderr))
-        tiles.append(_tile("Mean test accuracy", format_value(after.mean, "percent"), f"{change} points from before", "wide"))
+        tiles.append(
+            _tile("Mean test accuracy", format_value(after.mean, "percent"), f"{change} points from before", "wide")
+        )
     for key, label, kind in (
         ("reward/mean", "Reward", "number"),
         ("accuracy/mean", "Rollout accuracy", "percent"),
@@ -243,9 +114,8 @@ def _tiles(run: RunData) -> str:
 
 
 def _tile(label: str, value: str, note: str, extra: str = "") -> str:
-    return (
-        f'<div class="tile {extra}"><dt>{escape(label)}</dt><dd class="big">{value}</dd><dd class="note">{note}</dd></div>'
-    )
+    text = f'<dd class="big">{value}</dd><dd class="note">{note}</dd>'
+    return f'<div class="tile {extra}"><dt>{escape(label)}</dt>{text}</div>'
 
 
 def _results(evaluations: Mapping[str, Evaluation]) -> str:
@@ -272,10 +142,10 @@ def _accuracy_table(evaluations: Mapping[str, Evaluation]) -> str:
         cells = {name: (result.accuracy, result.stderr) if result else (None, None) for name, result in results.items()}
         rows.append(_accuracy_row(task_name(task), f"n = {questions:,}", cells, compare))
     cells = {name: (evaluation.mean, evaluation.stderr) for name, evaluation in shown.items()}
-    mean = _accuracy_row("Mean of the tasks", "", cells, compare, "total")
+    mean = _accuracy_row("Mean", "", cells, compare, "total")
     splits = sorted({evaluation.split for evaluation in shown.values() if evaluation.split})
     head = "".join(
-        f'<th scope="col">{names[name]}</th>' + ('<th scope="col">Difference</th>' if compare and name == "after" else "")
+        f'<th scope="col">{names[name]}</th>' + ('<th scope="col">Change</th>' if compare and name == "after" else "")
         for name in shown
     )
     split = f" ({escape(', '.join(splits))} split)" if splits else ""
@@ -285,10 +155,10 @@ def _accuracy_table(evaluations: Mapping[str, Evaluation]) -> str:
 <thead><tr><th scope="col">Task</th>{head}</tr></thead>
 <tbody>{"".join(rows)}</tbody><tfoot>{mean}</tfoot>
 </table></div>
-<p class="healthy"><b>How to read it.</b> Small figures are standard errors. That of a difference takes the two
+<p class="healthy"><b>How to read it.</b> Small figures are standard errors. That of a change takes the two
 evaluations as independent, which errs on the safe side when both answered the same questions.
-Differences are in percentage points; one of less
-than twice its standard error may well be chance and has no colour.</p>
+A change is in percentage points;
+one of less than twice its standard error may well be chance and has no colour.</p>
 {_behaviour_table(shown, tasks)}"""
 
 
@@ -354,16 +224,16 @@ def _behaviour_table(shown: Mapping[str, Evaluation], tasks: Sequence[str]) -> s
 </details>"""
 
 
-def _course(
-    shown: Mapping[str, Evaluation], task: str, kind: str, value: Callable[[TaskResult], float | None]
-) -> str:
+def _course(shown: Mapping[str, Evaluation], task: str, kind: str, value: Callable[[TaskResult], float | None]) -> str:
     """Return one behaviour as "before → after", with the control on a line of its own."""
     texts = {
         name: format_value(value(result) if (result := evaluation.tasks.get(task)) else None, kind)
         for name, evaluation in shown.items()
     }
     control = texts.pop("sft_control", None)
-    return " → ".join(texts.values()) + (f"<small>SFT {control}</small>" if control else "")
+    return " ".join(f"<span>{arrow}{text}</span>" for arrow, text in zip(("", "→ "), texts.values(), strict=False)) + (
+        f"<small>SFT {control}</small>" if control else ""
+    )
 
 
 def _curves_note(run: RunData, absent: Sequence[str]) -> str:

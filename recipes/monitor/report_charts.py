@@ -192,21 +192,23 @@ def evaluation_chart(evaluations: Mapping[str, Evaluation]) -> str:
     words = []
     for row, task in enumerate(groups):
         top = row * (band * len(shown) + gap)
-        label = "Mean of the tasks" if task is None else task_name(task)
+        label = "Mean" if task is None else task_name(task)
         weight = " strong" if task is None else ""
         parts.append(f'<text class="rowname{weight}" x="4" y="{top + 20}">{escape(label)}</text>')
         for place, (name, evaluation) in enumerate(shown):
             result = evaluation.tasks.get(task) if task is not None else None
-            value, stderr = (
-                (evaluation.mean, evaluation.stderr) if task is None else (result and result.accuracy, result and result.stderr)
-            )
+            if task is None:
+                value, stderr = evaluation.mean, evaluation.stderr
+            else:
+                value, stderr = (result.accuracy, result.stderr) if result else (None, None)
             if value is None:
                 continue
             y = top + gap + place * band + band / 2
             parts.append(_dot(name, value, stderr, y))
             words.append(f"{label}, {names[name].lower()}: {format_value(value, 'percent')}")
     legend = "".join(
-        f'<li><svg class="swatch" width="28" height="12" aria-hidden="true">{_mark(name, "14", "6")}</svg>{names[name]}</li>'
+        '<li><svg class="swatch" width="28" height="12" aria-hidden="true">'
+        f"{_mark(name, '14', '6')}</svg>{names[name]}</li>"
         for name, _ in shown
     )
     return f"""
@@ -271,7 +273,9 @@ def _axes(frame: _Frame, ticks: Sequence[float], kind: str) -> str:
         text = format_value(tick, kind, spacing)
         parts.append(f'<text class="tick" x="-8" y="{y:.2f}%" dy=".34em" text-anchor="end">{text}</text>')
     for step in _step_ticks(frame.x0, frame.x1):
-        parts.append(f'<text class="tick" x="{frame.x(step):.2f}%" y="100%" dy="20" text-anchor="middle">{step:,}</text>')
+        parts.append(
+            f'<text class="tick" x="{frame.x(step):.2f}%" y="100%" dy="20" text-anchor="middle">{step:,}</text>'
+        )
     return "".join(parts)
 
 
@@ -317,8 +321,10 @@ def _layers(lines: Sequence[Line], tops: Sequence[Points], frame: _Frame) -> str
 
 def _legend(lines: Sequence[Line], latest: Mapping[str, float], chart: Chart) -> str:
     shape = "layer" if chart.stacked else "soft"
-    mark = '<rect class="layer {0}" x="4" width="20" height="12" rx="2"/>' if chart.stacked else (
-        '<line class="soft {0}" x1="1" x2="27" y1="6" y2="6"/>'
+    mark = (
+        '<rect class="layer {0}" x="4" width="20" height="12" rx="2"/>'
+        if chart.stacked
+        else ('<line class="soft {0}" x1="1" x2="27" y1="6" y2="6"/>')
     )
     items = "".join(
         f'<li><svg class="swatch" data-shape="{shape}" width="28" height="12" aria-hidden="true">'
@@ -331,7 +337,9 @@ def _legend(lines: Sequence[Line], latest: Mapping[str, float], chart: Chart) ->
 def _mark(name: str, x: str, y: str) -> str:
     """Return the point of an evaluation: hollow circle before, square for the control, filled circle after."""
     if name == "sft_control":
-        return f'<svg class="mark" x="{x}" y="{y}"><rect class="point {name}" x="-5" y="-5" width="10" height="10"/></svg>'
+        return (
+            f'<svg class="mark" x="{x}" y="{y}"><rect class="point {name}" x="-5" y="-5" width="10" height="10"/></svg>'
+        )
     return f'<circle class="point {name}" cx="{x}" cy="{y}" r="5.5"/>'
 
 
@@ -352,10 +360,10 @@ def _dot(name: str, value: float, stderr: float | None, y: float) -> str:
 
 
 def _warning(lines: Sequence[Line], not_finite: Mapping[str, int]) -> str:
-    bad = [f"{line.label.lower()} on {not_finite[line.key]}" for line in lines if not_finite.get(line.key)]
+    bad = [f"{line.label}, {count} of the steps" for line in lines if (count := not_finite.get(line.key))]
     if not bad:
         return ""
-    return f'<p class="warning">Not finite (NaN or infinite), steps left out of the line: {escape(", ".join(bad))}.</p>'
+    return f'<p class="warning">Not finite (NaN or infinite) and left out of the line: {escape("; ".join(bad))}.</p>'
 
 
 def _table(chart: Chart, lines: Sequence[Line], rows: Sequence[Row]) -> str:

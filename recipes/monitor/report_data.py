@@ -67,7 +67,7 @@ class RunData:
         rows: metrics by step, averaged into at most :data:`POINTS` buckets.
         bucket: number of steps averaged into one row.
         steps: number of steps recorded.
-        seconds: wall-clock seconds of all recorded steps.
+        seconds: training time up to the last step, all restarts together.
         not_finite: how many steps had no finite value, by metric.
         evaluations: those present among ``before``, ``after``, ``sft_control``.
         synthetic: whether the configuration says that the questions were generated.
@@ -123,7 +123,7 @@ def read_run(run_dir: Path | str) -> RunData:
         steps=len(rows),
         first_step=rows[0]["step"],
         last_step=rows[-1]["step"],
-        seconds=sum(row.get("seconds") or 0.0 for row in rows),
+        seconds=rows[-1].get("seconds") or 0.0,
         not_finite=Counter(key for row in rows for key, value in row.items() if value is None),
         evaluations=evaluations,
         samples=choose_samples(folder),

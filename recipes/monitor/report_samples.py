@@ -5,9 +5,8 @@ Left out: rendering of Markdown and formulas; a reader of rollouts needs the cha
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from recipes.monitor.report_charts import format_value
@@ -15,7 +14,12 @@ from recipes.monitor.report_data import in_task_order, outcome_of, task_name
 from recipes.monitor.rollouts import RolloutRecord
 
 _TAG = re.compile(r"</?(?:think|answer)>")
-_OUTCOME_NAMES = {"correct": "Correct", "incorrect": "Incorrect", "malformed": "No readable answer", "fault": "Server fault"}
+_OUTCOME_NAMES = {
+    "correct": "Correct",
+    "incorrect": "Incorrect",
+    "malformed": "No readable answer",
+    "fault": "Server fault",
+}
 _OUTCOME_SIGNS = {"correct": "✓", "incorrect": "✗", "malformed": "?", "fault": "!"}
 # A shared system prompt shorter than this is left in the card's headline.
 _SHARED_PROMPT = 40
@@ -130,8 +134,18 @@ def _shared_openings(samples: Sequence[RolloutRecord]) -> dict[str, str]:
     prompts: dict[str, set[str]] = {}
     for record in samples:
         prompts.setdefault(record.task, set()).add(record.prompt)
-    shared = {task: os.path.commonprefix(list(texts)) if len(texts) > 1 else "" for task, texts in prompts.items()}
+    shared = {task: _common_start(texts) if len(texts) > 1 else "" for task, texts in prompts.items()}
     return {task: text if len(text) >= _SHARED_PROMPT else "" for task, text in shared.items()}
+
+
+def _common_start(texts: Iterable[str]) -> str:
+    # Of sorted texts the first and the last differ earliest.
+    ordered = sorted(texts)
+    first, last = ordered[0], ordered[-1]
+    length = next(
+        (at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last))
+    )
+    return first[:length]
 
 
 def _excerpt(prompt: str, opening: str) -> str:

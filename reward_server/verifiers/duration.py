@@ -14,7 +14,7 @@ VERSION = "1"
 
 _DURATION = re.compile(
     r"(?<![\w.-])(?P<weeks>[0-9]{1,6})\s*-?(?:weeks?|wks?|w)(?![a-z])"
-    r"(?:[\s,;'\"+-]*(?:and\b)?[\s,;'\"+-]*(?P<rest>[0-9]{1,6})\s*-?(?:days?|d)\b)?"
+    r"(?:[\s,;'\"+-]{0,6}(?:and\s)?(?P<rest>[0-9]{1,6})\s*-?(?:days?|d)\b)?"
     r"|(?<![\w.-])(?P<days>[0-9]{1,6})\s*-?(?:days?|d)\b",
     re.IGNORECASE,
 )

@@ -1,7 +1,7 @@
 """The form of a response: `<think>...</think><answer>...</answer>`.
 
-Left out on purpose: other tag sets (`\\boxed{}`, "## Final Response"), and any repair of broken tags. A repair would pay
-the policy for breaking the format.
+Left out on purpose: other tag sets (`\\boxed{}`, "## Final Response"), and any repair of broken tags. A repair would
+pay the policy for breaking the format.
 """
 
 from __future__ import annotations
@@ -42,10 +42,7 @@ def _is_strict(response: str) -> bool:
     think_end, answer_start = body.index("</think>"), body.index("<answer>")
     between = body[think_end + len("</think>") : answer_start]
     return (
-        body.startswith("<think>")
-        and body.endswith("</answer>")
-        and think_end < answer_start
-        and not between.strip()
+        body.startswith("<think>") and body.endswith("</answer>") and think_end < answer_start and not between.strip()
     )
 
 

@@ -29,7 +29,8 @@ _OPENING = (
 _QUESTIONS = {
     "choice": (
         "A 54-year-old man has crushing chest pain for two hours and ST elevation in leads II, III and aVF. Which "
-        "artery is most likely occluded?\nA. Left anterior descending\nB. Right coronary\nC. Left circumflex\nD. Left main",
+        "artery is most likely occluded?\nA. Left anterior descending\n"
+        "B. Right coronary\nC. Left circumflex\nD. Left main",
         "B",
     ),
     "calculation": (
@@ -103,7 +104,9 @@ def rollout(step: int, number: int, task: str, kind: str) -> RolloutRecord:
         extracted=given,
         status={"leaky": "correct", "fault": "timeout"}.get(kind, kind),
         reward=score,
-        components={} if score is None else {"answer": max(score, 0.0), "format": 1.0 if given else -1.0, "length": -0.08},
+        components={}
+        if score is None
+        else {"answer": max(score, 0.0), "format": 1.0 if given else -1.0, "length": -0.08},
         tokens=40 + number,
         group=number,
     )
@@ -141,12 +144,14 @@ def write_synthetic_run(run_dir: Path, *, steps: int = 200, sft: bool = True) ->
             metrics = step_metrics(step, steps, noise)
             if step == 50:
                 metrics["policy/grad_norm"] = math.nan
-            logger.log(step, metrics, seconds=3.2)
+            logger.log(step, metrics, seconds=3.2 * step)
     for step in range(10, steps + 1, 10):
-        kinds = ("malformed", "incorrect", "incorrect", "correct") if step < steps / 3 else ("correct", "incorrect", "leaky")
-        records = [
-            rollout(step, number, task, kind) for task in TASKS for number, kind in enumerate(kinds)
-        ]
+        kinds = (
+            ("malformed", "incorrect", "incorrect", "correct")
+            if step < steps / 3
+            else ("correct", "incorrect", "leaky")
+        )
+        records = [rollout(step, number, task, kind) for task in TASKS for number, kind in enumerate(kinds)]
         if step == steps // 2:
             records.append(rollout(step, 9, "text", "fault"))
         write_rollouts(run_dir, step, records)

@@ -6,7 +6,6 @@ pipeline stages, context and expert parallelism, packed batches.
 
 from __future__ import annotations
 
-import datetime
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -26,7 +25,6 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from conversion.checkpoint import open_checkpoint
-from conversion.families import family_for
 from recipes.engines.base import Completion, Sampling, TokenBatch
 from recipes.engines.megatron import state
 from recipes.engines.megatron.batching import MicroBatch, collate, deal, plan
@@ -59,8 +57,7 @@ class MegatronEngine:
         """
         self.config = config
         self.checkpoint = open_checkpoint(Path(config.model.path))
-        hf_config = self.checkpoint.hf_config
-        self.architecture = family_for(hf_config).megatron_architecture(hf_config)
+        self.architecture = self.checkpoint.architecture
         validate_model(
             config,
             layers=self.architecture.num_layers,
@@ -283,14 +280,3 @@ class MegatronEngine:
     def close(self) -> None:
         """Forgets the model parallel groups; the process group stays."""
         parallel_state.destroy_model_parallel()
-
-
-def init_process_group(config: Config) -> None:
-    """Joins this rank to the process group that torchrun or srun describes in the environment, with a deadline."""
-    if platform.on_gpu():
-        torch.cuda.set_device(int(__import__("os").environ.get("LOCAL_RANK", "0")))
-    else:
-        torch.set_num_threads(max(1, torch.get_num_threads()))
-    dist.init_process_group(
-        platform.backend(), timeout=datetime.timedelta(minutes=config.parallel.timeout_minutes)
-    )

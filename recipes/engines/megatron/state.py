@@ -14,7 +14,7 @@ from typing import Any
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
 
-from conversion.checkpoint import CheckpointError, open_checkpoint, publish, write_manifest
+from conversion.checkpoint import Checkpoint, CheckpointError, open_checkpoint, partial_path, publish, write_manifest
 
 STATE_FILE = "state.json"
 _OPTIMIZER = {"distrib_optim_sharding_type": "fully_reshardable"}
@@ -37,7 +37,7 @@ def load_weights(module: Any, folder: Path) -> None:
     module.load_state_dict(loaded, strict=False)
 
 
-def save_checkpoint(module: Any, optimizer: Any, source: Any, folder: Path, loop_state: dict[str, Any]) -> None:
+def save_checkpoint(module: Any, optimizer: Any, source: Checkpoint, folder: Path, loop_state: dict[str, Any]) -> None:
     """Writes a checkpoint on all ranks; see the module's docstring for its files.
 
     Args:
@@ -46,11 +46,13 @@ def save_checkpoint(module: Any, optimizer: Any, source: Any, folder: Path, loop
         folder: where the checkpoint appears once it is whole.
         loop_state: JSON values.
     """
-    partial = folder.with_name(folder.name + ".partial")
+    name = [str(partial_path(folder))]
+    dist.broadcast_object_list(name, 0)
+    partial = Path(name[0])
     if dist.get_rank() == 0:
         shutil.rmtree(partial, ignore_errors=True)
-        for name in ("model", "optimizer"):
-            (partial / name).mkdir(parents=True)
+        for part in ("model", "optimizer"):
+            (partial / part).mkdir(parents=True)
         shutil.copytree(source.hf_dir, partial / "hf")
         (partial / STATE_FILE).write_text(json.dumps(loop_state, indent=1) + "\n")
     dist.barrier()
@@ -62,8 +64,8 @@ def save_checkpoint(module: Any, optimizer: Any, source: Any, folder: Path, loop
     )
     dist.barrier()
     if dist.get_rank() == 0:
-        write_manifest(partial, like=source)
-        publish(partial, folder)
+        write_manifest(partial, source=source.manifest.source)
+        publish(partial, folder, force=True)
     dist.barrier()
 
 

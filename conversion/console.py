@@ -1,0 +1,59 @@
+"""What the three commands share: the dtype option, the progress bar, and errors printed without a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from conversion.errors import ConversionError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Advance = Callable[[int], None]
+
+
+def no_progress(_: int) -> None:
+    """An `Advance` that shows nothing."""
+
+
+def parser(command: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """An argument parser that keeps the line breaks of its texts."""
+    return argparse.ArgumentParser(
+        prog=f"python -m conversion.{command}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+@contextmanager
+def progress_bar(what: str, total: int) -> Iterator[Advance]:
+    """Show bytes done, speed and time left on standard error; yields the function to call with each count of bytes."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def warn_of_leftovers(dst: Path) -> None:
+    """Name folders that interrupted runs left beside `dst`; they may belong to a run on another host, so they stay."""
+    for leftover in sorted(dst.absolute().parent.glob(f"{dst.absolute().name}.partial-*")):
+        print(f"note: {leftover} is left from an interrupted run (or one still running); delete it", file=sys.stderr)
+
+
+def run(command: Callable[[], int]) -> int:
+    """Run a command; on an error of ours or of the file system print one line and return 1, on Ctrl-C return 130."""
+    try:
+        return command()
+    except (ConversionError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: nothing was changed", file=sys.stderr)
+        return 130

@@ -1,0 +1,136 @@
+"""Hugging Face to Megatron: `python -m conversion.hf_to_megatron SRC DST`.
+
+Runs on a login node: no GPU, no Transformer Engine, no process group, and one tensor in memory at a time. Left out:
+resuming a stopped conversion; a rerun starts clean, and what was left beside DST can never be opened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from conversion import console
+from conversion.checkpoint import (
+    HF_DIR,
+    MODEL_DIR,
+    Checkpoint,
+    Source,
+    build,
+    copy_hf_files,
+    dtype_name,
+    open_checkpoint,
+    write_manifest,
+)
+from conversion.errors import HuggingFaceError
+from conversion.hf_folder import HuggingFaceModel, open_model
+from conversion.merge import merge
+from conversion.torch_dist import TorchDistWriter
+
+_DESCRIPTION = """\
+Convert a Hugging Face model folder to a Megatron checkpoint that megatron-core loads at any tensor and pipeline
+parallel size. Needs no GPU and little memory.
+
+DST/model/         weights (torch_dist distributed checkpoint)
+DST/hf/            config.json, tokenizer, chat template, generation config: copied byte for byte
+DST/manifest.json  family, dtype, counts, size of every file
+
+DST appears only when it is complete. SRC is never written to."""
+
+_EPILOG = """\
+examples:
+  python -m conversion.hf_to_megatron Qwen2.5-7B-Instruct checkpoints/qwen2.5-7b
+  python -m conversion.hf_to_megatron tiny-float32 checkpoints/tiny --dtype bfloat16 --force
+then:
+  python -m conversion.verify Qwen2.5-7B-Instruct checkpoints/qwen2.5-7b"""
+
+
+def convert(
+    src: str | Path,
+    dst: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    force: bool = False,
+    advance: console.Advance = console.no_progress,
+) -> Checkpoint:
+    """Convert the Hugging Face folder `src` to a Megatron checkpoint folder `dst`.
+
+    Args:
+        src: folder with config.json and safetensors weights.
+        dst: folder to create; its parent must exist.
+        dtype: dtype of the weights in `dst`; the source's own when None.
+        force: replace `dst` if it exists, once the new one is complete.
+        advance: called with the number of source bytes of each tensor done.
+
+    Raises:
+        ConversionError: one of its subclasses, naming the file or tensor; then `src` and `dst` are as before.
+    """
+    model = open_model(Path(src))
+    if dtype is None and model.dtype is None:
+        names = sorted({dtype_name(tensor.dtype) for tensor in model.tensors.values()})
+        raise HuggingFaceError(f"{src}: weights of mixed dtypes ({', '.join(names)}); choose one with --dtype")
+    with build(Path(dst), source=Path(src), force=force) as tmp:
+        (tmp / MODEL_DIR).mkdir()
+        with TorchDistWriter(tmp / MODEL_DIR) as writer:
+            _write_weights(model, writer, dtype, advance)
+            for key in model.family.extra_states(model.architecture):
+                writer.add_empty_object(key)
+            writer.finish()
+        copy_hf_files(model.path, tmp / HF_DIR)
+        source = Source(
+            path=str(model.path.resolve()),
+            dtype="mixed" if model.dtype is None else dtype_name(model.dtype),
+            files=model.weight_files,
+        )
+        write_manifest(tmp, source=source)
+    return open_checkpoint(dst)
+
+
+def _write_weights(
+    model: HuggingFaceModel, writer: TorchDistWriter, dtype: torch.dtype | None, advance: console.Advance
+) -> None:
+    for entry in model.family.entries(model.architecture):
+        parts = model.read(entry)
+        size = sum(part.nbytes for part in parts)
+        merged = merge(entry.row.rule, parts, model.architecture).to(dtype or parts[0].dtype)
+        offsets = [0] * len(entry.global_shape)
+        if entry.layer is not None:
+            merged, offsets[0] = merged.unsqueeze(0), entry.layer
+        writer.add_tensor(entry.row.megatron, merged, entry.global_shape, offsets)
+        advance(size)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = console.parser("hf_to_megatron", _DESCRIPTION, _EPILOG)
+    parser.add_argument("src", metavar="SRC", type=Path, help="Hugging Face folder: config.json and safetensors")
+    parser.add_argument("dst", metavar="DST", type=Path, help="checkpoint folder to create")
+    parser.add_argument("--dtype", choices=console.DTYPES, help="dtype of the weights in DST (default: as in SRC)")
+    parser.add_argument("--force", action="store_true", help="replace DST if it exists, once the new one is complete")
+    arguments = parser.parse_args(argv)
+    return console.run(lambda: _command(arguments))
+
+
+def _command(arguments: argparse.Namespace) -> int:
+    console.warn_of_leftovers(arguments.dst)
+    total = sum(tensor.nbytes for tensor in open_model(arguments.src).tensors.values())
+    with console.progress_bar("converting", total) as advance:
+        checkpoint = convert(
+            arguments.src,
+            arguments.dst,
+            dtype=console.DTYPES.get(arguments.dtype),
+            force=arguments.force,
+            advance=advance,
+        )
+    manifest = checkpoint.manifest
+    print(
+        f"{checkpoint.path}: {manifest.family}, {manifest.tensor_count} tensors, "
+        f"{manifest.parameter_count:,} parameters, {manifest.dtype}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

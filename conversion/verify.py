@@ -1,0 +1,124 @@
+"""Do two folders hold the same weights? `python -m conversion.verify A B`, each of them in either format.
+
+Every tensor is compared under its Hugging Face name by dtype, shape and SHA-256 of its bytes (16 hex digits of it), one
+at a time. Left out: logits on prompts, which need both models in memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from conversion import console
+from conversion.checkpoint import MANIFEST_FILE, dtype_name
+from conversion.families import Entry
+from conversion.hf_folder import HuggingFaceModel, open_model
+from conversion.megatron_folder import MegatronModel, open_megatron
+from conversion.safetensors_io import raw_bytes
+
+_DESCRIPTION = """\
+Compare the weights of two model folders, each a Hugging Face folder or a Megatron checkpoint, tensor by tensor:
+name, dtype, shape and SHA-256 of the bytes. Prints every difference and exits with 1 if there is one."""
+
+_EPILOG = """\
+examples:
+  python -m conversion.verify Qwen2.5-7B-Instruct checkpoints/qwen2.5-7b
+  python -m conversion.verify tiny-float32 checkpoints/tiny-bf16 --dtype bfloat16"""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Outcome of `compare`: the tensors seen, a combined SHA-256 of each side, and one line for each difference."""
+
+    tensor_count: int
+    digests: tuple[str, str]
+    differences: tuple[str, ...]
+
+
+def compare(
+    a: str | Path, b: str | Path, *, dtype: torch.dtype | None = None, advance: console.Advance = console.no_progress
+) -> Comparison:
+    """Compare the weights of two folders.
+
+    Args:
+        a: Hugging Face folder or Megatron checkpoint folder.
+        b: the other one, in either format.
+        dtype: compare after rounding both sides to this dtype; exactly as stored when None.
+        advance: called with the number of bytes of `a` of each entry done.
+
+    Raises:
+        ConversionError: one of the folders is damaged or does not fit its config.json.
+    """
+    models = _open(Path(a)), _open(Path(b))
+    totals = hashlib.sha256(), hashlib.sha256()
+    differences: list[str] = []
+    entries = tuple({name: entry for entry in _entries(model) for name in entry.hf_names} for model in models)
+    for side, other, path in ((0, 1, b), (1, 0, a)):
+        differences += [f"{name}: not in {path}" for name in entries[side] if name not in entries[other]]
+    if not differences and models[0].architecture != models[1].architecture:
+        differences.append("config.json: the two describe different models of the same tensor names")
+    count = 0
+    for entry in _entries(models[0]):
+        shared = entries[1].get(entry.hf_names[0])
+        if shared is None:
+            continue
+        sides = models[0].read(entry), models[1].read(shared)
+        for name, left, right in zip(entry.hf_names, *sides, strict=True):
+            count += 1
+            described = tuple(_describe(tensor, dtype) for tensor in (left, right))
+            for total, text in zip(totals, described, strict=True):
+                total.update(f"{name} {text}\n".encode())
+            if described[0] != described[1]:
+                differences.append(f"{name}: {described[0]} in {a}, {described[1]} in {b}")
+        advance(sum(tensor.nbytes for tensor in sides[0]))
+    return Comparison(count, (totals[0].hexdigest(), totals[1].hexdigest()), tuple(differences))
+
+
+def _open(path: Path) -> HuggingFaceModel | MegatronModel:
+    return open_megatron(path) if (path / MANIFEST_FILE).exists() else open_model(path)
+
+
+def _entries(model: HuggingFaceModel | MegatronModel) -> Iterator[Entry]:
+    return model.family.entries(model.architecture)
+
+
+def _describe(tensor: torch.Tensor, dtype: torch.dtype | None) -> str:
+    """Dtype, shape and checksum of a tensor, as one line."""
+    data = tensor.to(dtype or tensor.dtype)
+    digest = hashlib.sha256(raw_bytes(data)).hexdigest()
+    return f"{dtype_name(data.dtype)}{list(data.shape)} {digest[:16]}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = console.parser("verify", _DESCRIPTION, _EPILOG)
+    parser.add_argument("a", metavar="A", type=Path, help="Hugging Face folder or Megatron checkpoint")
+    parser.add_argument("b", metavar="B", type=Path, help="Hugging Face folder or Megatron checkpoint")
+    parser.add_argument("--dtype", choices=console.DTYPES, help="round both sides to this dtype before comparing")
+    arguments = parser.parse_args(argv)
+    return console.run(lambda: _command(arguments))
+
+
+def _command(arguments: argparse.Namespace) -> int:
+    model = _open(arguments.a)
+    itemsize = (model.dtype or torch.float32).itemsize
+    total = sum(entry.parameters for entry in _entries(model)) * itemsize
+    with console.progress_bar("comparing", total) as advance:
+        result = compare(arguments.a, arguments.b, dtype=console.DTYPES.get(arguments.dtype), advance=advance)
+    for line in result.differences:
+        print(line)
+    if result.differences:
+        print(f"DIFFERENT: {len(result.differences)} differences, {result.tensor_count} tensors compared")
+        return 1
+    print(f"identical: {result.tensor_count} tensors, sha256 {result.digests[0]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""Accuracy of a checkpoint on held-out questions: `python -m recipes.evaluate output=RUN name=before model.path=CKPT`.
+
+Answers every question of `data.test` greedily, has the reward server's verifiers grade the answers, and writes
+RUN/evaluation/NAME.json: for each kind of task the number of questions, accuracy with its standard error, shares of
+format errors and of answers that contradict their own reasoning, and the mean length; and all answers as
+RUN/evaluation/NAME.jsonl.
+
+Left out: sampling several answers a question (pass@k, majority), published benchmarks' own prompts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from recipes.data.example import REPORT_GROUPS, read_examples
+from recipes.engines import create_engine
+from recipes.engines.base import Sampling
+from recipes.monitor.run_folder import evaluation_path, replace_file
+from recipes.rollout.consistency import contradicts
+from recipes.rollout.prompts import make_prompts
+from recipes.rollout.scoring import Trajectory, score
+from recipes.rollout.server import reward_client
+from recipes.runtime.config import Config
+from recipes.runtime.launch import is_leader, run
+from recipes.runtime.tokenizer import load_tokenizer, stop_ids
+
+_PROMPTS_AT_ONCE = 256
+
+
+def evaluate(config: Config) -> None:
+    """Evaluates on all ranks; rank 0 writes the result."""
+    tokenizer = load_tokenizer(config.model.path)
+    examples = [example for path in config.data.test for example in read_examples(path)]
+    room = config.model.max_length - config.rollout.max_new_tokens
+    prompts, dropped = make_prompts(
+        examples, tokenizer, style=config.data.style, length_target=config.reward.length_target, max_tokens=room
+    )
+    engine = create_engine(config)
+    sampling = Sampling(1, 0.0, config.rollout.max_new_tokens, stop_ids(tokenizer))
+    answers: list[Trajectory] = []
+    with reward_client(config.reward) as client:
+        for start in range(0, len(prompts), _PROMPTS_AT_ONCE):
+            asked = prompts[start : start + _PROMPTS_AT_ONCE]
+            completions = engine.generate([p.ids for p in asked], sampling)
+            groups = score(asked, completions, tokenizer=tokenizer, client=client, config=config.reward)
+            answers += [group[0] for group in groups]
+    if is_leader():
+        result = {"name": config.name, "split": "test", "dropped": dropped, **summarize(answers)}
+        target = evaluation_path(config.output, config.name)
+        replace_file(target.with_suffix(".jsonl"), "".join(_line(t) for t in answers).encode())
+        replace_file(target, (json.dumps(result, indent=1) + "\n").encode())
+        shown = "  ".join(f"{name} {task['accuracy']:.1%}" for name, task in result["tasks"].items())
+        print(f"{config.name}: {shown}  mean {result['mean']:.1%} (standard error {result['stderr']:.1%})")
+
+
+def summarize(answers: Sequence[Trajectory]) -> dict[str, Any]:
+    """Per kind of task and over their mean, with standard errors sqrt(p (1 - p) / n); answers without score are left out."""
+    tasks = {}
+    for name in REPORT_GROUPS:
+        own = [t for t in answers if t.prompt.example.group == name and t.score.reward is not None]
+        if not own:
+            continue
+        share = sum(t.score.status == "correct" for t in own) / len(own)
+        compared = [c for t in own if (c := contradicts(t.prompt.example, t.text)) is not None]
+        tasks[name] = {
+            "questions": len(own),
+            "accuracy": share,
+            "stderr": math.sqrt(share * (1 - share) / len(own)),
+            "format_error_share": sum(t.score.status in ("malformed", "no_answer") for t in own) / len(own),
+            "contradiction_share": sum(compared) / len(compared) if compared else None,
+            "mean_tokens": sum(len(t.completion.ids) for t in own) / len(own),
+        }
+    count = max(1, len(tasks))
+    return {
+        "tasks": tasks,
+        "mean": sum(t["accuracy"] for t in tasks.values()) / count,
+        "stderr": math.sqrt(sum(t["stderr"] ** 2 for t in tasks.values())) / count,
+    }
+
+
+def _line(trajectory: Trajectory) -> str:
+    example = trajectory.prompt.example
+    row = {
+        "id": example.id,
+        "group": example.group,
+        "skill": example.meta.get("skill"),
+        "response": trajectory.text,
+        "answer": example.gold(),
+        "status": trajectory.score.status,
+        "tokens": len(trajectory.completion.ids),
+    }
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    run(evaluate, "recipes.evaluate", __doc__)

@@ -1,0 +1,143 @@
+"""Which curves the report draws, and what each looks like in a healthy run.
+
+Left out: the loss and the learning rate. The loss of a policy gradient says nothing about progress (its expected value
+hardly moves while the policy improves), and the learning rate follows from the configuration.
+"""
+
+from __future__ import annotations
+
+from recipes.monitor.report_charts import Chart, Line
+
+CHARTS = (
+    Chart(
+        "reward",
+        "Reward",
+        "number",
+        (
+            Line("reward/mean", "Mean", "ink"),
+            Line("reward/choice", "Multiple choice", "blue"),
+            Line("reward/calculation", "Calculation", "orange"),
+            Line("reward/text", "Open-ended", "green"),
+        ),
+        "It climbs quickly at first, then flattens. Every task takes part; one that stays flat is too hard, too easy "
+        "or badly scored. A sudden jump is more often a trick found than a lesson learned: read the samples there.",
+    ),
+    Chart(
+        "accuracy",
+        "Accuracy of the rollouts",
+        "percent",
+        (
+            Line("accuracy/mean", "Mean", "ink"),
+            Line("accuracy/choice", "Multiple choice", "blue"),
+            Line("accuracy/calculation", "Calculation", "orange"),
+            Line("accuracy/text", "Open-ended", "green"),
+        ),
+        "It rises together with the reward. Reward that grows while accuracy stands still comes from format or length "
+        "alone. These are training questions; the table above has the held-out ones.",
+    ),
+    Chart(
+        "components",
+        "Reward components",
+        "number",
+        (
+            Line("reward/component/answer", "Answer", "blue"),
+            Line("reward/component/format", "Format", "orange"),
+            Line("reward/component/length", "Length", "green"),
+        ),
+        "Format is learned within the first steps, the answer part carries the growth after that, and the length part "
+        "stays small beside it.",
+    ),
+    Chart(
+        "length",
+        "Response length",
+        "tokens",
+        (
+            Line("length/mean", "Mean, tokens", "blue"),
+            Line("length/p90", "90th percentile, tokens", "orange"),
+        ),
+        "It drifts and settles. A collapse to a few tokens means that answers are given away without reasoning; a "
+        "climb to the token limit means rambling, or a length reward that points the wrong way.",
+        from_zero=True,
+    ),
+    Chart(
+        "format",
+        "Format errors and truncation",
+        "percent",
+        (
+            Line("format/error_share", "Format errors", "orange"),
+            Line("length/truncated_share", "Cut off at the limit", "blue"),
+        ),
+        "Both fall towards zero early and stay there. Format errors that come back late are a warning of collapse.",
+        from_zero=True,
+    ),
+    Chart(
+        "kl",
+        "KL to the reference policy",
+        "number",
+        (Line("policy/kl", "KL, nats a token", "blue"),),
+        "It starts at zero and grows slowly and smoothly. A spike means an update that was too large; steep growth "
+        "without gain in accuracy means that the model drifts away for nothing.",
+        from_zero=True,
+    ),
+    Chart(
+        "entropy",
+        "Entropy of the policy",
+        "number",
+        (Line("policy/entropy", "Entropy, nats a token", "blue"),),
+        "It falls gently. Near zero the model no longer explores and learning stops; rising entropy with falling "
+        "reward means that the text is falling apart.",
+        from_zero=True,
+    ),
+    Chart(
+        "groups",
+        "Groups without a lesson",
+        "percent",
+        (
+            Line("groups/zero_advantage_share", "Zero advantage", "blue"),
+            Line("groups/null_reward_share", "Null reward", "orange"),
+        ),
+        "A group whose answers are all right or all wrong has zero advantage and teaches nothing. Some are normal and "
+        "the share grows as questions get solved; above about 70% most of the compute is spent for nothing. Null "
+        "rewards are faults of the reward server and stay near zero.",
+        from_zero=True,
+    ),
+    Chart(
+        "gradient",
+        "Gradient norm",
+        "number",
+        (Line("policy/grad_norm", "Gradient norm", "blue"),),
+        "It stays within the same order of magnitude. Single spikes are caught by clipping; a rising floor is not.",
+        from_zero=True,
+    ),
+    Chart(
+        "clip",
+        "Clipped tokens",
+        "percent",
+        (Line("policy/clip_share", "Share of tokens at the clip range", "blue"),),
+        "A few percent or less. Near zero throughout is normal with one update a batch; above about 20% the updates "
+        "are too large for the clip range.",
+        from_zero=True,
+    ),
+    Chart(
+        "mismatch",
+        "Sampler and trainer",
+        "number",
+        (Line("mismatch/token_prob_error", "Token probability error", "blue"),),
+        "The sampler and the trainer give the same token nearly the same probability, so the line is flat. Growth "
+        "means stale weights in the sampler or different numerics, and the policy ratios can no longer be trusted.",
+        from_zero=True,
+    ),
+    Chart(
+        "time",
+        "Where the time goes",
+        "seconds",
+        (
+            Line("time/generate_s", "Generate", "blue"),
+            Line("time/score_s", "Score", "orange"),
+            Line("time/train_s", "Train", "green"),
+        ),
+        "Layers add up to the seconds of a step. Generation dominates and follows the response length; scoring is "
+        "thin. A thick scoring layer means that the reward server needs more workers.",
+        stacked=True,
+    ),
+)

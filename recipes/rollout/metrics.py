@@ -1,0 +1,88 @@
+"""What a step is summed up in: reward, accuracy per task, length, format, groups, and the update's own figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from recipes.data.example import REPORT_GROUPS
+from recipes.monitor.rollouts import RolloutRecord
+from recipes.rollout.scoring import Trajectory
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
+def rollout_metrics(groups: Sequence[Sequence[Trajectory]], teaches: Sequence[bool]) -> dict[str, float]:
+    """Metrics of one step's rollouts; a task without samples is left out.
+
+    Accuracy is the share of scored responses whose status is `correct`; lengths are in tokens of the response.
+    """
+    everything = [t for group in groups for t in group]
+    scored = [t for t in everything if t.score.reward is not None]
+    metrics = {"reward/mean": _mean([t.score.reward or 0.0 for t in scored])}
+    accuracies = []
+    for name in REPORT_GROUPS:
+        own = [t for t in scored if t.prompt.example.group == name]
+        if own:
+            metrics[f"reward/{name}"] = _mean([t.score.reward or 0.0 for t in own])
+            metrics[f"accuracy/{name}"] = _mean([t.score.status == "correct" for t in own])
+            accuracies.append(metrics[f"accuracy/{name}"])
+    metrics["accuracy/mean"] = _mean(accuracies)
+    for component in sorted({name for t in scored for name in t.score.components}):
+        metrics[f"reward/component/{component}"] = _mean([t.score.components.get(component, 0.0) for t in scored])
+    lengths = [len(t.completion.ids) for t in everything]
+    metrics["length/mean"] = _mean(lengths)
+    metrics["length/p90"] = float(np.percentile(lengths, 90))
+    metrics["length/truncated_share"] = _mean([not t.completion.finished for t in everything])
+    metrics["format/error_share"] = _mean([t.score.status in ("malformed", "no_answer") for t in scored])
+    metrics["groups/zero_advantage_share"] = 1 - _mean([float(t) for t in teaches])
+    metrics["groups/null_reward_share"] = 1 - len(scored) / len(everything)
+    return metrics
+
+
+def update_metrics(updates: Sequence[dict[str, float]], rate: float) -> dict[str, float]:
+    """Metrics of one step's optimizer steps, averaged over their tokens; none when nothing was learned from."""
+    metrics = {"policy/learning_rate": rate, "policy/updates": float(len(updates))}
+    tokens = sum(update["tokens"] for update in updates)
+    if tokens:
+        names = {
+            "loss": "policy/loss",
+            "kl": "policy/kl",
+            "entropy": "policy/entropy",
+            "clipped": "policy/clip_share",
+            "prob_error": "mismatch/token_prob_error",
+        }
+        metrics |= {shown: sum(u[name] for u in updates) / tokens for name, shown in names.items()}
+        metrics["policy/grad_norm"] = _mean([u["grad_norm"] for u in updates])
+        metrics["policy/skipped_updates"] = float(sum(not u["stepped"] for u in updates))
+    return metrics
+
+
+def rollout_records(groups: Sequence[Sequence[Trajectory]], step: int) -> list[RolloutRecord]:
+    """Every trajectory of a step as a row for people to read."""
+    return [
+        RolloutRecord(
+            step=step,
+            id=t.prompt.example.id,
+            task=t.prompt.example.group,
+            prompt=t.prompt.text,
+            response=t.text,
+            answer=t.prompt.example.gold(),
+            extracted=None if t.score.extracted is None else _shown(t.score.extracted),
+            status=t.score.status,
+            reward=t.score.reward,
+            components=dict(t.score.components),
+            tokens=len(t.completion.ids),
+            group=number,
+        )
+        for number, group in enumerate(groups)
+        for t in group
+    ]
+
+
+def _shown(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,144 @@
+"""From completions to scored trajectories; the reward client is the only door to the server.
+
+Rank 0 asks the server and tells the others, so all ranks see the same rewards or the same error. A sample that the
+server could not score has no reward: it leaves the loss and its group's statistics, and too many of them stop the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from recipes.engines.base import Completion, TokenSequence
+from recipes.rl.advantages import group_advantages, informative
+from recipes.rollout.prompts import Prompt
+from recipes.runtime.config import RewardConfig
+from reward_server.client import RewardClient, Score, ScoreItem
+
+
+class RewardError(RuntimeError):
+    """Scoring failed for good; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One scored response.
+
+    Attributes:
+        prompt: what was asked.
+        completion: what was sampled.
+        text: the completion as text, special tokens left out.
+        score: the server's verdict.
+        group: number of the prompt within the step.
+    """
+
+    prompt: Prompt
+    completion: Completion
+    text: str
+    score: Score
+    group: int
+
+
+def score(
+    prompts: Sequence[Prompt],
+    completions: Sequence[Sequence[Completion]],
+    *,
+    tokenizer: Any,
+    client: RewardClient | None,
+    config: RewardConfig,
+) -> list[list[Trajectory]]:
+    """Scores every completion; collective, with a client on rank 0 alone.
+
+    Raises:
+        RewardError: the server stayed away, refused the request, or failed on more than `config.max_null_share`.
+    """
+    texts = [
+        tokenizer.batch_decode([c.ids for c in group], skip_special_tokens=True) for group in completions
+    ]
+    items = [
+        _item(prompt, f"{number}/{copy}", text, completion, config)
+        for number, (prompt, group, group_texts) in enumerate(zip(prompts, completions, texts, strict=True))
+        for copy, (completion, text) in enumerate(zip(group, group_texts, strict=True))
+    ]
+    scores = iter(_ask(items, client, config))
+    return [
+        [Trajectory(prompt, c, text, next(scores), number) for c, text in zip(group, group_texts, strict=True)]
+        for number, (prompt, group, group_texts) in enumerate(zip(prompts, completions, texts, strict=True))
+    ]
+
+
+def _item(prompt: Prompt, identity: str, text: str, completion: Completion, config: RewardConfig) -> ScoreItem:
+    length = None
+    if config.length_mode != "none":
+        length = {"mode": config.length_mode, "target": config.length_target, "tokens": len(completion.ids)}
+    return ScoreItem(
+        id=identity,
+        task=prompt.example.task,
+        response=text,
+        reference=prompt.example.reference(),
+        match=config.match,
+        length=length,
+    )
+
+
+def _ask(items: list[ScoreItem], client: RewardClient | None, config: RewardConfig) -> list[Score]:
+    answer: list[Any] = [None]
+    if client is not None:
+        try:
+            answer[0] = client.score(config.preset, items)[1]
+        except Exception as error:  # every rank has to learn of it, or the others would wait for the deadline
+            answer[0] = error
+    if dist.get_world_size() > 1:
+        answer[0] = str(answer[0]) if isinstance(answer[0], Exception) else answer[0]
+        dist.broadcast_object_list(answer, 0)
+    if not isinstance(answer[0], list):
+        raise RewardError(f"scoring failed: {answer[0]}")
+    scores: list[Score] = answer[0]
+    missing = [s for s in scores if s.reward is None]
+    if len(missing) > config.max_null_share * len(scores):
+        kinds = sorted({s.status for s in missing})
+        raise RewardError(
+            f"the reward server could not score {len(missing)} of {len(scores)} responses ({', '.join(kinds)}), more "
+            f"than reward.max_null_share={config.max_null_share}; see its log, mend it and resume"
+        )
+    return scores
+
+
+def reward_table(groups: Sequence[Sequence[Trajectory]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rewards [groups, group size] in float64 and which of them are valid; missing rewards read 0."""
+    rewards = torch.tensor([[t.score.reward or 0.0 for t in group] for group in groups], dtype=torch.float64)
+    valid = torch.tensor([[t.score.reward is not None for t in group] for group in groups])
+    return rewards, valid
+
+
+def training_sequences(
+    groups: Sequence[Sequence[Trajectory]], *, normalize: bool
+) -> tuple[list[list[TokenSequence]], list[bool]]:
+    """What there is to learn from: the valid responses of groups whose rewards differ, with their advantages.
+
+    Returns:
+        one list a group (empty where it teaches nothing), and which groups teach.
+    """
+    rewards, valid = reward_table(groups)
+    advantages = group_advantages(rewards, valid, normalize=normalize)
+    teaches = informative(rewards, valid).tolist()
+    chosen = [
+        [
+            TokenSequence(
+                ids=t.prompt.ids + t.completion.ids,
+                prompt_length=len(t.prompt.ids),
+                advantage=float(advantages[number, copy]),
+                old_logprobs=t.completion.logprobs,
+            )
+            for copy, t in enumerate(group)
+            if valid[number, copy]
+        ]
+        if teaches[number]
+        else []
+        for number, group in enumerate(groups)
+    ]
+    return chosen, teaches

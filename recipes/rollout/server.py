@@ -1,0 +1,34 @@
+"""The reward server of a run: a running one that the configuration names, or one started for the run's length."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from recipes.runtime.config import RewardConfig
+from recipes.runtime.launch import is_leader
+from reward_server.client import RewardClient
+from reward_server.process import RewardServerProcess
+
+READY_DEADLINE_S = 60.0
+
+
+@contextlib.contextmanager
+def reward_client(config: RewardConfig) -> Iterator[RewardClient | None]:
+    """A client of a ready server on rank 0, None on the others."""
+    if not is_leader():
+        yield None
+        return
+    with contextlib.ExitStack() as stack:
+        url = config.url or stack.enter_context(RewardServerProcess()).url
+        client = stack.enter_context(
+            RewardClient(
+                url,
+                attempt_timeout_s=config.attempt_timeout_s,
+                total_timeout_s=config.total_timeout_s,
+                on_retry=lambda message: print(f"waiting for the reward server: {message}", file=sys.stderr, flush=True),
+            )
+        )
+        client.wait_ready(READY_DEADLINE_S)
+        yield client

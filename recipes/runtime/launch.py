@@ -1,0 +1,104 @@
+"""Starts an entry point on its ranks, and makes sure that none of them outlives the others.
+
+Under torchrun or srun the ranks exist already; called plainly, an entry point starts `parallel.processes` of itself
+through torchrun on this machine. A rank that fails ends the run: torchrun stops the others, and the kernel kills a rank
+whose torchrun is gone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import datetime
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+
+from recipes.runtime import platform
+from recipes.runtime.config import Config, ConfigError, load, world_size
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Asks Linux to kill this process when its parent dies; elsewhere it does nothing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def is_leader() -> bool:
+    """Whether this is rank 0 of the run."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def from_leader(value: float) -> float:
+    """Rank 0's value on every rank; what ranks measure for themselves, such as time, must not steer them apart."""
+    shared = torch.tensor([value], dtype=torch.float64, device=platform.device())
+    dist.broadcast(shared, 0)
+    return float(shared)
+
+
+def _adopt_slurm() -> None:
+    """srun names ranks its own way; torch.distributed wants RANK, WORLD_SIZE and LOCAL_RANK."""
+    if "RANK" not in os.environ and "SLURM_PROCID" in os.environ and "MASTER_ADDR" in os.environ:
+        names = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
+        os.environ.update({name: os.environ[slurm] for name, slurm in names.items()})
+
+
+def _start_ranks(module: str, overrides: list[str], processes: int) -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", module]
+    os.execv(sys.executable, [sys.executable, *torchrun, *overrides])
+
+
+def init_process_group(config: Config) -> None:
+    """Joins the process group described in the environment; every collective has `parallel.timeout_minutes`."""
+    os.environ.setdefault("RANK", "0")
+    os.environ.setdefault("WORLD_SIZE", "1")
+    os.environ.setdefault("LOCAL_RANK", "0")
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", str(free_port()))
+    if platform.on_gpu():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group(
+        platform.backend(), timeout=datetime.timedelta(minutes=config.parallel.timeout_minutes)
+    )
+
+
+def run(main: Callable[[Config], None], module: str, description: str) -> None:
+    """Command line of a training entry point: `python -m MODULE [GROUP=NAME ...] [key=value ...]`.
+
+    Args:
+        main: what every rank does.
+        module: the entry point's name, for starting the ranks.
+        description: what `--help` says.
+    """
+    overrides = sys.argv[1:]
+    if {"-h", "--help"} & set(overrides):
+        print(f"usage: python -m {module} [GROUP=NAME ...] [key=value ...]\n\n{description}")
+        return
+    _adopt_slurm()
+    try:
+        config = load(overrides)
+    except ConfigError as error:
+        raise SystemExit(f"configuration: {error}") from None
+    if world_size() is None and config.parallel.processes > 1:
+        _start_ranks(module, overrides, config.parallel.processes)
+    if world_size() is not None:
+        die_with_parent()
+    init_process_group(config)
+    try:
+        main(config)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,91 @@
+"""The folder of a run: its resolved configuration and its published checkpoints."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from conversion.checkpoint import CheckpointError, open_checkpoint
+from recipes.runtime.config import Config, ConfigError, from_yaml, to_yaml
+
+_STEP = re.compile(r"step_(\d{6})")
+# What a run may change when it is resumed without becoming another run.
+_FREE_TO_CHANGE = ("trainer.", "parallel.", "reward.url", "rollout.samples_every")
+
+
+class RunFolder:
+    """Paths and bookkeeping of one run; only rank 0 writes."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+
+    def prepare(self, config: Config) -> None:
+        """Creates the folder, refuses a resume under another configuration, and clears leftovers of a killed save.
+
+        Raises:
+            ConfigError: when the folder holds a run with other settings, naming them.
+        """
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        for leftover in self.checkpoints.glob("*.partial-*"):
+            shutil.rmtree(leftover)
+        written = self.path / "config.yaml"
+        if written.is_file() and self.latest() is not None:
+            changed = [
+                line for line in _differences(from_yaml(written.read_text()), config) if not line.startswith(_FREE_TO_CHANGE)
+            ]
+            if changed:
+                raise ConfigError(
+                    f"{self.path}: holds a run with other settings ({'; '.join(changed)}); resume it with the same "
+                    "ones, or choose another output folder"
+                )
+        written.write_text(to_yaml(config))
+
+    def step_path(self, step: int) -> Path:
+        """Where the checkpoint after `step` belongs."""
+        return self.checkpoints / f"step_{step:06d}"
+
+    def steps(self) -> list[int]:
+        """Steps with a published checkpoint, in order."""
+        if not self.checkpoints.is_dir():
+            return []
+        return sorted(int(m[1]) for path in self.checkpoints.iterdir() if (m := _STEP.fullmatch(path.name)))
+
+    def latest(self) -> Path | None:
+        """The last published checkpoint."""
+        steps = self.steps()
+        return self.step_path(steps[-1]) if steps else None
+
+    def prune(self, keep: int) -> None:
+        """Deletes all but the last `keep` checkpoints."""
+        for step in self.steps()[: -max(1, keep)]:
+            shutil.rmtree(self.step_path(step))
+
+
+def last_checkpoint(run: str | Path) -> Path:
+    """The last checkpoint of a run's folder, checked.
+
+    Raises:
+        CheckpointError: when there is none or it is damaged.
+    """
+    latest = RunFolder(run).latest()
+    if latest is None:
+        raise CheckpointError(f"{Path(run) / 'checkpoints'}: holds no checkpoint; has the run finished a save?")
+    return open_checkpoint(latest).path
+
+
+def _differences(old: Config, new: Config) -> list[str]:
+    before, after = (dict(_flat(to_yaml(c))) for c in (old, new))
+    return [f"{key}={before.get(key)} became {after.get(key)}" for key in after if before.get(key) != after[key]]
+
+
+def _flat(text: str, prefix: str = "") -> list[tuple[str, str]]:
+    from omegaconf import OmegaConf
+
+    def walk(node: object, path: str) -> list[tuple[str, str]]:
+        if isinstance(node, dict):
+            return [pair for key, value in node.items() for pair in walk(value, f"{path}.{key}" if path else str(key))]
+        return [(path, repr(node))]
+
+    return walk(OmegaConf.to_container(OmegaConf.create(text)), prefix)

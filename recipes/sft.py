@@ -1,0 +1,96 @@
+"""Supervised fine-tuning on worked traces, the warm start before GRPO: `python -m recipes.sft [key=value ...]`.
+
+Takes rows whose `meta.trace` holds {"think", "answer"} and teaches the model to give them as
+<think>...</think><answer>...</answer> after the prompt; the loss is on the response alone. Same engine, configuration
+and run folder as GRPO; `trainer.batch` sequences make an optimizer step.
+
+Settings that have no default: output=FOLDER, model.path=MEGATRON_CHECKPOINT. Others often set: data.train=[FILE,...],
+trainer.steps, trainer.max_seconds, optimizer.learning_rate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+
+from recipes.data.example import read_examples
+from recipes.data.prompts import trace_response
+from recipes.engines import create_engine
+from recipes.engines.base import TokenBatch, TokenSequence
+from recipes.monitor.loggers import MetricsLogger
+from recipes.rl.losses import supervised_loss
+from recipes.rollout.prompts import DataError, Prompt, PromptOrder, make_prompts
+from recipes.runtime.config import Config
+from recipes.runtime.launch import from_leader, is_leader, run
+from recipes.runtime.run_folder import RunFolder
+from recipes.runtime.schedule import learning_rate
+from recipes.runtime.tokenizer import load_tokenizer
+
+_LOG_EVERY = 20
+
+
+def train(config: Config) -> None:
+    """The whole run on this rank; all ranks call it."""
+    folder = RunFolder(config.output)
+    if is_leader():
+        folder.prepare(config)
+    tokenizer = load_tokenizer(config.model.path)
+    examples = [e for path in config.data.train for e in read_examples(path) if "trace" in e.meta]
+    if not examples:
+        raise DataError(f"no row of data.train={config.data.train} has a meta.trace to learn from")
+    prompts, dropped = make_prompts(
+        examples, tokenizer, style=config.data.style, length_target=None, max_tokens=config.model.max_length
+    )
+    sequences = {p.example.id: _sequence(p, tokenizer) for p in prompts}
+    fitting = [p for p in prompts if len(sequences[p.example.id].ids) <= config.model.max_length]
+    if not fitting:
+        raise DataError(f"no prompt with its trace fits into model.max_length={config.model.max_length} tokens")
+    dropped += len(prompts) - len(fitting)
+    order = PromptOrder(fitting, mix=config.data.mix, adaptive=False, seed=config.seed)
+    engine = create_engine(config)
+    step, seconds = 0, 0.0
+    if (latest := folder.latest()) is not None:
+        state = engine.load(latest)
+        step, seconds = state["step"], state["seconds"]
+        order.restore(state["order"])
+
+    with _logger(config, step) as logger:
+        if logger and dropped:
+            print(f"{dropped} of {len(examples)} rows are longer than model.max_length and were left out")
+        while step < config.trainer.steps and not (0 < config.trainer.max_seconds <= seconds):
+            step, began = step + 1, time.monotonic()
+            batch = TokenBatch(tuple(sequences[p.example.id] for p in order.next(config.trainer.batch)))
+            by_clock = seconds / config.trainer.max_seconds if config.trainer.max_seconds else 0.0
+            rate = learning_rate(config.optimizer, min(1.0, max((step - 1) / config.trainer.steps, by_clock)), step)
+            loss = supervised_loss(tokens=batch.response_tokens)
+            sums = engine.train_step(batch, loss, learning_rate=rate, reference=False)
+            seconds = from_leader(seconds + time.monotonic() - began)
+            if logger:
+                mean = sums["loss"] / sums["tokens"]
+                logger.log(step, {"policy/loss": mean, "policy/learning_rate": rate}, seconds)
+                if step == 1 or step % _LOG_EVERY == 0 or step == config.trainer.steps:
+                    Console().print(f"{config.name}  step {step}/{config.trainer.steps}  loss {mean:.4f}  {seconds:.0f} s")
+        engine.save(folder.step_path(step), {"step": step, "seconds": seconds, "order": order.state()})
+
+
+def _sequence(prompt: Prompt, tokenizer: object) -> TokenSequence:
+    response = tokenizer(trace_response(prompt.example), add_special_tokens=False).input_ids  # type: ignore[operator]
+    ids = (*prompt.ids, *response, tokenizer.eos_token_id)  # type: ignore[attr-defined]
+    return TokenSequence(ids=ids, prompt_length=len(prompt.ids))
+
+
+@contextlib.contextmanager
+def _logger(config: Config, step: int) -> Iterator[MetricsLogger | None]:
+    if not is_leader():
+        yield None
+        return
+    with MetricsLogger(config.output) as logger:
+        logger.truncate_after(step)
+        yield logger
+
+
+if __name__ == "__main__":
+    run(train, "recipes.sft", __doc__)

@@ -1,0 +1,148 @@
+"""`python -m reward_server`: binds, says where, serves until SIGTERM or SIGINT, drains, and exits 0.
+
+Exit codes: 0 stopped by a signal; 2 wrong arguments, or the address cannot be bound; 3 the service failed to start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reward_server import lifetime
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+DRAIN_S = 10
+_BACKLOG = 2048
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the server; returns the exit code."""
+    args = _parser().parse_args(argv)
+    # Covers the time before uvicorn takes the signals over, and the moment after it hands them back.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    if args.parent_pid is not None:
+        lifetime.stop_with_parent(args.parent_pid)
+    try:
+        listener = _listen(args.host, args.port)
+    except OSError as error:
+        print(f"reward_server: {_explain(args.host, args.port, error)}", file=sys.stderr)
+        return 2
+    port_file: Path | None = args.port_file
+    try:
+        if port_file is not None:
+            _publish(port_file, f"{args.host}:{listener.getsockname()[1]}\n")
+    except OSError as error:
+        print(f"reward_server: cannot write --port-file {port_file}: {error.strerror}", file=sys.stderr)
+        return 2
+    try:
+        return _serve(listener, args.workers, args.log_level)
+    finally:
+        if port_file is not None:
+            port_file.unlink(missing_ok=True)
+
+
+def worker_app() -> FastAPI:
+    """The application of one worker process."""
+    from reward_server.app import create_app
+
+    lifetime.stop_with_supervisor()
+    return create_app()
+
+
+def _serve(listener: socket.socket, workers: int, log_level: str) -> int:
+    # Imported this late so that a port in use is reported at once.
+    import uvicorn
+    from uvicorn.supervisors import Multiprocess
+
+    config = uvicorn.Config(
+        "reward_server.__main__:worker_app",
+        factory=True,
+        workers=workers,
+        log_config=_logging(log_level),
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=DRAIN_S,
+    )
+    if workers == 1:
+        server = uvicorn.Server(config)
+        server.run(sockets=[listener])
+        return 0 if server.started else 3
+    supervisor = Multiprocess(config, sockets=[listener])
+    supervisor.run()
+    return 3 if any(process.exitcode == 3 for process in supervisor.processes) else 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        # Lets a restarted server have its port back while old connections are in TIME_WAIT.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        # Connections queue from here on, so that whoever reads the port file cannot come too early.
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _explain(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} is in use: stop what listens there, or choose another --port (0: a free one)"
+    if error.errno == errno.EACCES:
+        return f"port {port} needs privileges: choose a --port from 1024 up (0 picks a free one)"
+    return f"cannot listen on {host}:{port}: {error.strerror}; give --host an address of this machine"
+
+
+def _publish(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _logging(level: str) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "root": {"level": level.upper(), "handlers": ["stderr"]},
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m reward_server", description="Scores medical answers over HTTP.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=_within(0, 65535), default=8000, help="0 picks a free one (default: %(default)s)"
+    )
+    parser.add_argument("--workers", type=_within(1, 256), default=1, help="processes (default: %(default)s)")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    parser.add_argument(
+        "--port-file", type=Path, help="write host:port here, atomically, once listening; removed at the end"
+    )
+    parser.add_argument("--parent-pid", type=int, help="stop when this process, the parent of the server, is gone")
+    return parser
+
+
+def _within(low: int, high: int) -> Any:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {low} to {high}, got {text!r}")
+        return int(text)
+
+    return parse
+
+
+if __name__ == "__main__":
+    sys.exit(main())

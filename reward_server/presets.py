@@ -1,0 +1,164 @@
+"""Presets: how verdict, format and length become one reward. Each is defined here and nowhere else.
+
+A preset's version and content hash go into every answer and every checkpoint, so that a resumed run cannot change its
+reward unnoticed. Left out: weights per task and reward shaping across a group, which belong to the trainer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+
+from reward_server.verifiers.base import VerdictStatus
+from reward_server.verifiers.choice import Match
+from reward_server.verifiers.length import LengthMode, excess, med_u1_term
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """All that a preset may look at.
+
+    Attributes:
+        status: the verifier's verdict.
+        answered: the response has an answer block with text in it.
+        format_ok: the response has the strict form.
+        length_mode: none, exact or max.
+        tokens: tokens of the response.
+        target: tokens asked for, at least 1.
+    """
+
+    status: VerdictStatus
+    answered: bool
+    format_ok: bool
+    length_mode: LengthMode = "none"
+    tokens: int = 0
+    target: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Reward:
+    """A reward, and the length term within it."""
+
+    value: float
+    length: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A reward definition.
+
+    Attributes:
+        name: as requests and configs call it.
+        version: raised with every change of `reward`.
+        formula: the definition in words and symbols; part of the content hash.
+        match: how choice answers are read when an item does not say.
+        low, high: the range of the reward.
+        reward: the definition as code.
+    """
+
+    name: str
+    version: str
+    formula: str
+    match: Match
+    low: float
+    high: float
+    reward: Callable[[Outcome], Reward]
+
+    def content_hash(self, verifier_versions: Mapping[str, str]) -> str:
+        """The sha256 of the definition and the versions of everything that feeds it, as 64 hexadecimal digits."""
+        definition = {
+            "name": self.name,
+            "version": self.version,
+            "formula": self.formula,
+            "match": self.match,
+            "range": [self.low, self.high],
+            "verifiers": dict(verifier_versions),
+        }
+        canonical = json.dumps(definition, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _gated(outcome: Outcome) -> Reward:
+    if not outcome.format_ok:
+        return Reward(0.0)
+    if outcome.status == "correct":
+        cost = 0.2 * excess(outcome.length_mode, outcome.tokens, outcome.target)
+        return Reward(1.0 - cost, 0.0 - cost)
+    return Reward(0.1 if outcome.status == "incorrect" else 0.0)
+
+
+def _med_u1(outcome: Outcome) -> Reward:
+    form = 1.0 if outcome.format_ok else -1.0
+    if not outcome.answered:
+        return Reward(form - 2.0)
+    answer = 1.0 if outcome.status == "correct" else -1.0
+    length = med_u1_term(outcome.length_mode, outcome.tokens, outcome.target)
+    return Reward(form + answer + length, length)
+
+
+def _med_rlvr(outcome: Outcome) -> Reward:
+    if not outcome.format_ok:
+        return Reward(-1.0)
+    return Reward(1.0 if outcome.status == "correct" else 0.0)
+
+
+def _binary(outcome: Outcome) -> Reward:
+    return Reward(1.0 if outcome.status == "correct" else 0.0)
+
+
+PRESETS: Mapping[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        # The 0.1 and the 0 for unreadable answers: arXiv 2512.19691 (MedCalc). The length cost touches correct
+        # answers alone, because in Med-U1's plain sum a short wrong answer outbids an effort.
+        Preset(
+            name="gated",
+            version="1",
+            formula=(
+                "0 without strict format; else correct: 1 - 0.2 e; incorrect but readable: 0.1; no_answer, malformed: "
+                "0. e = clip((y-n)/n, 0, 1) in length mode max, clip(|y-n|/n, 0, 1) in mode exact, 0 in mode none; "
+                "y = tokens, n = target"
+            ),
+            match="lenient",
+            low=0.0,
+            high=1.0,
+            reward=_gated,
+        ),
+        # Med-U1 (arXiv 2506.12307), released medical_score.py; its choice rule takes the letter alone.
+        Preset(
+            name="med_u1",
+            version="1",
+            formula=(
+                "f + a + l with an answer, f - 2 without; f = +1 strict format, else -1; a = +1 correct, else -1; "
+                "l = clip(1-|y-n|/1500, -1, 1) in length mode exact, clip(-(y-n)/500, -1, 1) in mode max, 0 in mode "
+                "none; y = tokens, n = target"
+            ),
+            match="strict",
+            low=-3.0,
+            high=3.0,
+            reward=_med_u1,
+        ),
+        # Med-RLVR (arXiv 2502.19655), as restated in arXiv 2509.15557, equation 2.
+        Preset(
+            name="med_rlvr",
+            version="1",
+            formula="-1 without strict format; else 1 if correct, 0 if not",
+            match="lenient",
+            low=-1.0,
+            high=1.0,
+            reward=_med_rlvr,
+        ),
+        # AlphaMed (arXiv 2505.17952).
+        Preset(
+            name="binary",
+            version="1",
+            formula="1 if correct, else 0; format and length do not count",
+            match="lenient",
+            low=0.0,
+            high=1.0,
+            reward=_binary,
+        ),
+    )
+}

@@ -1,0 +1,95 @@
+"""Rewards by hand, and the identity of a preset."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+
+from reward_server.presets import PRESETS, Outcome
+from reward_server.service import VERIFIERS, versions
+from reward_server.verifiers.base import VerdictStatus
+
+RIGHT = Outcome(status="correct", answered=True, format_ok=True)
+
+
+def reward(preset: str, **changes: object) -> float:
+    return PRESETS[preset].reward(dataclasses.replace(RIGHT, **changes)).value  # type: ignore[arg-type]
+
+
+def test_gated() -> None:
+    assert reward("gated") == 1.0
+    assert reward("gated", status="incorrect") == 0.1
+    assert reward("gated", status="no_answer") == 0.0
+    assert reward("gated", status="malformed") == 0.0
+    assert reward("gated", format_ok=False) == 0.0
+    # max, n = 400: y = 500 is a quarter over, 1 - 0.2 * 0.25 = 0.95; y = 900 is clipped: 1 - 0.2 * 1 = 0.8
+    assert reward("gated", length_mode="max", tokens=500, target=400) == pytest.approx(0.95)
+    assert reward("gated", length_mode="max", tokens=900, target=400) == pytest.approx(0.8)
+    assert reward("gated", length_mode="max", tokens=100, target=400) == 1.0
+    # exact, n = 400: y = 300 is a quarter short
+    assert reward("gated", length_mode="exact", tokens=300, target=400) == pytest.approx(0.95)
+    # Only a right answer has a length to pay for: brevity alone earns nothing.
+    assert reward("gated", status="incorrect", length_mode="max", tokens=900, target=400) == 0.1
+
+
+def test_med_u1() -> None:
+    assert reward("med_u1") == 2.0  # 1 + 1 + 0
+    assert reward("med_u1", status="incorrect") == 0.0  # 1 - 1 + 0
+    assert reward("med_u1", status="no_answer") == 0.0  # an answer block that commits to nothing is a wrong answer
+    assert reward("med_u1", format_ok=False) == 0.0  # -1 + 1 + 0
+    assert reward("med_u1", status="no_answer", answered=False) == -1.0  # 1 - 2
+    assert reward("med_u1", status="no_answer", answered=False, format_ok=False) == -3.0  # -1 - 2
+    # max, n = 600, y = 350: 1 + 1 + 250/500 = 2.5; wrong: 1 - 1 + 0.5; y = 0: 1 + 1 + 1 = 3
+    assert reward("med_u1", length_mode="max", tokens=350, target=600) == pytest.approx(2.5)
+    assert reward("med_u1", status="incorrect", length_mode="max", tokens=350, target=600) == pytest.approx(0.5)
+    assert reward("med_u1", length_mode="max", tokens=0, target=600) == 3.0
+    # exact, n = 600, y = 900: 1 + 1 + (1 - 300/1500) = 2.8
+    assert reward("med_u1", length_mode="exact", tokens=900, target=600) == pytest.approx(2.8)
+
+
+def test_med_rlvr_and_binary() -> None:
+    outcomes = [("correct", True), ("incorrect", True), ("no_answer", True), ("correct", False), ("incorrect", False)]
+    assert [reward("med_rlvr", status=s, format_ok=f) for s, f in outcomes] == [1.0, 0.0, 0.0, -1.0, -1.0]
+    assert [reward("binary", status=s, format_ok=f) for s, f in outcomes] == [1.0, 0.0, 0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_rewards_keep_their_range_and_right_is_never_below_wrong(name: str) -> None:
+    preset = PRESETS[name]
+    for form, mode, tokens in itertools.product((True, False), ("none", "exact", "max"), (0, 99, 400, 10_000)):
+        outcomes = {
+            status: preset.reward(Outcome(status, True, form, mode, tokens, 400))  # type: ignore[arg-type]
+            for status in get_args(VerdictStatus)
+        }
+        assert all(preset.low <= outcome.value <= preset.high for outcome in outcomes.values())
+        assert outcomes["correct"].value == max(outcome.value for outcome in outcomes.values())
+
+
+def test_hash_changes_with_the_definition_and_with_any_verifier() -> None:
+    now = versions(VERIFIERS)
+    assert set(now) == {"choice", "number", "date", "duration", "text", "format", "length"}
+    hashes = {preset.content_hash(now) for preset in PRESETS.values()}
+    assert len(hashes) == len(PRESETS)
+    assert all(len(value) == 64 for value in hashes)
+    gated = PRESETS["gated"]
+    assert gated.content_hash(now) == gated.content_hash(dict(reversed(now.items())))
+    assert gated.content_hash(now) != gated.content_hash({**now, "format": "2"})
+    assert gated.content_hash(now) != dataclasses.replace(gated, version="2").content_hash(now)
+    assert gated.content_hash(now) != dataclasses.replace(gated, formula="other").content_hash(now)
+
+
+def test_each_preset_has_a_config_with_the_same_keys_and_its_own_match() -> None:
+    folder = Path(__file__).resolve().parents[2] / "configs" / "reward"
+    configs = {path.stem: yaml.safe_load(path.read_text()) for path in folder.glob("*.yaml")}
+    assert set(configs) == set(PRESETS)
+    keys = ["preset", "url", "attempt_timeout_s", "total_timeout_s", "max_null_share", "match"]
+    keys += ["length_mode", "length_target"]
+    for name, config in configs.items():
+        assert list(config) == keys
+        assert config["preset"] == name
+        assert config["match"] == PRESETS[name].match

@@ -57,8 +57,8 @@ def evaluate(config: Config) -> None:
 
 
 def summarize(answers: Sequence[Trajectory]) -> dict[str, Any]:
-    """Per kind of task and over their mean, with standard errors sqrt(p (1 - p) / n); answers without score are left out."""
-    tasks = {}
+    """Per kind of task and their mean, with standard errors sqrt(p (1 - p) / n); unscored answers are left out."""
+    tasks: dict[str, dict[str, Any]] = {}
     for name in REPORT_GROUPS:
         own = [t for t in answers if t.prompt.example.group == name and t.score.reward is not None]
         if not own:

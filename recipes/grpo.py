@@ -123,7 +123,9 @@ def _update(engine: PolicyEngine, config: Config, sequences: list[list], rate: f
     return results
 
 
-def _save(engine: PolicyEngine, folder: RunFolder, config: Config, step: int, seconds: float, order: PromptOrder) -> None:
+def _save(
+    engine: PolicyEngine, folder: RunFolder, config: Config, step: int, seconds: float, order: PromptOrder
+) -> None:
     engine.save(folder.step_path(step), {"step": step, "seconds": seconds, "order": order.state()})
     if is_leader():
         folder.prune(config.trainer.keep)

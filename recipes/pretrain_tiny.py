@@ -183,10 +183,9 @@ def _start_attention(model: Qwen2ForCausalLM) -> None:
             first.q_proj.bias[head * width + pair + width // 2] = -strength * math.sin(angle)
 
 
-def _blocks(
-    tokenizer: PreTrainedTokenizerFast, rng: random.Random, batch: int, length: int
-) -> Iterator[torch.Tensor]:
-    stream, buffer = documents(rng), []
+def _blocks(tokenizer: PreTrainedTokenizerFast, rng: random.Random, batch: int, length: int) -> Iterator[torch.Tensor]:
+    stream = documents(rng)
+    buffer: list[int] = []
     while True:
         while len(buffer) < batch * length:
             texts = [next(stream) + END for _ in range(256)]

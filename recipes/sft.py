@@ -72,7 +72,9 @@ def train(config: Config) -> None:
                 mean = sums["loss"] / sums["tokens"]
                 logger.log(step, {"policy/loss": mean, "policy/learning_rate": rate}, seconds)
                 if step == 1 or step % _LOG_EVERY == 0 or step == config.trainer.steps:
-                    Console().print(f"{config.name}  step {step}/{config.trainer.steps}  loss {mean:.4f}  {seconds:.0f} s")
+                    Console().print(
+                        f"{config.name}  step {step}/{config.trainer.steps}  loss {mean:.4f}  {seconds:.0f} s"
+                    )
         engine.save(folder.step_path(step), {"step": step, "seconds": seconds, "order": order.state()})
 
 

@@ -17,7 +17,7 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from recipes.data.calculators import CALCULATORS, Answer, Calculator
 from recipes.data.example import Example
@@ -103,7 +103,7 @@ def fact_example(
     """
     question = _capital(fact.column.wordings[wording].format(key=fact.key))
     said = rng.choice(teacher.candidates(fact))
-    meta = {"skill": f"{fact.column.name}: {fact.key}"}
+    meta: dict[str, Any] = {"skill": f"{fact.column.name}: {fact.key}"}
     if group == "text":
         meta["trace"] = {"think": f"{fact.key}: {said}", "answer": said}
         identity = f"text/{fact.index}/{wording}"

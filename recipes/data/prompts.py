@@ -6,11 +6,7 @@ them are better served by the SFT warm start.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from recipes.data.example import Example
-
-Style = Literal["plain", "med_u1", "med_rlvr"]
 
 _SYSTEM: dict[str, str | None] = {
     "plain": None,
@@ -33,7 +29,7 @@ _INSTRUCTION: dict[str, str] = {
 }
 
 
-def question_text(example: Example, style: Style) -> str:
+def question_text(example: Example, style: str) -> str:
     """Context, question and options.
 
     Options stand one a line as `A: text`, as in Med-U1; in the plain style behind each other as `text (A)`, which costs
@@ -49,7 +45,7 @@ def question_text(example: Example, style: Style) -> str:
     return "\n".join(lines)
 
 
-def messages(example: Example, style: Style, length_target: int | None = None) -> list[dict[str, str]]:
+def messages(example: Example, style: str, length_target: int | None = None) -> list[dict[str, str]]:
     """Chat messages for one question.
 
     Args:

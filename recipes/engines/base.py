@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from torch import Tensor
+
 from recipes.rl.losses import Loss
 
 
@@ -97,6 +99,10 @@ class PolicyEngine(Protocol):
 
     def logprobs(self, batch: TokenBatch, model: Literal["policy", "reference"] = "policy") -> list[list[float]]:
         """Log-probabilities in nats of every sequence's response tokens; the same result on every rank."""
+        ...
+
+    def logits(self, ids: Sequence[int]) -> Tensor:
+        """Logits [tokens, vocabulary] in float32 for one sequence; on rank 0."""
         ...
 
     def train_step(self, batch: TokenBatch, loss: Loss, *, learning_rate: float, reference: bool) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """Does the answer follow from the reasoning? A check of the last thing that the reasoning claims.
 
 Outcome rewards do not look at the reasoning, so a policy can learn to answer against it. This check reads the claim
-at its end (the last number, "text (letter)", or what follows the last colon) and compares it with the answer. It fits reasoning that ends in its conclusion, as the
-embedded traces do; for free prose it is a rough sign at best.
+at its end (the last number, "text (letter)", or what follows the last colon) and compares it with the answer. It fits
+reasoning that ends in its conclusion, as the embedded traces do; for free prose it is a rough sign at best.
 """
 
 from __future__ import annotations

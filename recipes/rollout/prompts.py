@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recipes.data.example import Example
-from recipes.data.prompts import Style, messages
+from recipes.data.prompts import messages
 
 
 class DataError(ValueError):
@@ -29,7 +29,7 @@ class Prompt:
 
 
 def make_prompts(
-    examples: Sequence[Example], tokenizer: Any, *, style: Style, length_target: int | None, max_tokens: int
+    examples: Sequence[Example], tokenizer: Any, *, style: str, length_target: int | None, max_tokens: int
 ) -> tuple[list[Prompt], int]:
     """Applies the chat template and tokenises; nothing is ever cut.
 

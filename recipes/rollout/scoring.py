@@ -17,7 +17,7 @@ from recipes.engines.base import Completion, TokenSequence
 from recipes.rl.advantages import group_advantages, informative
 from recipes.rollout.prompts import Prompt
 from recipes.runtime.config import RewardConfig
-from reward_server.client import RewardClient, Score, ScoreItem
+from reward_server.client import Length, RewardClient, Score, ScoreItem
 
 
 class RewardError(RuntimeError):
@@ -56,9 +56,7 @@ def score(
     Raises:
         RewardError: the server stayed away, refused the request, or failed on more than `config.max_null_share`.
     """
-    texts = [
-        tokenizer.batch_decode([c.ids for c in group], skip_special_tokens=True) for group in completions
-    ]
+    texts = [tokenizer.batch_decode([c.ids for c in group], skip_special_tokens=True) for group in completions]
     items = [
         _item(prompt, f"{number}/{copy}", text, completion, config)
         for number, (prompt, group, group_texts) in enumerate(zip(prompts, completions, texts, strict=True))
@@ -72,16 +70,14 @@ def score(
 
 
 def _item(prompt: Prompt, identity: str, text: str, completion: Completion, config: RewardConfig) -> ScoreItem:
-    length = None
-    if config.length_mode != "none":
-        length = {"mode": config.length_mode, "target": config.length_target, "tokens": len(completion.ids)}
+    wanted = Length(config.length_mode, config.length_target, len(completion.ids))  # type: ignore[arg-type]
     return ScoreItem(
         id=identity,
         task=prompt.example.task,
         response=text,
         reference=prompt.example.reference(),
-        match=config.match,
-        length=length,
+        match=config.match,  # type: ignore[arg-type]
+        length=wanted if config.length_mode != "none" else None,
     )
 
 

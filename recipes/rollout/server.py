@@ -27,7 +27,9 @@ def reward_client(config: RewardConfig) -> Iterator[RewardClient | None]:
                 url,
                 attempt_timeout_s=config.attempt_timeout_s,
                 total_timeout_s=config.total_timeout_s,
-                on_retry=lambda message: print(f"waiting for the reward server: {message}", file=sys.stderr, flush=True),
+                on_retry=lambda message: print(
+                    f"waiting for the reward server: {message}", file=sys.stderr, flush=True
+                ),
             )
         )
         client.wait_ready(READY_DEADLINE_S)

@@ -194,28 +194,13 @@ def world_size() -> int | None:
     return int(value) if value else None
 
 
-def _register() -> None:
-    store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
-    for group, node in {
-        "model": ModelConfig,
-        "parallel": ParallelConfig,
-        "optimizer": OptimizerConfig,
-        "algorithm": AlgorithmConfig,
-        "rollout": RolloutConfig,
-        "reward": RewardConfig,
-        "data": DataConfig,
-    }.items():
-        store.store(group=group, name="schema", node=node)
-
-
 def load(overrides: Sequence[str]) -> Config:
     """Composes `configs/` with command-line overrides and checks the result.
 
     Raises:
         ConfigError: for an unknown key or group, a missing or mistyped value, or a broken cross-field rule.
     """
-    _register()
+    ConfigStore.instance().store(name="schema", node=Config)
     try:
         with initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):
             composed = compose("config", overrides=list(overrides))

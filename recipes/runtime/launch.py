@@ -71,9 +71,7 @@ def init_process_group(config: Config) -> None:
     os.environ.setdefault("MASTER_PORT", str(free_port()))
     if platform.on_gpu():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group(
-        platform.backend(), timeout=datetime.timedelta(minutes=config.parallel.timeout_minutes)
-    )
+    dist.init_process_group(platform.backend(), timeout=datetime.timedelta(minutes=config.parallel.timeout_minutes))
 
 
 def run(main: Callable[[Config], None], module: str, description: str) -> None:

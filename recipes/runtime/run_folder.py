@@ -33,7 +33,9 @@ class RunFolder:
         written = self.path / "config.yaml"
         if written.is_file() and self.latest() is not None:
             changed = [
-                line for line in _differences(from_yaml(written.read_text()), config) if not line.startswith(_FREE_TO_CHANGE)
+                line
+                for line in _differences(from_yaml(written.read_text()), config)
+                if not line.startswith(_FREE_TO_CHANGE)
             ]
             if changed:
                 raise ConfigError(

@@ -140,5 +140,5 @@ class Norm:
         kind = nn.RMSNorm if config.normalization == "RMSNorm" else nn.LayerNorm
         module = kind(hidden_size, eps=eps, dtype=config.params_dtype)
         for parameter in module.parameters():
-            parameter.sequence_parallel = config.sequence_parallel
+            parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
         return module

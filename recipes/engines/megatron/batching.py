@@ -61,7 +61,12 @@ def plan(lengths: Sequence[int], own: Sequence[int], *, tokens: int, uniform: bo
 
 
 def collate(
-    sequences: Sequence[TokenSequence], indices: Sequence[int], *, length: int | None, multiple: int, where: torch.device
+    sequences: Sequence[TokenSequence],
+    indices: Sequence[int],
+    *,
+    length: int | None,
+    multiple: int,
+    where: torch.device,
 ) -> MicroBatch:
     """Pads the chosen sequences on the right.
 
@@ -74,7 +79,10 @@ def collate(
     chosen = [sequences[i] if i >= 0 else None for i in indices]
     width = length or max((len(s.ids) - 1 for s in chosen if s), default=1)
     width = -(-width // multiple) * multiple
-    inputs, targets = torch.zeros(len(chosen), width, dtype=torch.long), torch.zeros(len(chosen), width, dtype=torch.long)
+    inputs, targets = (
+        torch.zeros(len(chosen), width, dtype=torch.long),
+        torch.zeros(len(chosen), width, dtype=torch.long),
+    )
     mask, advantages, old = (torch.zeros(len(chosen), width) for _ in range(3))
     for row, sequence in enumerate(chosen):
         if sequence is None:

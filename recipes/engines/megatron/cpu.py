@@ -177,7 +177,11 @@ def install() -> None:
     if _installed or on_gpu():
         return
     _installed = True
-    warnings.filterwarnings("ignore", message=".*(Apex|Transformer Engine|transformer_engine).*")
+    # What megatron-core and torch say on every start about GPUs, Apex and their own deprecated calls.
+    warnings.filterwarnings("ignore", message=".*(Apex|Transformer Engine|transformer_engine|CUDA_DEVICE_MAX).*")
+    warnings.filterwarnings(
+        "ignore", message=".*(full scope is deprecated|load_state_dict|save_state_dict|DTensor|is deprecated. Please).*"
+    )
     _patch_jit()
     _patch_cuda_queries()
     _patch_random()

@@ -89,7 +89,9 @@ class MegatronEngine:
         self.module.config.finalize_model_grads_func = finalize_model_grads
         self.module.config.grad_scale_func = self.optimizer.scale_loss
         self.sampler = Sampler(self.module, self.architecture.vocab_size, self.device)
-        self.reference = [p.detach().to("cpu", copy=True) for p in self.module.parameters()] if self._needs_reference else []
+        self.reference = (
+            [p.detach().to("cpu", copy=True) for p in self.module.parameters()] if self._needs_reference else []
+        )
 
     @property
     def _needs_reference(self) -> bool:
@@ -122,6 +124,17 @@ class MegatronEngine:
         gathered: list[Any] = [None] * self.data_size
         dist.all_gather_object(gathered, groups, group=parallel_state.get_data_parallel_group())
         return [gathered[i % self.data_size][i // self.data_size] for i in range(len(prompts))]
+
+    def logits(self, ids: Sequence[int]) -> Tensor:
+        """Logits [tokens, vocabulary] in float32 for one sequence, on every rank."""
+        values = self.sampler.logits(ids)
+        if self.config.parallel.pipeline > 1:
+            if values is None:
+                values = torch.empty(len(ids), self.architecture.vocab_size, device=self.device)
+            last = parallel_state.get_pipeline_model_parallel_last_rank()
+            dist.broadcast(values, last, group=parallel_state.get_pipeline_model_parallel_group())
+        assert values is not None
+        return values
 
     # --- training ----------------------------------------------------------------------------------------------------
 
@@ -191,9 +204,7 @@ class MegatronEngine:
         lengths = [len(sequence.ids) - 1 for sequence in batch.sequences]
         uniform = self.config.parallel.pipeline > 1
         shares = deal(lengths, self.data_size)
-        groups = plan(
-            lengths, shares[self.data_rank], tokens=self.config.parallel.micro_batch_tokens, uniform=uniform
-        )
+        groups = plan(lengths, shares[self.data_rank], tokens=self.config.parallel.micro_batch_tokens, uniform=uniform)
         multiple = self.config.parallel.tensor if self.config.parallel.sequence else 1
         longest = max(lengths) if uniform else None
         return [
@@ -209,8 +220,10 @@ class MegatronEngine:
             group=parallel_state.get_tensor_model_parallel_group(),
         )
 
-    def _run(self, micro_batches: list[MicroBatch], loss_of: Any, *, forward_only: bool, collect: bool = False) -> list[Any]:
-        """One pass of megatron-core's schedule over this rank's micro-batches; outputs exist on the last stage alone."""
+    def _run(
+        self, micro_batches: list[MicroBatch], loss_of: Any, *, forward_only: bool, collect: bool = False
+    ) -> list[Any]:
+        """One pass of the schedule over this rank's micro-batches; outputs exist on the last stage alone."""
 
         def forward_step(batches: Iterator[tuple[int, MicroBatch]], model: Any) -> tuple[Tensor, Any]:
             number, micro = next(batches)

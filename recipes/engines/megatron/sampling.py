@@ -72,7 +72,15 @@ class Sampler:
         self.last = parallel_state.is_pipeline_last_stage()
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Sequence[int]], numbers: Sequence[int], sampling: Sampling) -> list[list[Completion]]:
+    def logits(self, ids: Sequence[int]) -> Tensor | None:
+        """Logits [tokens, vocabulary] in float32 of one sequence, without a cache; None on all but the last stage."""
+        hidden = self._stage(torch.tensor([list(ids)], device=self.device), len(ids))
+        return self._logits(hidden[:, 0]) if self.last else None
+
+    @torch.no_grad()
+    def generate(
+        self, prompts: Sequence[Sequence[int]], numbers: Sequence[int], sampling: Sampling
+    ) -> list[list[Completion]]:
         """Samples `sampling.copies` responses to each prompt.
 
         Args:
@@ -107,7 +115,9 @@ class Sampler:
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.tensor(prompt)
         hidden = self._stage(ids.to(self.device), width)
-        logits = self._logits(hidden[lengths - 1, torch.arange(len(prompts), device=self.device)]) if self.last else None
+        logits = (
+            self._logits(hidden[lengths - 1, torch.arange(len(prompts), device=self.device)]) if self.last else None
+        )
 
         total = len(prompts) * copies
         cache.length = width
@@ -160,9 +170,7 @@ class Sampler:
             hidden = self.model.embedding(input_ids=ids, position_ids=None)
         else:
             config = self.model.config
-            hidden = torch.empty(
-                length, len(ids), config.hidden_size, dtype=config.pipeline_dtype, device=self.device
-            )
+            hidden = torch.empty(length, len(ids), config.hidden_size, dtype=config.pipeline_dtype, device=self.device)
             dist.recv(hidden, parallel_state.get_pipeline_model_parallel_prev_rank(), group=group)
             self.model.decoder.set_input_tensor(hidden)
         hidden = self.model.decoder(
@@ -173,7 +181,7 @@ class Sampler:
         return hidden
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        """Logits [rows, vocabulary] in float32 from final hidden states [rows, hidden], the same on all tensor ranks."""
+        """Logits [rows, vocabulary] in float32 from final hidden states [rows, hidden], on all tensor ranks."""
         shared = self.model.share_embeddings_and_output_weights
         weight = self.model.shared_embedding_or_output_weight() if shared else None
         logits, _ = self.model.output_layer(hidden[None], weight=weight)

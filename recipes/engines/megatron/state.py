@@ -1,7 +1,7 @@
 """Checkpoints of a run: megatron-core's distributed checkpoints for weights and optimizer, and the loop's own state.
 
-A folder holds `model/`, `hf/` and `manifest.json` as a converted checkpoint does, so that it converts back with the same
-command; beside them `optimizer/` and `state.json`. It is written under another name and published by one rename.
+A folder holds `model/`, `hf/` and `manifest.json` as a converted checkpoint does, so that it converts back with the
+same command; beside them `optimizer/` and `state.json`. It is written under another name and published by one rename.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def load_checkpoint(module: Any, optimizer: Any, folder: Path) -> dict[str, Any]
     """
     checkpoint = open_checkpoint(folder)
     if not (folder / STATE_FILE).is_file():
-        raise CheckpointError(f"{folder / STATE_FILE}: missing; this is no training checkpoint, start a run from it instead")
+        raise CheckpointError(
+            f"{folder / STATE_FILE}: missing; this is no training checkpoint, start a run from it instead"
+        )
     load_weights(module, checkpoint.model_dir)
     model_state = module.sharded_state_dict(prefix="")
     wanted = {"optimizer": optimizer.sharded_state_dict(model_state, is_loading=True, metadata=_OPTIMIZER)}

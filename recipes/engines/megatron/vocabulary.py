@@ -13,7 +13,7 @@ class _TokenLogProbs(torch.autograd.Function):
     """log softmax(logits / T)[target] with gradient, and the entropy of softmax(logits / T) without."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, logits: Tensor, targets: Tensor, temperature: float, valid: int, group: Any
     ) -> tuple[Tensor, Tensor]:
         scaled = logits.float() / temperature
@@ -43,7 +43,7 @@ class _TokenLogProbs(torch.autograd.Function):
         return target - log_total, entropy
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, None]:
         probabilities, local, here = ctx.saved_tensors
         # d logprob / d logit = (onehot - p) / T
         scale = (grad / ctx.temperature)[..., None]
@@ -67,4 +67,4 @@ def token_logprobs(
     Returns:
         log-probabilities (differentiable) and entropies (not), both [...] in float32.
     """
-    return _TokenLogProbs.apply(logits, targets, temperature, valid, group)  # type: ignore[no-any-return]
+    return _TokenLogProbs.apply(logits, targets, temperature, valid, group)

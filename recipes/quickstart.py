@@ -1,0 +1,171 @@
+"""The whole method on two CPU cores in minutes: `python -m recipes.quickstart` (or `make quickstart`).
+
+Generates data, converts the tiny base model to Megatron, warms it up by SFT, trains it with GRPO at tensor parallel
+size 2 against a real reward server, measures held-out accuracy before and after, converts the result back to Hugging
+Face and checks it, and writes a report. Every stage is an ordinary entry point that also runs alone; its command is
+printed as it starts. Nothing here knows more than the command line does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from recipes.monitor.report import write_report
+from recipes.monitor.run_folder import evaluation_path, replace_file, summary_path
+from recipes.runtime.run_folder import last_checkpoint
+from reward_server.process import RewardServerProcess
+
+BASE = Path(__file__).parent / "data" / "tiny_base"
+STAGE_DEADLINE_S = 900
+_MARK = "quickstart.json"
+
+
+class Quickstart:
+    """The stages, in order; each leaves its files under `output`."""
+
+    def __init__(self, output: Path, *, seed: int, base: Path, overrides: list[str]) -> None:
+        self.output = output
+        self.seed = seed
+        self.base = base
+        self.overrides = overrides
+        self.console = Console()
+        self.start = time.monotonic()
+
+    def run(self, *, sft_control: bool) -> dict[str, object]:
+        """Everything from data to report; returns the summary that it wrote.
+
+        Raises:
+            SystemExit: a stage failed; its own message stands above.
+        """
+        self._clear()
+        data, megatron, sft = self.output / "data", self.output / "base", self.output / "sft"
+        self._stage("data", "recipes.prepare_data", "embedded", str(data), "--seed", str(self.seed))
+        self._stage("Hugging Face to Megatron", "conversion.hf_to_megatron", str(self.base), str(megatron))
+        self._train("SFT warm start", "recipes.sft", "quickstart_sft", sft, megatron, [data / "sft.jsonl"])
+        warm = last_checkpoint(sft)
+        with RewardServerProcess(log_path=self.output / "reward_server.log") as server:
+            self.console.print(f"[dim]reward server at {server.url}")
+            self._evaluate("before", warm, server.url)
+            files = [data / "train.jsonl"]
+            self._train("GRPO", "recipes.grpo", "quickstart_grpo", self.output, warm, files, server.url)
+            final = last_checkpoint(self.output)
+            self._evaluate("after", final, server.url)
+            if sft_control:
+                self._control(warm, data / "sft.jsonl", server.url)
+        exported = self.output / "huggingface"
+        self._stage("Megatron to Hugging Face", "conversion.megatron_to_hf", str(final), str(exported))
+        self._stage(
+            "check of the export",
+            "recipes.check_export",
+            "experiment=quickstart_base",
+            f"output={self.output}",
+            f"model.path={final}",
+            f"data.test=[{data / 'validation.jsonl'}]",
+        )
+        summary = self._summary()
+        replace_file(summary_path(self.output), (json.dumps(summary, indent=1) + "\n").encode())
+        report = write_report(self.output)
+        self.console.print(f"[bold green]done in {summary['seconds']:.0f} s[/]; the report is {report}")
+        return summary
+
+    def _clear(self) -> None:
+        if self.output.exists() and not (self.output / _MARK).is_file():
+            raise SystemExit(f"{self.output}: exists and is no quickstart's; choose another --output")
+        shutil.rmtree(self.output, ignore_errors=True)
+        self.output.mkdir(parents=True)
+        (self.output / _MARK).write_text(json.dumps({"seed": self.seed, "base": str(self.base)}) + "\n")
+
+    def _stage(self, title: str, module: str, *arguments: str) -> None:
+        began = time.monotonic()
+        self.console.rule(f"[bold]{title}")
+        self.console.print(f"[dim]python -m {module} {' '.join(arguments)}", soft_wrap=True, highlight=False)
+        # A thread a process: two ranks on two cores leave no core for a second thread each.
+        environment = {"OMP_NUM_THREADS": "1", **os.environ}
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", module, *arguments], env=environment, timeout=STAGE_DEADLINE_S, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise SystemExit(f"{title}: not done after {STAGE_DEADLINE_S} s; stopped") from None
+        if done.returncode:
+            raise SystemExit(f"{title}: failed with exit code {done.returncode}; its message stands above")
+        self.console.print(f"[dim]{title}: {time.monotonic() - began:.1f} s")
+
+    def _train(
+        self,
+        title: str,
+        module: str,
+        experiment: str,
+        output: Path,
+        model: Path,
+        files: list[Path],
+        url: str | None = None,
+        *extra: str,
+    ) -> None:
+        arguments = [f"experiment={experiment}", f"output={output}", f"model.path={model}", f"seed={self.seed}"]
+        arguments.append(f"data.train=[{','.join(map(str, files))}]")
+        if url:
+            arguments.append(f"reward.url={url}")
+        self._stage(title, module, *arguments, *self.overrides, *extra)
+
+    def _evaluate(self, name: str, model: Path, url: str) -> None:
+        self._stage(
+            f"held-out accuracy, {name.replace('_', ' ')}",
+            "recipes.evaluate",
+            "experiment=quickstart_base",
+            f"name={name}",
+            f"output={self.output}",
+            f"model.path={model}",
+            f"data.test=[{self.output / 'data' / 'test.jsonl'}]",
+            f"reward.url={url}",
+        )
+
+    def _control(self, warm: Path, traces: Path, url: str) -> None:
+        """As many seconds of further SFT as GRPO took, from the same warm start: what the time alone is worth."""
+        lines = (self.output / "metrics.jsonl").read_text().splitlines()
+        seconds = json.loads(lines[-1])["seconds"]
+        folder = self.output / "sft_control"
+        limits = (f"trainer.max_seconds={seconds:.0f}", "trainer.steps=100000")
+        self._train("SFT control", "recipes.sft", "quickstart_sft", folder, warm, [traces], None, *limits)
+        self._evaluate("sft_control", last_checkpoint(folder), url)
+
+    def _summary(self) -> dict[str, object]:
+        accuracy = {}
+        for name in ("before", "after"):
+            result = json.loads(evaluation_path(self.output, name).read_text())
+            accuracy[name] = {group: task["accuracy"] for group, task in result["tasks"].items()}
+            accuracy[name]["mean"] = result["mean"]
+        export = json.loads((self.output / "export.json").read_text())
+        return {
+            "seconds": round(time.monotonic() - self.start, 1),
+            "accuracy": accuracy,
+            "export": {key: export[key] for key in ("max_abs_logit_difference", "greedy_equal")},
+        }
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.quickstart", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="folder (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of training data and sampling (default: %(default)s)")
+    parser.add_argument("--base", type=Path, default=BASE, help="Hugging Face folder to start from")
+    parser.add_argument("--sft-control", action="store_true", help="also measure equally long further SFT (minutes)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings for both training stages")
+    args = parser.parse_args()
+    quickstart = Quickstart(args.output, seed=args.seed, base=args.base, overrides=args.overrides)
+    quickstart.run(sft_control=args.sft_control)
+
+
+if __name__ == "__main__":
+    main()

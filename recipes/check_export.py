@@ -10,10 +10,14 @@ Left out: weights themselves, which `python -m conversion.verify` compares, and 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from recipes.data.example import Example, read_examples
 from recipes.engines import create_engine
@@ -26,6 +30,8 @@ from recipes.runtime.tokenizer import load_tokenizer, stop_ids
 
 QUESTIONS = 20
 TOLERANCE = 1e-4
+DEADLINE_S = 600
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")
 
 
 def check(config: Config) -> None:
@@ -54,25 +60,28 @@ def check(config: Config) -> None:
     if not is_leader():
         return
     folder = Path(config.output) / "huggingface"
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    largest, equal = 0.0, True
-    for prompt, answer, ids, ours in zip(prompts, answers, sequences, logits, strict=True):
-        with torch.no_grad():
-            theirs = model(torch.tensor([ids])).logits[0]
-        largest = max(largest, float((theirs - ours).abs().max()))
-        generated = model.generate(
-            torch.tensor([prompt.ids]),
-            do_sample=False,
-            max_new_tokens=config.rollout.max_new_tokens,
-            eos_token_id=list(stops),
-            pad_token_id=stops[0],
-        )
-        equal = equal and tuple(generated[0, len(prompt.ids) :].tolist()) == answer
+    theirs = _transformers(folder, [p.ids for p in prompts], sequences, config.rollout.max_new_tokens, stops)
+    largest = max(float((a - b).abs().max()) for a, b in zip(theirs["logits"], logits, strict=True))
+    equal = theirs["answers"] == [list(answer) for answer in answers]
     result = {"max_abs_logit_difference": largest, "greedy_equal": equal, "questions": len(prompts)}
     replace_file(Path(config.output) / "export.json", (json.dumps(result) + "\n").encode())
     print(f"export: largest logit difference {largest:.1e}, greedy answers {'equal' if equal else 'DIFFER'}")
     if not equal or largest > TOLERANCE:
         raise SystemExit(f"{folder}: does not answer as {config.model.path} does; convert it again and compare weights")
+
+
+def _transformers(
+    folder: Path, prompts: list[tuple[int, ...]], sequences: list[tuple[int, ...]], limit: int, stops: tuple[int, ...]
+) -> dict[str, Any]:
+    """What plain transformers answers, in a process that has seen neither Megatron nor torchrun."""
+    environment = {k: v for k, v in os.environ.items() if k not in _TORCHRUN and not k.startswith("TORCHELASTIC")}
+    with tempfile.TemporaryDirectory() as exchange:
+        asked, answered = Path(exchange) / "asked.pt", Path(exchange) / "answered.pt"
+        torch.save({"prompts": prompts, "sequences": sequences, "limit": limit, "stops": stops}, asked)
+        command = [sys.executable, "-m", "recipes.transformers_answers", str(folder), str(asked), str(answered)]
+        subprocess.run(command, env=environment, check=True, timeout=DEADLINE_S)
+        answers: dict[str, Any] = torch.load(answered)
+        return answers
 
 
 def _greedy(config: Config, stops: tuple[int, ...]) -> Sampling:

@@ -195,8 +195,9 @@ def _free_water(rng: random.Random) -> Problem:
 
 @_calculator(40, "fractional sodium excretion", elementary=False)
 def _fena(rng: random.Random) -> Problem:
-    creatinine, urine_cr = rng.randint(5, 60) / 10, 10 * rng.randint(2, 20)
-    na, urine_na = rng.randint(125, 150), rng.randint(10, 120)
+    # From 0.1 % on, two decimals stay within the limits of 5 %.
+    creatinine, urine_cr = rng.randint(15, 60) / 10, 10 * rng.randint(2, 20)
+    na, urine_na = rng.randint(125, 150), rng.randint(20, 120)
 
     def solve(work: Work, variant: int) -> float:
         top = work.mul(creatinine, urine_na) if variant != 1 else work.mul(urine_cr, urine_na)

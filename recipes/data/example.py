@@ -36,7 +36,7 @@ class Example:
         task: how the answer is graded.
         question: the question; `context` (a note, an abstract) comes before it in the prompt.
         answer: a letter of `options`, a finite number, MM/DD/YYYY, {"weeks": w, "days": d}, or text.
-        options: letter to option text, for choice only.
+        options: letter (A to N) to option text, for choice only.
         lower, upper: inclusive limits of a right number; `rounding` = "integer" compares after rounding instead.
         aliases: other right texts.
         license: licence of the row's source.
@@ -89,6 +89,22 @@ class Example:
 
 _FIELDS = {field.name for field in dataclasses.fields(Example)}
 _REQUIRED = ("id", "source", "task", "question", "answer")
+_LETTERS = "ABCDEFGHIJKLMN"
+_OPTIONAL: dict[str, tuple[type, str]] = {
+    "context": (str, "a text"),
+    "aliases": (list, "a list of texts"),
+    "unit": (str, "a text"),
+    "license": (str, "a text"),
+    "meta": (dict, "an object"),
+}
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and any(character.isalnum() for character in value)
 
 
 def _check_answer(row: dict[str, Any], where: str) -> None:
@@ -98,19 +114,20 @@ def _check_answer(row: dict[str, Any], where: str) -> None:
     task, answer = row["task"], row["answer"]
     if task == "choice":
         options = row.get("options")
-        if not isinstance(options, dict) or len(options) < 2:
+        if not isinstance(options, dict) or len(options) < 2 or not all(isinstance(v, str) for v in options.values()):
             fail("options", "an object of at least two letters and their texts")
-        elif answer not in options:
+        elif not set(options) <= set(_LETTERS):
+            fail("options", f"letters from {_LETTERS[0]} to {_LETTERS[-1]}")
+        elif not isinstance(answer, str) or answer not in options:
             fail("answer", f"one of the letters {', '.join(options)}")
     elif task == "number":
         for field in ("answer", "lower", "upper"):
-            if field != "answer" and (row.get("rounding") or field not in row):
-                continue
-            value = row.get(field)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            if field in row and not _is_finite(row[field]):
                 fail(field, "a finite number")
         if row.get("rounding") not in (None, "integer"):
             fail("rounding", '"integer" or nothing')
+        if row.get("rounding") and row["answer"] != int(row["answer"]):
+            fail("answer", 'a whole number, since rounding is "integer"')
         if not row.get("rounding") and (row.get("lower") is None or row.get("upper") is None):
             fail("lower" if row.get("lower") is None else "upper", 'a limit (or "rounding": "integer")')
         if row.get("lower") is not None and row.get("upper") is not None and row["lower"] > row["upper"]:
@@ -121,17 +138,21 @@ def _check_answer(row: dict[str, Any], where: str) -> None:
         except ValueError:
             fail("answer", "a date as MM/DD/YYYY")
     elif task == "duration":
-        if not isinstance(answer, dict) or set(answer) != {"weeks", "days"}:
-            fail("answer", 'an object {"weeks": number, "days": number}')
-    elif not isinstance(answer, str) or not answer.strip():
-        fail("answer", "a text that is not empty")
+        if (
+            not isinstance(answer, dict)
+            or set(answer) != {"weeks", "days"}
+            or not all(type(value) is int and value >= 0 for value in answer.values())
+        ):
+            fail("answer", 'an object {"weeks": number, "days": number} of whole numbers')
+    elif not _is_text(answer):
+        fail("answer", "a text with a letter or digit")
 
 
 def example_from_row(row: Any, where: str) -> Example:
     """Checks one JSON value and makes an Example of it.
 
     Args:
-        row: the parsed JSON.
+        row: the parsed JSON; null in an optional field leaves it unset.
         where: file and line, for the message.
 
     Raises:
@@ -150,6 +171,15 @@ def example_from_row(row: Any, where: str) -> Example:
             raise ExampleError(f"{where}: field '{field}': expected a text that is not empty, found {row[field]!r}")
     if row["task"] not in TASKS:
         raise ExampleError(f"{where}: field 'task': expected one of {', '.join(TASKS)}, found {row['task']!r}")
+    row = {name: value for name, value in row.items() if value is not None or name in _REQUIRED}
+    for field, (kind, expected) in _OPTIONAL.items():
+        value = row.get(field)
+        if value is not None and not isinstance(value, kind):
+            raise ExampleError(f"{where}: field '{field}': expected {expected}, found {value!r}")
+    if not all(_is_text(alias) for alias in row.get("aliases", ())):
+        raise ExampleError(
+            f"{where}: field 'aliases': expected a list of texts with a letter or digit, found {row['aliases']!r}"
+        )
     _check_answer(row, where)
     return Example(**{**row, "aliases": tuple(row.get("aliases", ()))})
 
@@ -183,8 +213,12 @@ def read_examples(path: str | Path) -> list[Example]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            try:
+                line = raw.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise ExampleError(f"{path}:{number}: not UTF-8 text ({error.reason} at byte {error.start})") from None
             if line.strip():
                 yield number, line
 

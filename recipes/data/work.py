@@ -26,10 +26,10 @@ class Work:
         self.digits = digits
         self.steps: list[str] = []
 
-    def _step(self, left: str, value: float) -> float:
+    def _step(self, left: str, value: float, digits: int = 2) -> float:
         if self.digits is not None:
-            value = round(value, self.digits)
-        self.steps.append(f"{left}={format_number(value)}")
+            value = round(value, max(self.digits, digits))
+        self.steps.append(f"{left}={format_number(value, digits)}")
         return value
 
     def add(self, a: float, b: float) -> float:
@@ -49,8 +49,8 @@ class Work:
         return self._step(f"{format_number(a)}/{format_number(b)}", a / b)
 
     def power(self, a: float, exponent: float) -> float:
-        """a ** exponent, with the base written out to four decimals."""
-        return self._step(f"{format_number(a, 4)}^{format_number(exponent, 3)}", a**exponent)
+        """a ** exponent, with the base and the result to four decimals: powers are often small factors."""
+        return self._step(f"{format_number(a, 4)}^{format_number(exponent, 3)}", a**exponent, digits=4)
 
     def sqrt(self, a: float) -> float:
         """The square root of a."""

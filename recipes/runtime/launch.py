@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import datetime
+import logging
 import os
 import signal
 import socket
@@ -17,6 +18,9 @@ from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
+from torch.distributed import run as torchrun
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from recipes.runtime import platform
 from recipes.runtime.config import Config, ConfigError, load, world_size
@@ -57,9 +61,17 @@ def _adopt_slurm() -> None:
 
 
 def _start_ranks(module: str, overrides: list[str], processes: int) -> None:
+    """Runs torchrun in this process; a rank's failure has told its reason, and its exit code becomes ours."""
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", module]
-    os.execv(sys.executable, [sys.executable, *torchrun, *overrides])
+    arguments = ["--standalone", f"--nproc-per-node={processes}", "-m", module, *overrides]
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    try:
+        torchrun.main(arguments)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        sys.exit(f"rank {rank} of {processes} ended with exit code {failure.exitcode}; all ranks were stopped")
+    except SignalException as signal_error:
+        sys.exit(128 + int(signal_error.sigval))
 
 
 def init_process_group(config: Config) -> None:
@@ -72,6 +84,12 @@ def init_process_group(config: Config) -> None:
     if platform.on_gpu():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group(platform.backend(), timeout=datetime.timedelta(minutes=config.parallel.timeout_minutes))
+
+
+def _explains_itself(error: Exception) -> bool:
+    """Whether a message will do where a traceback would bury it: errors of our own say what to do."""
+    ours = type(error).__module__.split(".")[0] in ("recipes", "conversion", "reward_server")
+    return ours or isinstance(error, FileNotFoundError)
 
 
 def run(main: Callable[[Config], None], module: str, description: str) -> None:
@@ -93,10 +111,15 @@ def run(main: Callable[[Config], None], module: str, description: str) -> None:
         raise SystemExit(f"configuration: {error}") from None
     if world_size() is None and config.parallel.processes > 1:
         _start_ranks(module, overrides, config.parallel.processes)
+        return
     if world_size() is not None:
         die_with_parent()
     init_process_group(config)
     try:
         main(config)
+    except Exception as error:
+        if not _explains_itself(error):
+            raise
+        sys.exit(f"{module}, rank {os.environ['RANK']}: {error}")
     finally:
         dist.destroy_process_group()

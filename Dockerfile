@@ -1,0 +1,62 @@
+# The training image of slurm/*.sh: docker build --target megatron --build-arg REVISION="$(git rev-parse HEAD)" .
+#
+# torch, CUDA, NCCL, Transformer Engine, Apex and flash-attention are the base image's and stay as they are. What is
+# installed here is the rest, at the versions that the project's tests ran with.
+
+# torch 2.10 and CUDA 13.1. FP8 block scaling needs CUDA 12.9 or later; megatron-core 0.16.1 names Transformer Engine
+# from 2.9 to below 2.12.
+ARG BASE=nvcr.io/nvidia/pytorch:25.12-py3
+
+FROM ${BASE} AS megatron
+
+# 0 lets the file be checked on a base without Transformer Engine.
+ARG NEED_TE=1
+
+# The base image's own constraints hold every package back that it happens to contain; keep.txt holds only those that
+# were compiled against each other, and the last comparison proves that it did. megatron-core comes without its
+# dependencies because torch is one of them.
+RUN pip list --format=freeze >/tmp/before.txt \
+    && { grep -iE '^(torch|torchvision|triton|numpy|transformer[-_]engine|apex|flash[-_]attn)==' /tmp/before.txt \
+         >/tmp/keep.txt || true; } \
+    && PIP_CONSTRAINT=/tmp/keep.txt pip install --no-cache-dir \
+        datasets==4.8.5 \
+        fastapi==0.165.0 \
+        httpx==0.28.1 \
+        hydra-core==1.3.2 \
+        psutil==7.2.2 \
+        pyarrow==26.0.1 \
+        pydantic==2.14.3 \
+        rich==15.0.0 \
+        safetensors==0.8.0 \
+        tensorboard==2.21.0 \
+        tokenizers==0.23.3 \
+        transformers==5.23.0 \
+        uvicorn==0.54.0 \
+    && PIP_CONSTRAINT='' pip install --no-cache-dir --no-deps megatron-core==0.16.1 \
+    && pip list --format=freeze >/tmp/after.txt \
+    && while read -r kept; do \
+         grep -qxF "$kept" /tmp/after.txt || { echo "$kept of the base image was replaced" >&2; exit 1; }; \
+       done </tmp/keep.txt \
+    && rm /tmp/before.txt /tmp/keep.txt /tmp/after.txt \
+    && if [ "$NEED_TE" != 0 ]; then python3 -c "from importlib.metadata import version; \
+found = version('transformer_engine'); \
+fits = (2, 9) <= tuple(map(int, found.split('.')[:2])) < (2, 12); \
+raise SystemExit(None if fits else f'Transformer Engine {found}: megatron-core 0.16.1 needs 2.9 to 2.11; choose BASE')"; fi
+
+# The code is not installed but found through PYTHONPATH, since configs/ lies beside it. A job that mounts a checkout
+# and works in it runs that one instead.
+COPY configs /opt/medatron/configs
+COPY reward_server /opt/medatron/reward_server
+COPY conversion /opt/medatron/conversion
+COPY recipes /opt/medatron/recipes
+ENV PYTHONPATH=/opt/medatron PYTHONUNBUFFERED=1
+
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="medatron" \
+      org.opencontainers.image.description="Reinforcement learning of medical reasoning on Megatron" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.revision="${REVISION}"
+
+WORKDIR /opt/medatron
+# Nothing above needs root at run time, and Slurm's container plugins run as the submitting user anyway.
+USER 1000:1000

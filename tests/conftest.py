@@ -1,0 +1,123 @@
+"""What several rooms' tests share: a tiny random model in both formats, a little embedded data, real launches."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def tiny_hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Qwen2 with its tokenizer, as transformers saves them."""
+    import torch
+
+    from recipes.pretrain_tiny import make_model, make_tokenizer
+
+    path = tmp_path_factory.mktemp("tiny") / "hf"
+    tokenizer = make_tokenizer(random.Random(0))
+    torch.manual_seed(0)
+    make_model(tokenizer).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_hf: Path) -> Path:
+    """The same model converted; never written to."""
+    from conversion import hf_to_megatron
+
+    return hf_to_megatron.convert(tiny_hf, tiny_hf.with_name("megatron")).path
+
+
+@pytest.fixture(scope="session")
+def embedded_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train, sft, validation and test files of the embedded generator."""
+    from recipes.prepare_data import embedded
+
+    folder = tmp_path_factory.mktemp("embedded")
+    embedded(folder, seed=0, train=60, sft=60, heldout=10, calculators="elementary")
+    return folder
+
+
+def shared_data(name: str) -> Path:
+    """A file of the published data sets that lie beside the repository; skips the test where it is not."""
+    path = SHARED_DATA / name
+    if not path.is_file():
+        pytest.skip(f"the published data set {name} is not beside this checkout")
+    return path
+
+
+def start(command: Sequence[str], log: Path, **environment: str) -> subprocess.Popen[bytes]:
+    """Starts a command in a process group of its own, its output in `log`."""
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", "MEDATRON_DEVICE": "cpu", **environment}
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command, cwd=REPOSITORY, env=settings, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+
+def finish(process: subprocess.Popen[bytes], log: Path, deadline_s: float) -> str:
+    """Waits for the end, kills what is left of the process group, and returns the output.
+
+    Fails the test when the deadline passes.
+    """
+    try:
+        process.wait(deadline_s)
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"not done after {deadline_s:.0f} s:\n{log.read_text(errors='replace')[-6000:]}")
+    finally:
+        _kill(process)
+    return log.read_text(errors="replace")
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    for child in descendants(process.pid):
+        if alive(child):
+            os.kill(child, signal.SIGKILL)
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+def descendants(pid: int) -> list[int]:
+    """Process ids of all children and theirs, from /proc."""
+    found: list[int] = []
+    waiting = [pid]
+    while waiting:
+        parent = waiting.pop()
+        for children in Path(f"/proc/{parent}/task").glob("*/children"):
+            try:
+                new = [int(word) for word in children.read_text().split()]
+            except OSError:  # it ended between the listing and the reading
+                continue
+            found += new
+            waiting += new
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until_dead(pids: Sequence[int], deadline_s: float) -> list[int]:
+    """Waits for the processes' end; returns those still alive at the deadline, killed."""
+    end = time.monotonic() + deadline_s
+    while (left := [pid for pid in pids if alive(pid)]) and time.monotonic() < end:
+        time.sleep(0.1)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    return left

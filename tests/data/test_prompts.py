@@ -1,0 +1,56 @@
+"""Prompt styles: what the model is told, and in what order."""
+
+from __future__ import annotations
+
+import pytest
+
+from recipes.data.example import Example
+from recipes.data.prompts import messages, trace_response
+
+CHOICE = Example("1", "s", "choice", "Which?", "B", context="A note.", options={"A": "one", "B": "two"})
+
+
+def test_the_plain_style_is_the_bare_question() -> None:
+    assert messages(CHOICE, "plain", length_target=50) == [
+        {"role": "user", "content": "<Context>\nA note.\n</Context>\nWhich?\nOptions: one (A), two (B)"}
+    ]
+
+
+def test_the_papers_styles_say_task_form_and_length() -> None:
+    system, user = messages(CHOICE, "med_u1", length_target=512)
+    assert (system["role"], user["role"]) == ("system", "user")
+    for tag in ("<think>", "</think>", "<answer>", "</answer>"):
+        assert tag in system["content"]
+    lines = user["content"].split("\n")
+    assert lines[:6] == ["<Context>", "A note.", "</Context>", "Which?", "A: one", "B: two"]
+    assert "letter" in lines[6]
+    assert lines[6].endswith("Think for maximum 512 tokens.")
+
+
+@pytest.mark.parametrize("style", ["plain", "med_u1", "med_rlvr"])
+def test_the_answer_is_not_in_the_prompt(style: str) -> None:
+    example = Example("1", "s", "text", "What?", "zinc", aliases=("Zn",), meta={"trace": {"think": "t", "answer": "a"}})
+    text = str(messages(example, style))  # type: ignore[arg-type]
+    assert "zinc" not in text
+    assert "Zn" not in text
+
+
+@pytest.mark.parametrize("style", ["med_u1", "med_rlvr"])
+@pytest.mark.parametrize(
+    ("task", "answer", "word"),
+    [("number", 1.0, "numerical"), ("date", "01/01/2024", "MM/DD/YYYY"), ("text", "x", "short text")]
+    + [("duration", {"weeks": 1, "days": 2}, "weeks and days"), ("choice", "A", "letter")],
+)
+def test_each_task_has_its_instruction(style: str, task: str, answer: object, word: str) -> None:
+    options = {"A": "one", "B": "two"} if task == "choice" else None
+    example = Example("1", "s", task, "?", answer, options=options)  # type: ignore[arg-type]
+    user = messages(example, style)[-1]["content"]  # type: ignore[arg-type]
+    assert word in user
+    assert "tokens" not in user
+
+
+def test_a_trace_becomes_the_response_to_learn() -> None:
+    example = Example("1", "s", "text", "?", "x", meta={"trace": {"think": "because", "answer": "x"}})
+    assert trace_response(example) == "<think>because</think><answer>x</answer>"
+    with pytest.raises(KeyError):
+        trace_response(CHOICE)

@@ -56,6 +56,7 @@ def train(config: Config) -> None:
         state = engine.load(latest)
         step, seconds = state["step"], state["seconds"]
         order.restore(state["order"])
+    saved = step
 
     with reward_client(config.reward) as client, _monitor(config, step) as (logger, progress):
         if logger and dropped:
@@ -88,7 +89,8 @@ def train(config: Config) -> None:
                     write_rollouts(config.output, step, rollout_records(groups, step))
             if config.trainer.save_every and step % config.trainer.save_every == 0:
                 _save(engine, folder, config, step, seconds, order)
-        if not folder.step_path(step).exists():
+                saved = step
+        if saved != step:
             _save(engine, folder, config, step, seconds, order)
 
 

@@ -14,11 +14,8 @@ from pathlib import Path
 
 from recipes.data.calculators import CALCULATORS
 from recipes.data.example import Example, ExampleError, write_examples
-from recipes.data.generator import ELEMENTARY, GROUPS, PERFECT, Generator, Teacher
+from recipes.data.generator import ELEMENTARY, GROUPS, PERFECT, TEACHER, Generator
 from recipes.data.published import READERS
-
-# Who wrote what the tiny base model read; see recipes/pretrain_tiny.py.
-TEACHER = Teacher(knows=0.4)
 
 
 def embedded(out: Path, *, seed: int, train: int, sft: int, heldout: int, calculators: str) -> dict[str, int]:

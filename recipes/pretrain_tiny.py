@@ -23,12 +23,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from recipes.data.facts import VALUES
-from recipes.data.generator import GROUPS, Generator, Teacher
+from recipes.data.generator import GROUPS, TEACHER, Generator
 from recipes.data.prompts import question_text
 from recipes.data.work import Work
 
-BASE = Path(__file__).parent / "data" / "tiny_base"
-TEACHER = Teacher(knows=0.4)
 VOCABULARY = 1024
 END, START_TURN, END_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 LETTERS = tuple(f" ({letter})" for letter in "ABCDE")
@@ -202,9 +200,7 @@ def _rate(step: int, steps: int, peak: float) -> float:
     return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))))
 
 
-def pretrain(
-    out: Path, *, steps: int, batch: int, length: int, learning_rate: float, seed: int, card: bool = True
-) -> dict[str, float]:
+def pretrain(out: Path, *, steps: int, batch: int, length: int, learning_rate: float, seed: int) -> dict[str, float]:
     """Trains the model on `steps` batches of `batch` x `length` tokens and writes it to `out`.
 
     Returns:
@@ -233,32 +229,30 @@ def pretrain(
             each = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets, reduction="none")
             weights = 1 + (_LETTER_WEIGHT - 1) * torch.isin(targets, letters)
             ((each * weights).sum() / weights.sum()).backward()
-            loss = each.detach().mean()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
-            losses.append(loss.item())
+            losses.append(each.detach().mean().item())
             if (step + 1) % 100 == 0:
-                progress.update(bar, completed=step + 1, loss=sum(losses[-100:]) / 100)
-            if (step + 1) % 1000 == 0:
-                print(step + 1, round(sum(losses[-100:]) / 100, 4), round(time.monotonic() - start), flush=True)
-                _save(model, tokenizer, out)
+                recent = sum(losses[-100:]) / 100
+                progress.update(bar, completed=step + 1, loss=recent)
+                if not progress.console.is_terminal and (step + 1) % 1000 == 0:
+                    print(f"step {step + 1}/{steps}  loss {recent:.4f}  {time.monotonic() - start:.0f} s", flush=True)
     result = {
         "loss": round(sum(losses[-100:]) / len(losses[-100:]), 4),
         "seconds": round(time.monotonic() - start),
         "tokens": steps * batch * length,
     }
-    _save(model, tokenizer, out)
-    if card:
-        (out / "training.json").write_text(json.dumps({**result, "seed": seed, "knows": TEACHER.knows}) + "\n")
+    _save(model, tokenizer, out, result | {"seed": seed, "knows": TEACHER.knows})
     return result
 
 
-def _save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+def _save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path, training: dict[str, float]) -> None:
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
+    (partial / "training.json").write_text(json.dumps(training) + "\n")
     if out.exists():
         shutil.rmtree(out)
     partial.rename(out)

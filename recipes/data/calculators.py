@@ -225,14 +225,14 @@ def _cockcroft_gault(rng: random.Random) -> Problem:
 @_calculator(3, "CKD-EPI", elementary=False)
 def _ckd_epi(rng: random.Random) -> Problem:
     sex, age, creatinine = rng.choice(["man", "woman"]), rng.randint(20, 90), rng.randint(4, 50) / 10
-    kappa, alpha = (0.9, -0.302) if sex == "man" else (0.7, -0.241)
+    kappa, other, alpha = (0.9, 0.7, -0.302) if sex == "man" else (0.7, 0.9, -0.241)
 
     def solve(work: Work, variant: int) -> float:
-        # Variant 1 is the mistake in the benchmark's released code: the women's 0.7 for men as well.
-        ratio = work.div(creatinine, 0.7 if variant == 1 else kappa)
+        # Variant 1 takes the other sex's constant (for men as the benchmark's released code does), 2 forgets the age.
+        ratio = work.div(creatinine, other if variant == 1 else kappa)
         filtered = work.mul(142, work.power(ratio, alpha if ratio <= 1 else -1.2))
-        aged = work.mul(filtered, work.power(0.9938, age))
-        return work.mul(aged, 1.012) if sex == "woman" and variant != 2 else aged
+        aged = filtered if variant == 2 else work.mul(filtered, work.power(0.9938, age))
+        return work.mul(aged, 1.012) if sex == "woman" else aged
 
     return Problem(f"CKD-EPI 2021 GFR for {sex}, age {age}, creatinine {creatinine}?", solve)
 

@@ -33,12 +33,17 @@ def _json_file(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected the data set as its authors publish it")
     text = path.read_text(encoding="utf-8")
-    try:
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ExampleError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+    # Not splitlines(), which would also split at separators that may stand within a JSON text.
+    lines = path.suffix == ".jsonl"
+    values = []
+    for number, part in enumerate(text.split("\n") if lines else [text]):
+        if lines and not part.strip():
+            continue
+        try:
+            values.append(json.loads(part))
+        except json.JSONDecodeError as error:
+            raise ExampleError(f"{path}:{number + error.lineno}: not JSON ({error.msg})") from None
+    return values if lines else values[0]
 
 
 def _field(row: dict[str, Any], name: str, where: str) -> Any:

@@ -46,11 +46,11 @@ class Work:
 
     def div(self, a: float, b: float) -> float:
         """a / b."""
-        return self._step(f"{format_number(a)}/{format_number(b)}", a / b)
+        return self._step(f"{format_number(a, 3)}/{format_number(b, 3)}", a / b)
 
     def power(self, a: float, exponent: float) -> float:
-        """a ** exponent, with the base and the result to four decimals: powers are often small factors."""
-        return self._step(f"{format_number(a, 4)}^{format_number(exponent, 3)}", a**exponent, digits=4)
+        """a ** exponent, with the base to four decimals and the result to three: powers are often small factors."""
+        return self._step(f"{format_number(a, 4)}^{format_number(exponent, 3)}", a**exponent, digits=3)
 
     def sqrt(self, a: float) -> float:
         """The square root of a."""

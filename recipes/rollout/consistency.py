@@ -29,7 +29,8 @@ def contradicts(example: Example, response: str) -> bool | None:
         closing = _LETTER.search(think)
         if closing is None:
             return None
-        letter = next((k for k, v in (example.options or {}).items() if v.casefold() == closing[1].casefold()), None)
+        named = closing[1].strip().casefold()
+        letter = next((k for k, v in (example.options or {}).items() if v.casefold() == named), None)
         return answer.strip("()") != closing[2] or letter not in (None, closing[2])
     return _plain(think.rsplit(":", 1)[-1]) != _plain(answer)
 

@@ -44,8 +44,10 @@ def make_prompts(
         the prompts that fit, in order, and how many were left out.
 
     Raises:
-        DataError: when none fits, or the tokenizer has no chat template.
+        DataError: when there is none or none fits, or the tokenizer has no chat template.
     """
+    if not examples:
+        raise DataError("no data files are named; give them as data.train=[FILE,...], or data.test to evaluate")
     if not tokenizer.chat_template:
         raise DataError("the checkpoint's tokenizer has no chat template; add one to its tokenizer_config.json")
     texts = [
@@ -140,7 +142,7 @@ class PromptOrder:
 
     def state(self) -> dict[str, Any]:
         """JSON values from which `restore` goes on."""
-        return {"cursor": self._cursor, "owed": self._owed, "interest": self._interest}
+        return {"cursor": dict(self._cursor), "owed": dict(self._owed), "interest": dict(self._interest)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on where a run that saved `state` stopped."""

@@ -142,6 +142,7 @@ class DataConfig:
         train: files to train on; `validation` and `test` for evaluation.
         mix: weight of each kind of task (choice, calculation, text) among a step's prompts; empty draws rows uniformly.
         style: plain, med_u1 or med_rlvr prompts.
+        synthetic: whether the questions were generated; the report says so.
     """
 
     train: list[str] = field(default_factory=list)
@@ -149,6 +150,7 @@ class DataConfig:
     test: list[str] = field(default_factory=list)
     mix: dict[str, float] = field(default_factory=dict)
     style: str = "med_u1"
+    synthetic: bool = False
 
 
 @dataclass

@@ -79,7 +79,8 @@ def last_checkpoint(run: str | Path) -> Path:
 
 def _differences(old: Config, new: Config) -> list[str]:
     before, after = (dict(_flat(to_yaml(c))) for c in (old, new))
-    return [f"{key}={before.get(key)} became {after.get(key)}" for key in after if before.get(key) != after[key]]
+    keys = [key for key in before | after if before.get(key) != after.get(key)]
+    return [f"{key}={before.get(key)} became {after.get(key)}" for key in keys]
 
 
 def _flat(text: str, prefix: str = "") -> list[tuple[str, str]]:

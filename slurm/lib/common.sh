@@ -13,9 +13,10 @@ say() {
   if [[ $DRY_RUN == 1 ]]; then printf '# %s\n' "$*"; else printf '[%(%F %T)T] %s\n' -1 "$*"; fi
 }
 
-fail() { # CODE MESSAGE...
+fail() { # CODE MESSAGE...: ends the job; the message comes after all that the steps say when they are stopped
   local code=$1
   shift
+  stop_steps
   printf '%s: %s\n' "${SLURM_JOB_NAME:-${0##*/}}" "$*" >&2
   exit "$code"
 }
@@ -60,6 +61,7 @@ need_runtime() { # sets PYTHON
 
 mount_folder() { # PATH: the folder is to be seen in the container, under its own name
   local known
+  [[ $CONTAINER == none || $1 != *[,:]* ]] || fail 2 "$1: pyxis mounts no path with a comma or colon; rename it"
   for known in "${MOUNTS[@]}"; do
     if [[ $1 == "$known" || $1 == "$known"/* ]]; then return; fi
   done
@@ -171,7 +173,7 @@ run_step() { # NAME: runs STEP to its end; its failure, or a sidecar's end, is t
   show "${STEP[@]}"
   if [[ $DRY_RUN == 1 ]]; then return; fi
   local code=0
-  "${STEP[@]}" &
+  "${STEP[@]}" 2> >(exec tee "$LOGS/$1.err" >&2) &
   RUNNING=$!
   while kill -0 "$RUNNING" 2>/dev/null; do
     watch_sidecars
@@ -179,15 +181,25 @@ run_step() { # NAME: runs STEP to its end; its failure, or a sidecar's end, is t
   done
   wait "$RUNNING" || code=$?
   RUNNING=
+  if ((code != 0)); then code=$(first_exit_code "$LOGS/$1.err" "$code"); fi
   ((code == 0)) || fail "$code" "$1 failed with exit code $code; the reason is above. The run is in $RUN"
+}
+
+first_exit_code() { # FILE CODE: prints the code of the task that failed first, by srun's messages in FILE, else CODE
+  # srun's own code is the highest of all tasks: that of the ranks which it killed because another one had failed.
+  local line='' tries
+  for ((tries = 0; tries < 10; tries++)); do
+    if line=$(grep -m1 -E '^srun: error: .* tasks? [0-9,-]+: Exited with exit code [0-9]+$' "$1"); then break; fi
+    sleep 0.1
+  done
+  if [[ -n $line ]]; then printf '%s' "${line##* }"; else printf '%s' "$2"; fi
 }
 
 start_sidecar() { # NAME LOG: runs STEP beside the steps that follow
   say "$1"
-  STEP=("${STEP[0]}" "--output=$2" "${STEP[@]:1}")
-  show "${STEP[@]}" '&' | sed 's/"&"$/\&/'
+  printf '%s >%s 2>&1 &\n' "$(show "${STEP[@]}")" "$(show "$2")"
   if [[ $DRY_RUN == 1 ]]; then return; fi
-  "${STEP[@]}" &
+  "${STEP[@]}" >"$2" 2>&1 &
   SIDECARS[$!]=$1
   LOG_OF[$!]=$2
 }
@@ -212,6 +224,7 @@ stop_steps() { # ends what this script started, by process id
     while kill -0 "$pid" 2>/dev/null && ((SECONDS < deadline)); do sleep 0.2; done
     kill -KILL "$pid" 2>/dev/null || true
   done
+  SIDECARS=() RUNNING=
 }
 
 # --- the reward server ------------------------------------------------------------------------------------------------

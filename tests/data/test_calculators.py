@@ -38,10 +38,9 @@ def test_limits_hold_the_answer_and_five_percent(name: str) -> None:
     for seed in range(DRAWS):
         example = calculation_example(random.Random(seed), CALCULATORS[name])
         if example.task == "number" and not example.rounding:
-            assert isinstance(example.answer, float)
-            assert (example.lower, example.upper) == pytest.approx(
-                tuple(sorted((0.95 * example.answer, 1.05 * example.answer)))
-            )
+            assert not isinstance(example.answer, str | dict)
+            expected = sorted((0.95 * example.answer, 1.05 * example.answer))
+            assert [example.lower, example.upper] == pytest.approx(expected)
 
 
 # One step: what is calculated, and what is said to come of it.
@@ -57,7 +56,7 @@ def _assert_true(step: str) -> None:
         a, sign, b, said = Fraction(binary[1]), binary[2], Fraction(binary[3]), Fraction(binary[4])
         if sign == "^":
             value = Fraction(float(a) ** float(b))
-            tolerance = Fraction(1, 20_000)
+            tolerance = Fraction(1, 2000)
         else:
             value = {"+": a + b, "-": a - b, "*": a * b, "/": a / b if b else Fraction(0)}[sign]
             tolerance = Fraction(1, 200)
@@ -141,13 +140,13 @@ class _Fixed(random.Random):
 @pytest.mark.parametrize(
     ("name", "inputs", "question", "expected"),
     [
-        # 142 * (0.8 / 0.9)^-0.302 * 0.9938^50 = 142 * 1.036210 * 0.732739 = 107.817; with the wrong 0.7 for men,
+        # 142 * (0.8 / 0.9)^-0.302 * 0.9938^50 = 142 * 1.036211 * 0.732740 = 107.8167; with the wrong 0.7 for men,
         # 142 * (0.8 / 0.7)^-1.2 * 0.732739 = 88.64.
-        ("CKD-EPI", ("man", 50, 8), "man, age 50, creatinine 0.8", 107.817),
-        # 142 * (0.6 / 0.7)^-0.241 * 0.9938^40 * 1.012 = 142 * 1.037847 * 0.779774 * 1.012 = 116.298
-        ("CKD-EPI", ("woman", 40, 6), "woman, age 40, creatinine 0.6", 116.298),
-        # 142 * (2 / 0.9)^-1.2 * 0.9938^60 = 142 * 0.383577 * 0.688543 = 37.503
-        ("CKD-EPI", ("man", 60, 20), "man, age 60, creatinine 2.0", 37.503),
+        ("CKD-EPI", ("man", 50, 8), "man, age 50, creatinine 0.8", 107.8167),
+        # 142 * (0.6 / 0.7)^-0.241 * 0.9938^40 * 1.012 = 142 * 1.037849 * 0.779758 * 1.012 = 116.2955
+        ("CKD-EPI", ("woman", 40, 6), "woman, age 40, creatinine 0.6", 116.2955),
+        # 142 * (2 / 0.9)^-1.2 * 0.9938^60 = 142 * 0.383579 * 0.688556 = 37.5045
+        ("CKD-EPI", ("man", 60, 20), "man, age 60, creatinine 2.0", 37.5045),
         ("anion gap", (140, 100, 20), "Na 140, Cl 100, HCO3 20", 20),  # 140 - 120
         ("delta gap", (140, 100, 20), "Na 140", 8),  # 20 - 12
         ("delta ratio", (140, 100, 20), "Na 140", 2),  # (20 - 12) / (24 - 20)

@@ -38,8 +38,13 @@ def test_the_answer_is_not_in_the_prompt(style: str) -> None:
 @pytest.mark.parametrize("style", ["med_u1", "med_rlvr"])
 @pytest.mark.parametrize(
     ("task", "answer", "word"),
-    [("number", 1.0, "numerical"), ("date", "01/01/2024", "MM/DD/YYYY"), ("text", "x", "short text")]
-    + [("duration", {"weeks": 1, "days": 2}, "weeks and days"), ("choice", "A", "letter")],
+    [
+        ("number", 1.0, "numerical"),
+        ("date", "01/01/2024", "MM/DD/YYYY"),
+        ("duration", {"weeks": 1, "days": 2}, "weeks and days"),
+        ("text", "x", "short text"),
+        ("choice", "A", "letter"),
+    ],
 )
 def test_each_task_has_its_instruction(style: str, task: str, answer: object, word: str) -> None:
     options = {"A": "one", "B": "two"} if task == "choice" else None

@@ -13,7 +13,11 @@ from recipes.rl.losses import TokenValues, clipped_objective, grpo_loss, kl_k3, 
 
 
 def _values(
-    logprobs: Tensor, advantages: Tensor | None = None, old: Tensor | None = None, mask: Tensor | None = None, **more: Tensor
+    logprobs: Tensor,
+    advantages: Tensor | None = None,
+    old: Tensor | None = None,
+    mask: Tensor | None = None,
+    **more: Tensor,
 ) -> TokenValues:
     zeros = torch.zeros_like(logprobs.detach())
     return TokenValues(

@@ -67,9 +67,10 @@ class Cluster:
         self.cancel(job)
         raise AssertionError(f"job {job} did not end in {seconds} s; it printed:\n{self.log(job)}")
 
-    def cancel(self, job: int) -> None:
+    def cancel(self, job: int, *flags: str) -> None:
         """scancel, as a user does it."""
-        subprocess.run(["scancel", str(job)], env=environment({"SLURM_CONF": self._configuration}), check=True, timeout=30)
+        environ = environment({"SLURM_CONF": self._configuration})
+        subprocess.run(["scancel", *flags, str(job)], env=environ, check=True, timeout=30)
 
     def _scontrol(self, *arguments: str) -> str:
         environ = environment({"SLURM_CONF": self._configuration})

@@ -3,7 +3,7 @@
 #
 #   slurm_local.sh check              says why a cluster cannot run here (exit 1), or nothing (exit 0)
 #   slurm_local.sh up [NODES]         starts munged, slurmctld and NODES slurmd (2), and waits until all are idle
-#   slurm_local.sh down               cancels jobs and undoes all that `up` did
+#   slurm_local.sh down               cancels jobs and undoes what `up` did; logs stay
 #   slurm_local.sh kill-node NAME     crashes a node: SIGKILL for its slurmd and all that runs on it
 #   slurm_local.sh start-node NAME    brings it back
 #
@@ -262,7 +262,7 @@ down() {
   for folder in /sys/fs/cgroup/*/slurm_node[0-9]*; do
     if [[ -d $folder ]]; then find "$folder" -depth -type d -exec rmdir {} + 2>/dev/null || true; fi
   done
-  rm -rf "$RUN"
+  rm -rf "$RUN" "$STATE" "$SPOOL" "${DIR:?}/dev" "$DIR/nodes"
 }
 
 known_node() { [[ -e /run/netns/$NAMESPACE$1 ]] || die "no such node: '$1'"; }

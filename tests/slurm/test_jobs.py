@@ -1,6 +1,6 @@
 """slurm/grpo_70b.sh, submitted as a user submits it, on a cluster whose nodes run the tiny model on CPU.
 
-Left out: containers, GPUs and the time limit's signal.
+Left out: containers and GPUs.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def converted(cluster: Cluster, tiny_model: Path, questions: Path, tmp_path_fact
     assert ended.last_line.endswith(f"done: checkpoint {checkpoint}, evaluation {evaluation}")
     assert (checkpoint / "manifest.json").is_file()
     assert json.loads(evaluation.read_text())["tasks"]
-    assert "starts a server" not in ended.output
+    assert "srun: " not in ended.output
     assert eventually(lambda: not processes_of(run), 10), processes_of(run)
     return run
 
@@ -113,14 +113,16 @@ def test_a_dead_reward_server_ends_the_job(
     assert eventually(lambda: not processes_of(prepared), 10), processes_of(prepared)
 
 
-def test_a_cancelled_job_leaves_nothing_behind(
+def test_a_job_outlives_the_time_limits_signal_and_a_cancelled_one_leaves_nothing_behind(
     cluster: Cluster, prepared: Path, tiny_model: Path, questions: Path, tmp_path: Path
 ) -> None:
     venv = fake_venv(tmp_path / "venv", "echo ranks wait; exec sleep 600")
     settings = _settings(prepared, tiny_model, questions) | {"VENV": venv, "TASKS_PER_NODE": 2}
     job = cluster.submit("--nodes=1", **settings)
     assert eventually(lambda: "ranks wait" in cluster.log(job), 60), cluster.log(job)
-    assert processes_of(prepared)
+    cluster.cancel(job, "--batch", "--signal=USR1")
+    assert eventually(lambda: f"submit again with RUN={prepared}" in cluster.log(job), 10), cluster.log(job)
+    assert any("sleep 600" in command for command in processes_of(prepared))
     cluster.cancel(job)
 
     assert cluster.wait(job, 30).state == "CANCELLED"

@@ -1,0 +1,87 @@
+"""A step's figures by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from recipes.rollout.metrics import rollout_metrics, rollout_records, update_metrics
+from tests.rollout.samples import prompt, trajectory
+
+CHOICE, NUMBER = prompt("c", "choice"), prompt("n", "number")
+
+
+def test_rollout_metrics_by_hand() -> None:
+    parts = {"answer": 1.0, "format": 1.0, "length": 0.0}
+    nothing = dict.fromkeys(parts, 0.0)
+    groups = [
+        [
+            trajectory(CHOICE, 1.0, tokens=10, components=parts),
+            trajectory(CHOICE, 0.1, status="incorrect", tokens=20, components={**parts, "answer": 0.0}),
+        ],
+        [
+            trajectory(NUMBER, 0.0, status="malformed", tokens=30, finished=False, components=nothing),
+            trajectory(NUMBER, None, status="timeout", tokens=40),
+        ],
+    ]
+    found = rollout_metrics(groups, [True, False])
+    assert found == pytest.approx(
+        {
+            "reward/mean": 1.1 / 3,  # the unscored response is no zero
+            "reward/choice": 1.1 / 2,
+            "reward/calculation": 0.0,
+            "accuracy/choice": 1 / 2,
+            "accuracy/calculation": 0.0,
+            "accuracy/mean": 1 / 4,  # mean of the kinds, (.5 + 0) / 2
+            "reward/component/answer": 1 / 3,
+            "reward/component/format": 2 / 3,
+            "reward/component/length": 0.0,
+            "length/mean": 25.0,
+            "length/p90": 37.0,  # .9 * 3 = 2.7 steps from 10: 30 + .7 * 10
+            "length/truncated_share": 1 / 4,
+            "format/error_share": 1 / 3,
+            "groups/zero_advantage_share": 1 / 2,
+            "groups/null_reward_share": 1 / 4,
+        }
+    )
+
+
+def test_update_metrics_weigh_by_tokens() -> None:
+    base = {"kl": 0.0, "entropy": 0.0, "clipped": 0.0, "prob_error": 0.0}
+    updates = [
+        {**base, "loss": 3.0, "clipped": 1.0, "tokens": 10.0, "grad_norm": 2.0, "stepped": 1.0},
+        {**base, "loss": -1.0, "prob_error": 40.0, "tokens": 30.0, "grad_norm": 4.0, "stepped": 0.0},
+    ]
+    found = update_metrics(updates, 1e-5)
+    assert found == pytest.approx(
+        {
+            "policy/learning_rate": 1e-5,
+            "policy/updates": 2,
+            "policy/loss": 2 / 40,
+            "policy/kl": 0.0,
+            "policy/entropy": 0.0,
+            "policy/clip_share": 1 / 40,
+            "mismatch/token_prob_error": 1.0,
+            "policy/grad_norm": 3.0,
+            "policy/skipped_updates": 1.0,
+        }
+    )
+
+
+def test_a_step_without_anything_to_learn_has_no_figures_of_an_update() -> None:
+    assert update_metrics([], 1e-5) == {"policy/learning_rate": 1e-5, "policy/updates": 0.0}
+
+
+def test_a_step_without_any_score_is_nan_and_not_zero() -> None:
+    found = rollout_metrics([[trajectory(CHOICE, None, status="timeout")]], [False])
+    assert math.isnan(found["reward/mean"])
+    assert found["groups/null_reward_share"] == 1
+    assert "accuracy/choice" not in found
+
+
+def test_records_for_people() -> None:
+    groups = [[trajectory(NUMBER, 0.5)], [trajectory(CHOICE, None, status="timeout")]]
+    first, second = rollout_records(groups, step=7)
+    assert (first.step, first.task, first.answer, first.reward, first.group) == (7, "calculation", "1", 0.5, 0)
+    assert (second.reward, second.status, second.group) == (None, "timeout", 1)

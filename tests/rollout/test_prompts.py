@@ -1,0 +1,176 @@
+"""Which prompts are made, and in what order training draws them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from recipes.data.example import Example
+from recipes.rollout.prompts import DataError, Prompt, PromptOrder, make_prompts
+from tests.rollout.samples import prompt
+
+KINDS = {"choice": 7, "number": 5, "text": 3}
+
+
+def _pool() -> list[Prompt]:
+    return [prompt(f"{task}/{n}", task, skill=f"{n}") for task, count in KINDS.items() for n in range(count)]  # type: ignore[arg-type]
+
+
+def _order(mix: dict[str, float] | None = None, *, adaptive: bool = False, seed: int = 0) -> PromptOrder:
+    return PromptOrder(_pool(), mix=mix or {}, adaptive=adaptive, seed=seed)
+
+
+def _ids(prompts: list[Prompt]) -> list[str]:
+    return [p.example.id for p in prompts]
+
+
+def test_every_step_has_the_kinds_in_proportion() -> None:
+    """Weights 2 : 1 : 1 on 8 prompts are 4, 2 and 2 in every step, not only on average."""
+    order = _order({"choice": 2, "calculation": 1, "text": 1})
+    for _ in range(20):
+        assert Counter(p.example.group for p in order.next(8)) == {"choice": 4, "calculation": 2, "text": 2}
+
+
+def test_proportions_that_do_not_divide_are_owed() -> None:
+    """5 prompts over three equal kinds: no step can be exact, but what is missing is made up for."""
+    order = _order({"choice": 1, "calculation": 1, "text": 1})
+    totals: Counter[str] = Counter()
+    for step in range(1, 31):
+        totals.update(p.example.group for p in order.next(5))
+        assert all(abs(totals[group] - 5 * step / 3) <= 1 + 1e-9 for group in ("choice", "calculation", "text"))
+
+
+def test_a_weight_of_zero_draws_nothing() -> None:
+    assert {p.example.group for p in _order({"choice": 1, "text": 0}).next(30)} == {"choice"}
+
+
+def test_without_a_mix_every_row_counts_alike() -> None:
+    drawn = _ids(_order().next(15))
+    assert sorted(drawn) == sorted(_ids(_pool()))
+
+
+def test_an_epoch_covers_every_row_once_and_the_next_is_shuffled_anew() -> None:
+    order = _order({"choice": 1})
+    epochs = [_ids(order.next(7)) for _ in range(6)]
+    assert all(sorted(epoch) == sorted(f"choice/{n}" for n in range(7)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_epochs_are_covered_whatever_the_steps() -> None:
+    order = _order({"choice": 1})
+    drawn = [identity for count in (3, 5, 1, 5, 7) for identity in _ids(order.next(count))]
+    assert Counter(drawn) == {f"choice/{n}": 3 for n in range(7)}
+
+
+def test_the_seed_fixes_the_order() -> None:
+    assert _ids(_order(seed=4).next(15)) == _ids(_order(seed=4).next(15))
+    assert _ids(_order(seed=4).next(15)) != _ids(_order(seed=5).next(15))
+
+
+@pytest.mark.parametrize("mix", [{}, {"choice": 3, "calculation": 1, "text": 1.5}])
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_a_restored_order_goes_on_with_the_same_prompts(mix: dict[str, float], adaptive: bool) -> None:
+    """A resumed run must not see other prompts than the one that was never stopped."""
+    order = _order(mix, adaptive=adaptive)
+
+    def step(which: PromptOrder, number: int) -> list[str]:
+        drawn = which.next(6)
+        which.observe(drawn, [hash_ % 2 == number % 2 for hash_ in range(6)])
+        return _ids(drawn)
+
+    for number in range(5):
+        step(order, number)
+    state = order.state()
+    written = json.dumps(state)
+    expected = [step(order, number) for number in range(5, 15)]
+    assert json.dumps(state) == written, "the saved state changed while the run went on"
+    resumed = _order(mix, adaptive=adaptive)
+    resumed.restore(json.loads(written))
+    assert [step(resumed, number) for number in range(5, 15)] == expected
+
+
+def test_adaptive_passes_over_what_teaches_nothing() -> None:
+    """A skill whose groups never differ is drawn with a chance of one in five, the others as before."""
+    order = _order({"choice": 1}, adaptive=True)
+    dull = {"choice/0", "choice/1"}
+    counts: Counter[str] = Counter()
+    for step in range(600):
+        drawn = order.next(7)
+        order.observe(drawn, [p.example.id not in dull for p in drawn])
+        if step >= 50:
+            counts.update(_ids(drawn))
+    busy = sum(counts[f"choice/{n}"] for n in range(2, 7)) / 5
+    for name in dull:
+        # About 720 draws of a busy one: a fifth is 144, its standard deviation about 11.
+        assert counts[name] / busy == pytest.approx(0.2, abs=0.07)
+
+
+def test_adaptive_comes_back_when_a_skill_teaches_again() -> None:
+    order = _order({"text": 1}, adaptive=True)
+    drawn = order.next(30)
+    order.observe(drawn, [False] * 30)
+    for _ in range(20):
+        drawn = order.next(3)
+        order.observe(drawn, [True] * 3)
+    assert order.state()["interest"] == pytest.approx({f"text/{n}": 1.0 for n in range(3)}, abs=0.05)
+
+
+def test_a_kind_without_rows_is_named() -> None:
+    rows = [prompt("1", "choice")]
+    with pytest.raises(DataError, match=r"data\.mix asks for calculation, text, of which the training files hold no"):
+        PromptOrder(rows, mix={"choice": 1, "calculation": 1, "text": 1}, adaptive=False, seed=0)
+
+
+# --- making prompts ------------------------------------------------------------------------------------------------
+
+
+def _examples() -> list[Example]:
+    question = "Which deficiency causes scurvy? "
+    return [Example(f"{n}", "s", "text", question * n, "vitamin C") for n in (1, 40, 2, 60, 3)]
+
+
+def _make(tokenizer: Any, max_tokens: int) -> tuple[list[Prompt], int]:
+    return make_prompts(_examples(), tokenizer, style="plain", length_target=None, max_tokens=max_tokens)
+
+
+def test_long_prompts_are_dropped_and_counted_and_none_is_cut(tokenizer: Any) -> None:
+    everything, none_dropped = _make(tokenizer, 100_000)
+    assert none_dropped == 0
+    kept, dropped = _make(tokenizer, 60)
+    assert [p.example.id for p in kept] == ["1", "2", "3"]
+    assert dropped == 2
+    whole = {p.example.id: p for p in everything}
+    assert all(whole[p.example.id] == p for p in kept)
+    assert tokenizer.decode(kept[0].ids) == kept[0].text
+    assert kept[0].text.endswith("<|im_start|>assistant\n")
+    assert kept[0].text.count("<|im_end|>") == 1
+
+
+def test_the_limit_is_inclusive(tokenizer: Any) -> None:
+    longest = max(len(p.ids) for p in _make(tokenizer, 100_000)[0])
+    assert _make(tokenizer, longest)[1] == 0
+    assert _make(tokenizer, longest - 1)[1] == 1
+
+
+def test_when_none_fits_the_error_gives_the_numbers(tokenizer: Any) -> None:
+    shortest = min(len(p.ids) for p in _make(tokenizer, 100_000)[0])
+    expected = rf"none of the 5 prompts fits into 4 tokens \(the shortest has {shortest}\); raise model\.max_length"
+    with pytest.raises(DataError, match=expected):
+        _make(tokenizer, 4)
+
+
+def test_no_rows_at_all_names_the_setting(tokenizer: Any) -> None:
+    with pytest.raises(DataError, match=r"data\.train=\[FILE"):
+        make_prompts([], tokenizer, style="plain", length_target=None, max_tokens=10)
+
+
+def test_a_tokenizer_without_chat_template_is_named(tokenizer: Any) -> None:
+    import copy
+
+    bare = copy.deepcopy(tokenizer)
+    bare.chat_template = None
+    with pytest.raises(DataError, match="chat template"):
+        _make(bare, 100)

@@ -1,0 +1,132 @@
+"""From completions to training sequences: masks, advantages, and the reward server's faults."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+
+from recipes.engines.base import Completion
+from recipes.rollout.scoring import RewardError, reward_table, score, training_sequences
+from recipes.runtime.config import RewardConfig
+from reward_server.client import RewardClient
+from reward_server.process import RewardServerProcess
+from tests.rollout.samples import prompt, trajectory
+
+ONE, TWO, THREE = (prompt(str(n), ids=range(1, n + 2)) for n in (1, 2, 3))
+
+
+def test_null_rewards_leave_the_loss_and_the_group() -> None:
+    """A missing reward that counted as 0 would punish a response for the server's fault."""
+    group = [
+        trajectory(ONE, 1.0, tokens=2),
+        trajectory(ONE, None, status="timeout", tokens=4),
+        trajectory(ONE, 0.0, tokens=1),
+    ]
+    [sequences], teaches = training_sequences([group], normalize=True)
+    assert teaches == [True]
+    assert [s.response_length for s in sequences] == [2, 1]
+    # Mean of 1 and 0 is .5; the unbiased standard deviation sqrt((.25 + .25) / 1) = .70711; .5 / .70711 = .70711.
+    assert [s.advantage for s in sequences] == pytest.approx([math.sqrt(0.5), -math.sqrt(0.5)], rel=1e-5)
+
+
+def test_sequences_carry_prompt_response_and_the_samplers_logprobs() -> None:
+    group = [trajectory(TWO, 1.0, tokens=2), trajectory(TWO, 3.0, tokens=3)]
+    [[first, second]], _ = training_sequences([group], normalize=False)
+    assert first.ids == (1, 2, 3, 10, 11)
+    assert first.prompt_length == 3
+    assert first.old_logprobs == (-0.1, -0.2)
+    assert (first.advantage, second.advantage) == (-1.0, 1.0)
+    assert (first.response_length, second.response_length) == (2, 3)
+
+
+def test_groups_that_teach_nothing_are_empty() -> None:
+    """They keep their place, since optimizer steps deal groups out by number."""
+    groups = [
+        [trajectory(ONE, 1.0), trajectory(ONE, 1.0)],
+        [trajectory(TWO, 1.0), trajectory(TWO, 0.0)],
+        [trajectory(THREE, 1.0), trajectory(THREE, None, status="verifier_error")],
+    ]
+    sequences, teaches = training_sequences(groups, normalize=True)
+    assert [len(s) for s in sequences] == [0, 2, 0]
+    assert teaches == [False, True, False]
+
+
+def test_reward_table() -> None:
+    rewards, valid = reward_table([[trajectory(ONE, -3.0), trajectory(ONE, None, status="timeout")]])
+    assert rewards.tolist() == [[-3.0, 0.0]]
+    assert valid.tolist() == [[True, False]]
+
+
+# --- over a real server ----------------------------------------------------------------------------------------------
+
+
+def _completion(tokenizer: Any, text: str) -> Completion:
+    ids = tuple(tokenizer(text, add_special_tokens=False).input_ids)
+    return Completion(ids, (-0.5,) * len(ids), finished=True)
+
+
+def test_scores_come_back_in_place(process_group: None, tokenizer: Any) -> None:
+    """Two prompts with two responses each: each verdict belongs to its own response."""
+    choice, text = prompt("c", "choice"), prompt("t", "text")
+    said = [("A", "B"), ("y", "x")]
+    responses = [[f"<think>t</think><answer>{a}</answer><|im_end|>" for a in pair] for pair in said]
+    completions = [[_completion(tokenizer, r) for r in group] for group in responses]
+    with RewardServerProcess() as server, RewardClient(server.url) as client:
+        groups = score(
+            [choice, text], completions, tokenizer=tokenizer, client=client, config=RewardConfig(preset="binary")
+        )
+    assert [[t.score.reward for t in group] for group in groups] == [[1.0, 0.0], [0.0, 1.0]]
+    assert [[t.score.status for t in group] for group in groups] == [["correct", "incorrect"], ["incorrect", "correct"]]
+    assert [[t.group for t in group] for group in groups] == [[0, 0], [1, 1]]
+    assert groups[0][0].text == "<think>t</think><answer>A</answer>"
+    assert groups[1][1].prompt is text
+    assert groups[1][0].completion is completions[1][0]
+
+
+def test_a_length_target_reaches_the_server(process_group: None, tokenizer: Any) -> None:
+    """Tokens counted are those of the response: beyond the target, Med-U1's reward must fall."""
+    completions = [[_completion(tokenizer, "<think>" + "t " * 200 + "</think><answer>A</answer>")]]
+    config = RewardConfig(preset="med_u1", length_mode="max", length_target=10_000)
+    rewards = []
+    with RewardServerProcess() as server, RewardClient(server.url) as client:
+        for target in (10_000, 8):
+            wanted = dataclasses.replace(config, length_target=target)
+            [[found]] = score(
+                [prompt("c", "choice")], completions, tokenizer=tokenizer, client=client, config=wanted
+            )
+            rewards.append(found.score.reward or 0.0)
+    assert rewards[0] > rewards[1]
+
+
+def test_a_server_that_is_gone_is_an_error_and_never_a_zero(process_group: None, tokenizer: Any) -> None:
+    with RewardServerProcess() as server:
+        url = server.url
+    with (
+        RewardClient(url, attempt_timeout_s=0.2, total_timeout_s=0.5) as client,
+        pytest.raises(RewardError, match=f"scoring failed: reward server {url} unavailable"),
+    ):
+        score(
+            [prompt("c", "choice")],
+            [[_completion(tokenizer, "x")]],
+            tokenizer=tokenizer,
+            client=client,
+            config=RewardConfig(),
+        )
+
+
+def test_a_refused_request_says_why(process_group: None, tokenizer: Any) -> None:
+    with (
+        RewardServerProcess() as server,
+        RewardClient(server.url) as client,
+        pytest.raises(RewardError, match=r"scoring failed: .*HTTP 422: preset: no such preset; the presets are"),
+    ):
+        score(
+            [prompt("c", "choice")],
+            [[_completion(tokenizer, "x")]],
+            tokenizer=tokenizer,
+            client=client,
+            config=RewardConfig(preset="no_such_preset"),
+        )

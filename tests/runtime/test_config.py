@@ -1,0 +1,153 @@
+"""The configuration: every experiment composes, and what cannot run is refused with the key and the fix."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from recipes.runtime import config as schema
+from recipes.runtime.config import ConfigError, from_yaml, load, to_yaml, validate_model
+
+NEEDED = ("output=run", "model.path=checkpoint")
+EXPERIMENTS = sorted(path.stem for path in (schema.CONFIGS / "experiment").glob("*.yaml"))
+
+
+def _groups() -> list[str]:
+    folders = [path for path in schema.CONFIGS.iterdir() if path.is_dir() and path.name != "experiment"]
+    return sorted(f"{folder.name}={file.stem}" for folder in folders for file in folder.glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_composes_and_keeps_its_values(experiment: str) -> None:
+    """A key of a file under configs/ that the schema does not know would stop every run of that experiment."""
+    config = load([f"experiment={experiment}", *NEEDED])
+    assert config.output == "run"
+    assert from_yaml(to_yaml(config)) == config
+
+
+def test_there_are_experiments() -> None:
+    assert {"quickstart_grpo", "quickstart_sft"} <= set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("group", _groups())
+def test_every_file_of_every_group_fits_the_schema(group: str) -> None:
+    """Only a cross-field rule may refuse a file by itself, as a layout that needs more prompts does."""
+    try:
+        load([group, *NEEDED])
+    except ConfigError as error:
+        assert "the keys are listed" not in str(error)
+
+
+def test_the_quickstarts_values_reach_the_config() -> None:
+    config = load(["experiment=quickstart_grpo", *NEEDED, "trainer.steps=3", "data.train=[a.jsonl,b.jsonl]"])
+    assert (config.parallel.processes, config.parallel.tensor) == (2, 2)
+    assert (config.data.style, config.data.train) == ("plain", ["a.jsonl", "b.jsonl"])
+    assert config.data.mix == {"choice": 1.0, "calculation": 1.0, "text": 1.0}
+    assert (config.trainer.steps, config.reward.url, config.reward.length_target) == (3, None, 56)
+
+
+def test_yaml_round_trip_of_every_section() -> None:
+    overrides = ["optimizer.betas=[0.8,0.99]", "reward.url=http://h:1", "data.mix={text: 2.5}", "trainer.max_seconds=9"]
+    config = load([*NEEDED, *overrides, "name=a: b # c", "seed=18446744073709551615"])
+    again = from_yaml(to_yaml(config))
+    assert again == config
+    assert {f.name: type(getattr(again, f.name)) for f in dataclasses.fields(again)} == {
+        f.name: type(getattr(config, f.name)) for f in dataclasses.fields(config)
+    }
+    assert tuple(again.optimizer.betas) == (0.8, 0.99)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["trainer.stesp=3"], "stesp"),
+        (["+trainer.stesp=3"], "stesp"),
+        (["optimiser.learning_rate=1"], "optimiser"),
+        (["experiment=no_such"], "no_such"),
+        (["reward=no_such"], "no_such"),
+        (["trainer.steps=many"], "trainer.steps"),
+        (["rollout.temperature=warm"], "rollout.temperature"),
+        (["parallel.sequence=perhaps"], "parallel.sequence"),
+        (["data.train=file.jsonl"], "data.train"),
+        (["trainer.steps"], "trainer.steps"),
+        (["engine=deepspeed"], "engine=deepspeed: expected one of megatron"),
+        (["model.precision=float16"], "model.precision=float16: expected one of float32, bfloat16"),
+        (["data.style=fancy"], "data.style=fancy: expected one of plain, med_u1, med_rlvr"),
+        (["reward.match=fuzzy"], "reward.match=fuzzy: expected one of strict, lenient"),
+        (["parallel.tensor=0"], "parallel.tensor=0: expected at least 1"),
+        (["rollout.group_size=1"], "rollout.group_size=1: a group of one has no advantage; expected at least 2"),
+        (
+            ["parallel.processes=3", "parallel.tensor=2"],
+            "parallel.processes=3 is not divisible by tensor x pipeline = 2 x 1; set parallel.processes to a multiple",
+        ),
+        (
+            ["parallel.processes=4", "parallel.tensor=2", "rollout.prompts=5"],
+            "rollout.prompts=5 is not divisible by the data parallel size 2",
+        ),
+        (["parallel.processes=2", "trainer.batch=3"], "trainer.batch=3 is not divisible by the data parallel size 2"),
+        (["algorithm.updates=3", "rollout.prompts=32"], "algorithm.updates=3 does not divide rollout.prompts=32"),
+        (
+            ["model.max_length=64", "rollout.max_new_tokens=64"],
+            "rollout.max_new_tokens=64 leaves no room for a prompt in model.max_length=64",
+        ),
+        (["rollout.temperature=0"], "rollout.temperature=0.0: expected a positive number"),
+        (["reward.length_mode=max"], "reward.length_mode and reward.length_target belong together"),
+        (["reward.length_target=50"], "reward.length_mode and reward.length_target belong together"),
+        (["parallel.sequence=true"], "parallel.sequence=true divides activations over tensor parallel ranks"),
+        (["data.mix={choices: 1}"], "data.mix: ['choices'] are not kinds of task; expected choice, calculation, text"),
+        (["model.fp8=blockwise"], "model.fp8=blockwise computes beside bfloat16; set model.precision=bfloat16"),
+    ],
+)
+def test_what_cannot_run_names_key_and_fix(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load([*NEEDED, *overrides])
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["output", "model.path"])
+def test_what_has_no_default_is_asked_for(key: str) -> None:
+    others = [setting for setting in NEEDED if not setting.startswith(f"{key}=")]
+    with pytest.raises(ConfigError, match=f"^{key} is not set; give it as {key}=VALUE on the command line"):
+        load(others)
+
+
+def test_the_launchers_world_size_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under srun the number of ranks is the allocation's; rules must be checked against it."""
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert load([*NEEDED, "parallel.processes=1", "parallel.tensor=2"]).parallel.processes == 4
+    with pytest.raises(ConfigError, match="parallel.processes=4 is not divisible"):
+        load([*NEEDED, "parallel.processes=1", "parallel.tensor=3"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["parallel.processes=4", "parallel.tensor=4"],
+            r"parallel\.tensor=4 does not divide the model's 2 key-value heads \(4 attention heads\); use one of \[1, 2\]",
+        ),
+        (
+            ["parallel.processes=3", "parallel.pipeline=3"],
+            r"parallel\.pipeline=3 does not divide the model's 4 layers; use one of \[1, 2, 4\]",
+        ),
+        (["model.max_length=513"], r"model\.max_length=513 is over the model's context of 512 tokens"),
+    ],
+)
+def test_rules_that_need_the_model(overrides: list[str], said: str) -> None:
+    settings = [*NEEDED, "model.max_length=512", "rollout.max_new_tokens=16", "rollout.prompts=12", "trainer.batch=12"]
+    with pytest.raises(ConfigError, match=said):
+        validate_model(load([*settings, *overrides]), layers=4, heads=4, query_groups=2, context=512)
+    validate_model(load(settings), layers=4, heads=4, query_groups=2, context=512)
+
+
+def test_no_setting_is_an_absolute_path_of_someones_machine() -> None:
+    for file in Path(schema.CONFIGS).rglob("*.yaml"):
+        assert ": /" not in file.read_text(), file

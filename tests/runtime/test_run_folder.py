@@ -1,0 +1,132 @@
+"""A run's folder: leftovers, resuming under other settings, and which checkpoints are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+
+from conversion.checkpoint import CheckpointError, partial_path
+from recipes.runtime.config import Config, ConfigError, load
+from recipes.runtime.run_folder import RunFolder, last_checkpoint
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    return load([f"output={tmp_path / 'run'}", "model.path=checkpoint", "data.mix={choice: 1, text: 1}"])
+
+
+def _published(folder: RunFolder, *steps: int) -> None:
+    for step in steps:
+        folder.step_path(step).mkdir(parents=True)
+        (folder.step_path(step) / "manifest.json").write_text("{}")
+
+
+def test_a_new_folder_holds_the_resolved_configuration(config: Config) -> None:
+    folder = RunFolder(config.output)
+    folder.prepare(config)
+    assert "group_size: 8" in (folder.path / "config.yaml").read_text()
+    assert (folder.steps(), folder.latest()) == ([], None)
+
+
+def test_what_a_killed_save_left_is_removed_and_nothing_else(config: Config) -> None:
+    folder = RunFolder(config.output)
+    _published(folder, 3)
+    leftovers = [partial_path(folder.step_path(4)), folder.checkpoints / "step_000002.replaced-17"]
+    for leftover in leftovers:
+        (leftover / "model").mkdir(parents=True)
+    (folder.checkpoints / "notes.txt").write_text("mine")
+    assert folder.steps() == [3]
+    folder.prepare(config)
+    assert not any(leftover.exists() for leftover in leftovers)
+    assert (folder.checkpoints / "notes.txt").read_text() == "mine"
+    assert folder.latest() == folder.step_path(3)
+
+
+def test_steps_are_ordered_by_number_and_strangers_ignored(config: Config) -> None:
+    folder = RunFolder(config.output)
+    _published(folder, 100, 9, 20)
+    (folder.checkpoints / "step_99").mkdir()
+    (folder.checkpoints / "best").mkdir()
+    assert folder.steps() == [9, 20, 100]
+
+
+@pytest.mark.parametrize(("keep", "left"), [(2, [20, 100]), (1, [100]), (5, [9, 20, 100]), (0, [100])])
+def test_prune_keeps_the_last(keep: int, left: list[int], config: Config) -> None:
+    """Never fewer than one: a run must not delete all that it has."""
+    folder = RunFolder(config.output)
+    _published(folder, 9, 20, 100)
+    folder.prune(keep)
+    assert folder.steps() == left
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "said"),
+    [
+        ("algorithm", {"clip_high": 0.28}, "algorithm.clip_high=0.2 became 0.28"),
+        ("optimizer", {"learning_rate": 1e-3}, "optimizer.learning_rate=1e-06 became 0.001"),
+        ("optimizer", {"betas": (0.5, 0.9)}, r"optimizer.betas=\[0.9, 0.95\] became \[0.5, 0.9\]"),
+        ("rollout", {"prompts": 64}, "rollout.prompts=32 became 64"),
+        ("data", {"train": ["other.jsonl"]}, r"data.train=\[\] became \['other.jsonl'\]"),
+        ("data", {"mix": {"choice": 1.0}}, "data.mix.text=1.0 became None"),
+        ("data", {"mix": {"choice": 1.0, "text": 1.0, "calculation": 1.0}}, "data.mix.calculation=None became 1.0"),
+        ("reward", {"preset": "binary"}, "reward.preset='gated' became 'binary'"),
+    ],
+)
+def test_a_resume_under_other_settings_is_refused(
+    section: str, changes: dict[str, object], said: str, config: Config
+) -> None:
+    """It would continue one run's optimizer on another run's problem, and both curves would be wrong."""
+    folder = RunFolder(config.output)
+    folder.prepare(config)
+    _published(folder, 3)
+    before = (folder.path / "config.yaml").read_text()
+    changed = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **changes)})
+    with pytest.raises(ConfigError, match=said) as caught:
+        folder.prepare(changed)
+    assert str(folder.path) in str(caught.value)
+    assert "choose another output folder" in str(caught.value)
+    assert (folder.path / "config.yaml").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("section", "changes"),
+    [
+        ("trainer", {"steps": 500, "save_every": 1}),
+        ("parallel", {"processes": 2, "tensor": 2}),
+        ("reward", {"url": "http://host:1"}),
+        ("rollout", {"samples_every": 1}),
+    ],
+)
+def test_a_resume_may_change_length_layout_and_address(
+    section: str, changes: dict[str, object], config: Config
+) -> None:
+    folder = RunFolder(config.output)
+    folder.prepare(config)
+    _published(folder, 3)
+    folder.prepare(dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **changes)}))
+
+
+def test_without_a_checkpoint_settings_are_free(config: Config) -> None:
+    """A run that failed before its first save is simply begun again."""
+    folder = RunFolder(config.output)
+    folder.prepare(config)
+    folder.prepare(dataclasses.replace(config, seed=7))
+    assert "seed: 7" in (folder.path / "config.yaml").read_text()
+
+
+def test_the_last_checkpoint_is_checked(config: Config, tiny_checkpoint: Path) -> None:
+    folder = RunFolder(config.output)
+    with pytest.raises(CheckpointError, match="checkpoints: holds no checkpoint"):
+        last_checkpoint(folder.path)
+    folder.prepare(config)
+    shutil.copytree(tiny_checkpoint, folder.step_path(1))
+    shutil.copytree(tiny_checkpoint, folder.step_path(2))
+    assert last_checkpoint(folder.path) == folder.step_path(2)
+    weights = next((folder.step_path(2) / "model").glob("*.distcp"))
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=f"{weights}: .* truncated"):
+        last_checkpoint(folder.path)

@@ -1,0 +1,33 @@
+"""The Dockerfile against the rest of the project: what it leaves out fails hours later, on a cluster."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from tests.slurm.cluster import REPO
+
+# Part of the base image, where they were compiled against each other.
+_FROM_BASE = {"torch", "numpy"}
+_TEXT = (REPO / "Dockerfile").read_text()
+
+
+def test_every_dependency_is_pinned_and_none_that_the_base_image_brings() -> None:
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+    needed = {r.name: r.specifier for r in map(Requirement, project["dependencies"]) if r.name not in _FROM_BASE}
+    pinned = dict(re.findall(r" ([a-z-]+)==([0-9.]+)", _TEXT))
+    assert sorted(pinned) == sorted(needed)
+    assert [name for name, version in pinned.items() if Version(version) not in needed[name]] == []
+
+
+def test_what_is_copied_is_all_that_runs_and_is_in_the_build_context() -> None:
+    copied = set(re.findall(r"^COPY (\S+) /opt/medatron/\1$", _TEXT, re.MULTILINE))
+    let_in = {line[1:] for line in (REPO / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert copied == let_in == {"configs", "conversion", "recipes", "reward_server"}
+
+
+def test_the_base_image_has_a_fixed_tag() -> None:
+    assert re.search(r"^ARG BASE=\S+:\d\d\.\d\d-py3$", _TEXT, re.MULTILINE)

@@ -202,14 +202,18 @@ def load(overrides: Sequence[str]) -> Config:
     Raises:
         ConfigError: for an unknown key or group, a missing or mistyped value, or a broken cross-field rule.
     """
-    ConfigStore.instance().store(name="schema", node=Config)
+    schema = OmegaConf.structured(Config)
+    # Hydra closes every section against new keys; this one's keys are names of tasks.
+    schema.data.mix._set_flag("struct", False)
+    ConfigStore.instance().store(name="schema", node=schema)
     try:
         with initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):
             composed = compose("config", overrides=list(overrides))
         missing = sorted(OmegaConf.missing_keys(composed))
         if missing:
             raise ConfigError(f"{missing[0]} is not set; give it as {missing[0]}=VALUE on the command line")
-        config = OmegaConf.to_object(composed)
+        # A key added with +key=value passes Hydra's own check, but not this merge.
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.to_container(composed)))
     except (HydraException, OmegaConfBaseException) as error:
         reason = " ".join(str(error.__cause__ or error).split("\n")[0:2])
         raise ConfigError(f"{reason} (the keys are listed in {CONFIGS.name}/ and recipes/runtime/config.py)") from None

@@ -28,6 +28,10 @@ class RunFolder:
             ConfigError: when the folder holds a run with other settings, naming them.
         """
         self.checkpoints.mkdir(parents=True, exist_ok=True)
+        for replaced in self.checkpoints.glob("*.replaced-*"):
+            # A save killed between its two renames left the old checkpoint here, and nothing in its place.
+            target = replaced.with_name(replaced.name.split(".replaced-")[0])
+            shutil.rmtree(replaced) if target.exists() else replaced.rename(target)
         for leftover in self.checkpoints.glob("*.partial-*"):
             shutil.rmtree(leftover)
         written = self.path / "config.yaml"

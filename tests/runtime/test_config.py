@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -39,10 +40,12 @@ def test_there_are_experiments() -> None:
 @pytest.mark.parametrize("group", _groups())
 def test_every_file_of_every_group_fits_the_schema(group: str) -> None:
     """Only a cross-field rule may refuse a file by itself, as a layout that needs more prompts does."""
-    try:
+    with contextlib.suppress(ConfigError):
         load([group, *NEEDED])
-    except ConfigError as error:
-        assert "the keys are listed" not in str(error)
+        return
+    with pytest.raises(ConfigError) as refused:
+        load([group, *NEEDED])
+    assert "the keys are listed" not in str(refused.value)
 
 
 def test_the_quickstarts_values_reach_the_config() -> None:
@@ -50,12 +53,12 @@ def test_the_quickstarts_values_reach_the_config() -> None:
     assert (config.parallel.processes, config.parallel.tensor) == (2, 2)
     assert (config.data.style, config.data.train) == ("plain", ["a.jsonl", "b.jsonl"])
     assert config.data.mix == {"choice": 1.0, "calculation": 1.0, "text": 1.0}
-    assert (config.trainer.steps, config.reward.url, config.reward.length_target) == (3, None, 56)
+    assert (config.trainer.steps, config.reward.url, config.reward.length_mode) == (3, None, "max")
 
 
 def test_yaml_round_trip_of_every_section() -> None:
     overrides = ["optimizer.betas=[0.8,0.99]", "reward.url=http://h:1", "data.mix={text: 2.5}", "trainer.max_seconds=9"]
-    config = load([*NEEDED, *overrides, "name=a: b # c", "seed=18446744073709551615"])
+    config = load([*NEEDED, *overrides, "name='a: b # c'", "seed=18446744073709551615"])
     again = from_yaml(to_yaml(config))
     assert again == config
     assert {f.name: type(getattr(again, f.name)) for f in dataclasses.fields(again)} == {
@@ -123,7 +126,7 @@ def test_the_launchers_world_size_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Under srun the number of ranks is the allocation's; rules must be checked against it."""
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert load([*NEEDED, "parallel.processes=1", "parallel.tensor=2"]).parallel.processes == 4
-    with pytest.raises(ConfigError, match="parallel.processes=4 is not divisible"):
+    with pytest.raises(ConfigError, match=r"parallel\.processes=4 is not divisible"):
         load([*NEEDED, "parallel.processes=1", "parallel.tensor=3"])
 
 
@@ -132,7 +135,7 @@ def test_the_launchers_world_size_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             ["parallel.processes=4", "parallel.tensor=4"],
-            r"parallel\.tensor=4 does not divide the model's 2 key-value heads \(4 attention heads\); use one of \[1, 2\]",
+            r"parallel\.tensor=4 does not divide the model's 2 key-value heads \(4 attention heads\); use one",
         ),
         (
             ["parallel.processes=3", "parallel.pipeline=3"],

@@ -35,7 +35,7 @@ def test_a_new_folder_holds_the_resolved_configuration(config: Config) -> None:
 def test_what_a_killed_save_left_is_removed_and_nothing_else(config: Config) -> None:
     folder = RunFolder(config.output)
     _published(folder, 3)
-    leftovers = [partial_path(folder.step_path(4)), folder.checkpoints / "step_000002.replaced-17"]
+    leftovers = [partial_path(folder.step_path(4)), folder.checkpoints / "step_000003.replaced-17"]
     for leftover in leftovers:
         (leftover / "model").mkdir(parents=True)
     (folder.checkpoints / "notes.txt").write_text("mine")
@@ -44,6 +44,16 @@ def test_what_a_killed_save_left_is_removed_and_nothing_else(config: Config) -> 
     assert not any(leftover.exists() for leftover in leftovers)
     assert (folder.checkpoints / "notes.txt").read_text() == "mine"
     assert folder.latest() == folder.step_path(3)
+
+
+def test_a_save_killed_between_its_two_renames_loses_nothing(config: Config) -> None:
+    """To replace a checkpoint, the old one is renamed first; killed there, the run has only that."""
+    folder = RunFolder(config.output)
+    old = folder.checkpoints / "step_000002.replaced-17"
+    old.mkdir(parents=True)
+    folder.prepare(config)
+    assert folder.steps() == [2]
+    assert not old.exists()
 
 
 def test_steps_are_ordered_by_number_and_strangers_ignored(config: Config) -> None:

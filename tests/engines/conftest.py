@@ -1,0 +1,227 @@
+"""The launches that the engine tests share: each layout starts once, runs all its tasks and is then asked about them."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conversion import hf_to_megatron
+from tests.conftest import finish, start
+from tests.conversion.models import VOCABULARY, save_folder
+from tests.engines import reference
+
+LAYOUTS = {
+    "tp1": ["parallel.tensor=1"],
+    "tp2": ["parallel.tensor=2"],
+    "pp2": ["parallel.pipeline=2"],
+    "dp2": ["parallel.tensor=1"],
+}
+PROCESSES = {"tp1": 1, "tp2": 2, "pp2": 2, "dp2": 2}
+COMMON = [
+    *("model.max_length=128", "rollout.max_new_tokens=32", "parallel.timeout_minutes=1"),
+    *("optimizer.weight_decay=0.05", "parallel.micro_batch_tokens=4096"),
+]
+WEIGHT_DECAY, KL_COEF = 0.05, 0.2
+NO_KL, KL = "algorithm.kl_coef=0.0", f"algorithm.kl_coef={KL_COEF}"
+SMALL = "parallel.micro_batch_tokens=50"
+SHARDED = "parallel.distributed_optimizer=true"
+SEQUENCE = "parallel.sequence=true"
+MODELS = ("qwen2-tied", "qwen3-untied")
+PROMPT_LENGTHS, LIMIT = (3, 17, 1, 9, 30), 24
+
+Results = dict[str, Any]
+
+
+class World:
+    """Models, data, and the results of each launch; made on first use and kept for the session."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._results: dict[str, list[Results]] = {}
+
+    @cache  # noqa: B019  # one instance a session
+    def hf(self, model: str) -> Path:
+        return save_folder(model, self.root / f"{model}-hf")
+
+    @cache  # noqa: B019
+    def checkpoint(self, model: str) -> Path:
+        return hf_to_megatron.convert(self.hf(model), self.root / f"{model}-megatron").path
+
+    @cache  # noqa: B019
+    def batches(self, model: str) -> list[Results]:
+        """Four batches of uneven sequences with ratios on both sides of the clip range; the last has one sequence."""
+        rng, policy, found = random.Random(1), reference.load_model(self.hf(model)), []
+        shapes = [(3, 30), (1, 1), (12, 40), (5, 2), (20, 17), (2, 9), (7, 25)]
+        advantages = [1.5, 0.8, -0.6, 1.1, 0.3, -1.2, 2.0]
+        for number, count in enumerate((7, 6, 5, 1)):
+            sequences = []
+            for (prompt, response), advantage in zip(shapes[number : number + count], advantages, strict=False):
+                ids = [rng.randrange(VOCABULARY) for _ in range(prompt + response)]
+                sequences.append({"ids": ids, "prompt_length": prompt, "advantage": advantage, "old_logprobs": []})
+            batch = {"sequences": sequences, "temperature": 0.8, "learning_rate": 1e-3 * (number + 1)}
+            for sequence, logprobs in zip(sequences, reference.response_logprobs(policy, batch), strict=True):
+                sequence["old_logprobs"] = [value + rng.gauss(0, 0.2) for value in logprobs]
+            found.append(batch)
+        return found
+
+    def prompts(self) -> list[list[int]]:
+        rng = random.Random(2)
+        return [[rng.randrange(VOCABULARY) for _ in range(length)] for length in PROMPT_LENGTHS]
+
+    @cache  # noqa: B019
+    def greedy(self) -> list[list[int]]:
+        return reference.greedy(self.hf("qwen2-tied"), self.prompts(), LIMIT)
+
+    def stop(self) -> int:
+        """A token that some greedy responses hold and others do not."""
+        candidates = [token for response in self.greedy() for token in response[2:-2]]
+        return min(candidates, key=lambda token: abs(sum(token in response for response in self.greedy()) - 2.5))
+
+    def train_task(self, *overrides: str, model: str = "qwen2-tied", steps: int = 2, first: int = 0, **more: Any) -> Results:
+        batches = self.batches(model)
+        return {
+            "kind": "train",
+            "model": str(self.checkpoint(model)),
+            "overrides": list(overrides),
+            "batches": batches[first : first + steps],
+            "probe": batches[0],
+            **more,
+        }
+
+    def generate_task(self, *overrides: str) -> Results:
+        stop = self.stop()
+        samplings = {
+            "greedy": {"copies": 1, "temperature": 0.0, "max_new_tokens": LIMIT, "stop_ids": []},
+            "greedy with a stop": {"copies": 2, "temperature": 0.0, "max_new_tokens": LIMIT, "stop_ids": [stop]},
+            "sampled": {"copies": 4, "temperature": 1.0, "max_new_tokens": LIMIT, "stop_ids": [stop, 7], "seed": 5},
+            "hot": {"copies": 2, "temperature": 1.7, "max_new_tokens": 6, "stop_ids": [1, 2, 3, 4], "seed": 5},
+            "other seed": {"copies": 4, "temperature": 1.0, "max_new_tokens": LIMIT, "stop_ids": [stop, 7], "seed": 6},
+        }
+        model = str(self.checkpoint("qwen2-tied"))
+        return {
+            "kind": "generate",
+            "model": model,
+            "overrides": [NO_KL, *overrides],
+            "prompts": self.prompts(),
+            "samplings": samplings,
+        }
+
+    # --- launches ------------------------------------------------------------------------------------------------
+
+    def saved(self, name: str) -> Path:
+        """A checkpoint that a launch saves after two steps."""
+        return self.root / "saved" / name / "step_000002"
+
+    def _saving(self, name: str, *overrides: str) -> Results:
+        self.saved(name).parent.mkdir(parents=True, exist_ok=True)
+        return self.train_task(*overrides, steps=4, save={"2": str(self.saved(name))})
+
+    def _resuming(self, name: str, *overrides: str) -> Results:
+        return self.train_task(*overrides, first=2, load=str(self.saved(name)))
+
+    def _tasks(self, launch: str) -> dict[str, Results]:
+        if launch == "tp2 again":
+            return self._tp2_again()
+        if launch == "dp2 again":
+            return {"resume": self._resuming("dp2", KL, SHARDED)}
+        tasks = {
+            "vocabulary": {"kind": "vocabulary", "model": ""},
+            "train": self.train_task(NO_KL),
+            "train in small micro-batches": self.train_task(NO_KL, SMALL),
+            "train with KL": self.train_task(KL, SMALL),
+            "train qwen3": self.train_task(KL, model="qwen3-untied"),
+            "generate": self.generate_task(),
+        }
+        if launch == "tp2":
+            tasks["train sequence parallel"] = self.train_task(KL, SEQUENCE, SMALL)
+            tasks["train qwen3 sequence parallel"] = self.train_task(KL, SEQUENCE, model="qwen3-untied")
+            tasks["generate sequence parallel"] = self.generate_task(SEQUENCE)
+            tasks["save"] = self._saving("tp2", KL)
+            tasks["save bfloat16"] = self._saving("tp2-bfloat16", KL, "model.precision=bfloat16")
+        if launch == "dp2":
+            tasks["train distributed optimizer"] = self.train_task(KL, SHARDED)
+            tasks["save"] = self._saving("dp2", KL, SHARDED)
+        if launch in ("tp1", "pp2"):
+            self.results("tp2")
+            tasks["resume from tp2"] = self._resuming("tp2", KL)
+            tasks["recompute"] = self.train_task(KL, "parallel.recompute=true")
+        if launch == "tp1":
+            self.results("dp2")
+            tasks["resume from dp2"] = self._resuming("dp2", KL, SHARDED)
+        return tasks
+
+    def _tp2_again(self) -> dict[str, Results]:
+        self.results("tp2")
+        tasks = {
+            "resume": self._resuming("tp2", KL),
+            "resume bfloat16": self._resuming("tp2-bfloat16", KL, "model.precision=bfloat16"),
+        }
+        for name in ("truncated weights", "missing optimizer", "missing state"):
+            broken = self.root / "broken" / name.replace(" ", "-")
+            shutil.copytree(self.saved("tp2"), broken)
+            if name == "truncated weights":
+                file = max((broken / "model").glob("*.distcp"), key=lambda path: path.stat().st_size)
+                file.write_bytes(file.read_bytes()[:-100])
+            elif name == "missing optimizer":
+                max((broken / "optimizer").glob("*.distcp"), key=lambda path: path.stat().st_size).unlink()
+            else:
+                (broken / "state.json").unlink()
+            tasks[name] = self._failing(load=str(broken))
+        tasks["no training state"] = self._failing(load=str(self.checkpoint("qwen2-tied")))
+        tasks["missing model"] = self._failing(model=str(self.root / "nowhere"))
+        tasks["another model"] = self._failing(load=str(self.checkpoint("qwen3-untied")))
+        return tasks
+
+    def _failing(self, **more: str) -> Results:
+        return {
+            "kind": "start",
+            "model": str(self.checkpoint("qwen2-tied")),
+            "overrides": [NO_KL],
+            "may_fail": True,
+            **more,
+        }
+
+    def results(self, launch: str) -> list[Results]:
+        """Of every rank of a launch, run on first use."""
+        if launch not in self._results:
+            layout = launch.removesuffix(" again")
+            folder = self.root / launch.replace(" ", "-")
+            tasks = self._tasks(launch)
+            folder.mkdir()
+            job = {"layout": [*COMMON, *LAYOUTS[layout]], "tasks": tasks}
+            (folder / "job.json").write_text(json.dumps(job))
+            command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+            command += [f"--nproc-per-node={PROCESSES[layout]}", "-m", "tests.engines.worker", str(folder)]
+            process = start(command, folder / "log")
+            output = finish(process, folder / "log", deadline_s=240)
+            assert process.returncode == 0, output[-6000:]
+            ranks = range(PROCESSES[layout])
+            self._results[launch] = [json.loads((folder / f"result.{rank}.json").read_text()) for rank in ranks]
+        return self._results[launch]
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("engines"))
+
+
+@pytest.fixture(scope="session")
+def expected_training(world: World) -> Callable[[str, float], list[dict[str, float]]]:
+    """Four steps of the plain implementation."""
+
+    @cache
+    def run(model: str, kl_coef: float) -> list[dict[str, float]]:
+        torch.manual_seed(0)
+        batches = world.batches(model)
+        return reference.train(world.hf(model), batches, kl_coef=kl_coef, weight_decay=WEIGHT_DECAY)
+
+    return run

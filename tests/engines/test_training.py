@@ -1,0 +1,92 @@
+"""One training step is the same step at every layout, and the one that plain torch takes.
+
+Fails if a loss is averaged where it must be summed, a gradient is counted twice or not at all, padding or a filler row
+leaks into a loss, or the reference pass leaves its weights behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.engines.conftest import KL_COEF, World
+
+pytestmark = pytest.mark.multiprocess
+Expected = Callable[[str, float], list[dict[str, float]]]
+LAYOUTS = ("tp1", "tp2", "pp2", "dp2")
+CASES = [
+    (layout, task, model, kl)
+    for layout in LAYOUTS
+    for task, model, kl in (
+        ("train", "qwen2-tied", 0.0),
+        ("train in small micro-batches", "qwen2-tied", 0.0),
+        ("train with KL", "qwen2-tied", KL_COEF),
+        ("train qwen3", "qwen3-untied", KL_COEF),
+    )
+]
+CASES += [
+    ("tp2", "train sequence parallel", "qwen2-tied", KL_COEF),
+    ("tp2", "train qwen3 sequence parallel", "qwen3-untied", KL_COEF),
+    ("dp2", "train distributed optimizer", "qwen2-tied", KL_COEF),
+    ("tp1", "recompute", "qwen2-tied", KL_COEF),
+    ("pp2", "recompute", "qwen2-tied", KL_COEF),
+]
+
+
+@pytest.mark.parametrize(("layout", "task", "model", "kl"), CASES)
+def test_the_same_steps_as_plain_torch(
+    layout: str, task: str, model: str, kl: float, world: World, expected_training: Expected
+) -> None:
+    expected = expected_training(model, kl)
+    for rank in world.results(layout):
+        steps = rank[task]["steps"]
+        assert len(steps) == 2
+        for step, wanted in zip(steps, expected, strict=False):
+            assert step["stepped"] == 1
+            assert step["tokens"] == wanted["tokens"]
+            assert step["clipped"] == wanted["clipped"] > 0
+            for name in ("loss", "grad_norm", "entropy"):
+                assert step[name] == pytest.approx(wanted[name], rel=1e-5), name
+            # Near 0 at the first step, where policy and reference are one model.
+            assert step["kl"] == pytest.approx(wanted["kl"], rel=1e-4, abs=1e-4)
+
+
+def test_the_batches_are_a_fair_trial(world: World, expected_training: Expected) -> None:
+    """Guards the test above: clipping is active, the KL term weighs, and gradients are clipped in some step only."""
+    with_kl, without = expected_training("qwen2-tied", KL_COEF), expected_training("qwen2-tied", 0.0)
+    assert with_kl[1]["loss"] != pytest.approx(without[1]["loss"], rel=1e-2)
+    assert with_kl[1]["kl"] / with_kl[1]["tokens"] > 1e-3
+    assert all(0 < step["clipped"] < step["tokens"] for step in with_kl[:2])
+    assert any(step["grad_norm"] > 1 for step in with_kl)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("task", ["train with KL", "train qwen3"])
+def test_log_probabilities_agree_before_and_after_training(task: str, layout: str, world: World) -> None:
+    expected = world.results("tp1")[0][task]
+    for rank in world.results(layout):
+        for when in ("before", "after"):
+            for found, wanted in zip(rank[task][when], expected[when], strict=True):
+                assert found == pytest.approx(wanted, abs=2e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_reference_stays_where_the_policy_began(layout: str, world: World) -> None:
+    for rank in world.results(layout):
+        found = rank["train with KL"]
+        assert found["reference"] == found["before"]
+        assert found["after_reference"] == found["after"]
+        assert found["after"] != found["before"]
+
+
+@pytest.mark.parametrize("layout", ["tp1", "tp2"])
+def test_token_logprobs_on_a_divided_vocabulary(layout: str, world: World) -> None:
+    """Padding entries must get no probability, entropy no gradient, and the logits must be left as they were."""
+    for rank in world.results(layout):
+        found = rank["vocabulary"]
+        assert found["logprob"] < 3e-5  # at logits around 300, whose float32 spacing is 3e-5
+        assert found["entropy"] < 1e-5
+        assert found["gradient"] < 1e-6
+        assert found["input"] == 0
+        assert found["entropy has gradient"] == 0

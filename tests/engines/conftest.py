@@ -1,4 +1,4 @@
-"""The launches that the engine tests share: each layout starts once, runs all its tasks and is then asked about them."""
+"""The launches that the engine tests share: each layout starts once and runs all its tasks."""
 
 from __future__ import annotations
 
@@ -86,7 +86,9 @@ class World:
         candidates = [token for response in self.greedy() for token in response[2:-2]]
         return min(candidates, key=lambda token: abs(sum(token in response for response in self.greedy()) - 2.5))
 
-    def train_task(self, *overrides: str, model: str = "qwen2-tied", steps: int = 2, first: int = 0, **more: Any) -> Results:
+    def train_task(
+        self, *overrides: str, model: str = "qwen2-tied", steps: int = 2, first: int = 0, **more: Any
+    ) -> Results:
         batches = self.batches(model)
         return {
             "kind": "train",

@@ -32,7 +32,9 @@ def response_logprobs(model: Any, batch: dict[str, Any]) -> list[list[float]]:
     return [_response(model, s, batch["temperature"])[0].tolist() for s in batch["sequences"]]
 
 
-def train(folder: Path, batches: list[dict[str, Any]], *, kl_coef: float, weight_decay: float) -> list[dict[str, float]]:
+def train(
+    folder: Path, batches: list[dict[str, Any]], *, kl_coef: float, weight_decay: float
+) -> list[dict[str, float]]:
     """One AdamW step a batch; the loss is written out from the papers' formulas and shares no code with ours."""
     model, frozen = load_model(folder), load_model(folder)
     matrices = [p for p in model.parameters() if p.dim() > 1]
@@ -56,8 +58,8 @@ def train(folder: Path, batches: list[dict[str, Any]], *, kl_coef: float, weight
             surrogate = torch.minimum(advantage * ratio, advantage * bounded)
             kl = (reference - logprobs).exp() - (reference - logprobs) - 1
             total = total + (-surrogate + kl_coef * kl).sum() / count
-            kl_sum += float(kl.sum())
-            entropy_sum += float(entropy.sum())
+            kl_sum += float(kl.detach().sum())
+            entropy_sum += float(entropy.detach().sum())
             clipped += int(((advantage * ratio) > (advantage * bounded)).sum())
         optimizer.zero_grad()
         total.backward()

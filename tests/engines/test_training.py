@@ -55,7 +55,7 @@ def test_the_same_steps_as_plain_torch(
 def test_the_batches_are_a_fair_trial(world: World, expected_training: Expected) -> None:
     """Guards the test above: clipping is active, the KL term weighs, and gradients are clipped in some step only."""
     with_kl, without = expected_training("qwen2-tied", KL_COEF), expected_training("qwen2-tied", 0.0)
-    assert with_kl[1]["loss"] != pytest.approx(without[1]["loss"], rel=1e-2)
+    assert with_kl[1]["loss"] != pytest.approx(without[1]["loss"], rel=1e-3)
     assert with_kl[1]["kl"] / with_kl[1]["tokens"] > 1e-3
     assert all(0 < step["clipped"] < step["tokens"] for step in with_kl[:2])
     assert any(step["grad_norm"] > 1 for step in with_kl)

@@ -28,7 +28,6 @@ from recipes.runtime.config import load  # noqa: E402
 from recipes.runtime.launch import init_process_group  # noqa: E402
 from tests.engines.constants import CLIP_HIGH, CLIP_LOW  # noqa: E402
 
-
 Task = dict[str, Any]
 
 
@@ -131,7 +130,7 @@ def vocabulary(layout: list[str], task: Task) -> Any:
             assert shard.grad is not None
             gradient = torch.zeros_like(logits)
             gradient[..., :valid] = whole.grad
-            differences = {
+            differences: dict[str, torch.Tensor] = {
                 "logprob": (found - expected).abs().max(),
                 "entropy": (entropy - expected_entropy).abs().max(),
                 "gradient": (shard.grad - gradient[..., rank * width : (rank + 1) * width]).abs().max(),
@@ -139,7 +138,7 @@ def vocabulary(layout: list[str], task: Task) -> Any:
                 "entropy has gradient": torch.tensor(float(entropy.requires_grad)),
             }
             for name, value in differences.items():
-                worst[name] = max(worst.get(name, 0.0), float(value))
+                worst[name] = max(worst.get(name, 0.0), float(value.detach()))
     return worst
 
 

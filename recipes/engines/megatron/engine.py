@@ -131,6 +131,8 @@ class MegatronEngine:
         if self.config.parallel.pipeline > 1:
             if values is None:
                 values = torch.empty(len(ids), self.architecture.vocab_size, device=self.device)
+            # Without the vocabulary's padding it is a view with gaps, and gloo sends memory as it lies.
+            values = values.contiguous()
             last = parallel_state.get_pipeline_model_parallel_last_rank()
             dist.broadcast(values, last, group=parallel_state.get_pipeline_model_parallel_group())
         assert values is not None
@@ -196,6 +198,8 @@ class MegatronEngine:
         outputs = self._run(micro_batches, loss_of, forward_only=False)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group.get("lr_mult", 1.0)
+            # megatron-core leaves this to its own scheduler; without it biases and norms would be decayed as well.
+            group["weight_decay"] = self.config.optimizer.weight_decay * group.get("wd_mult", 1.0)
         stepped, grad_norm, _ = self.optimizer.step()
         sums = self._reduce(outputs)
         return sums | {"grad_norm": float(grad_norm or 0.0), "stepped": float(stepped and math.isfinite(sums["loss"]))}

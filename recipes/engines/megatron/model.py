@@ -16,6 +16,12 @@ from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_with_transformer_engine_spec,
 )
 from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.tensor_parallel.layers import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+    set_tensor_model_parallel_attributes,
+)
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from megatron.core.transformer import transformer_block
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -125,7 +131,22 @@ def build_model(architecture: MegatronArchitecture, config: Config) -> GPTModel:
         seq_len_interpolation_factor=architecture.seq_len_interpolation_factor,
     )
     model.rotary_pos_emb = CachedRotary(model.rotary_pos_emb, config.model.max_length)
+    _mark_shards(model)
     return model.cuda()
+
+
+def _mark_shards(model: GPTModel) -> None:
+    """Marks the weights that are divided over tensor parallel ranks.
+
+    megatron-core does so while it initialises weights, which is skipped here; unmarked, they count as copies, and the
+    gradient norm is that of the first rank's shards alone.
+    """
+    for module in model.modules():
+        if isinstance(module, VocabParallelEmbedding | ColumnParallelLinear | RowParallelLinear):
+            weight = module.weight
+            if weight is not None and not hasattr(weight, "tensor_model_parallel"):
+                dimension = 1 if isinstance(module, RowParallelLinear) else 0
+                set_tensor_model_parallel_attributes(weight, True, dimension, 1)
 
 
 def padded_vocabulary(size: int, tensor_parallel: int) -> int:

@@ -8,7 +8,8 @@ caches and continuous batching; that is what vLLM is for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,8 +75,23 @@ class Sampler:
     @torch.no_grad()
     def logits(self, ids: Sequence[int]) -> Tensor | None:
         """Logits [tokens, vocabulary] in float32 of one sequence, without a cache; None on all but the last stage."""
-        hidden = self._stage(torch.tensor([list(ids)], device=self.device), len(ids))
-        return self._logits(hidden[:, 0]) if self.last else None
+        with self._inference():
+            hidden = self._stage(torch.tensor([list(ids)], device=self.device), len(ids))
+            return self._logits(hidden[:, 0]) if self.last else None
+
+    @contextlib.contextmanager
+    def _inference(self) -> Iterator[None]:
+        """Evaluation mode, and no sequence parallelism: it wants lengths that divide, and saves nothing here."""
+        sequence_parallel = self.model.config.sequence_parallel
+        self.model.eval()
+        if sequence_parallel:
+            set_model_to_sequence_parallel(self.model, False)
+        try:
+            yield
+        finally:
+            if sequence_parallel:
+                set_model_to_sequence_parallel(self.model, True)
+            self.model.train()
 
     @torch.no_grad()
     def generate(
@@ -89,21 +105,15 @@ class Sampler:
             sampling: the settings.
         """
         cache = KVCache()
-        self.model.eval()
-        sequence_parallel = self.model.config.sequence_parallel
-        if sequence_parallel:
-            set_model_to_sequence_parallel(self.model, False)
         for attention in self.attentions:
             attention.cache = cache
         try:
-            return self._decode(prompts, numbers, sampling, cache)
+            with self._inference():
+                return self._decode(prompts, numbers, sampling, cache)
         finally:
             for attention in self.attentions:
                 attention.cache = None
             self.rotary.rows = None
-            if sequence_parallel:
-                set_model_to_sequence_parallel(self.model, True)
-            self.model.train()
 
     def _decode(
         self, prompts: Sequence[Sequence[int]], numbers: Sequence[int], sampling: Sampling, cache: KVCache

@@ -84,5 +84,4 @@ def load_checkpoint(module: Any, optimizer: Any, folder: Path) -> dict[str, Any]
     model_state = module.sharded_state_dict(prefix="")
     wanted = {"optimizer": optimizer.sharded_state_dict(model_state, is_loading=True, metadata=_OPTIMIZER)}
     optimizer.load_state_dict(dist_checkpointing.load(wanted, str(folder / "optimizer"))["optimizer"])
-    optimizer.reload_model_params()
     return json.loads((folder / STATE_FILE).read_text())

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from recipes.runtime.run_folder import last_checkpoint
+from tests.end_to_end.launch import run
+
+Settings = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="session")
+def warm_checkpoint(tiny_checkpoint: Path, embedded_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model after 30 SFT steps on two processes: it has the form of an answer."""
+    folder = tmp_path_factory.mktemp("sft")
+    run(
+        "recipes.sft",
+        "experiment=quickstart_sft",
+        f"output={folder / 'run'}",
+        f"model.path={tiny_checkpoint}",
+        f"data.train=[{embedded_data / 'sft.jsonl'}]",
+        *("trainer.steps=30", "trainer.batch=16"),
+        log=folder / "log",
+    )
+    return last_checkpoint(folder / "run")
+
+
+@pytest.fixture(scope="session")
+def settings(warm_checkpoint: Path, embedded_data: Path) -> Settings:
+    """`settings(output, ...)`: overrides of a small GRPO run at TP 2; its rates do not depend on how long it is.
+
+    Med-U1's preset pays for length, so that even a model this poor has groups to learn from in every step.
+    """
+
+    def make(output: Path, *more: str) -> list[str]:
+        return [
+            "experiment=quickstart_grpo",
+            f"output={output}",
+            f"model.path={warm_checkpoint}",
+            f"data.train=[{embedded_data / 'train.jsonl'}]",
+            *("trainer.steps=2", "trainer.max_seconds=0", "rollout.prompts=6", "rollout.group_size=4"),
+            *("optimizer.final_share=1.0", "rollout.samples_every=1", "reward.preset=med_u1", *more),
+        ]
+
+    return make

@@ -1,0 +1,153 @@
+"""The entry points as a user runs them: SFT, GRPO, resuming, evaluation, and published data."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conversion import megatron_to_hf
+from recipes.data.example import read_examples
+from recipes.monitor.rollouts import read_rollouts
+from recipes.runtime.config import from_yaml
+from recipes.runtime.run_folder import RunFolder, last_checkpoint
+from tests.conftest import REPOSITORY, shared_data
+from tests.end_to_end.conftest import Settings
+from tests.end_to_end.launch import metrics, run, steps
+
+pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def finished(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three steps without a break."""
+    folder = tmp_path_factory.mktemp("finished")
+    run("recipes.grpo", *settings(folder / "run", "trainer.steps=3"), log=folder / "log")
+    return folder / "run"
+
+
+def test_sft_learns(warm_checkpoint: Path) -> None:
+    run_folder = warm_checkpoint.parents[1]
+    losses = [row["policy/loss"] for row in metrics(run_folder)]
+    assert len(losses) == 30
+    assert losses[-1] < losses[0] / 2, losses
+
+
+def test_a_run_writes_its_folder(finished: Path, warm_checkpoint: Path, tmp_path: Path) -> None:
+    rows = metrics(finished)
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    for row in rows:
+        assert {"reward/mean", "accuracy/mean", "length/mean", "policy/grad_norm", "time/generate_s"} <= set(row)
+        assert all(value is not None and math.isfinite(value) for value in row.values())
+        assert row["groups/null_reward_share"] == 0
+        # Sampler and trainer are one model: the ratio of an on-policy token is 1 up to rounding.
+        assert row["mismatch/token_prob_error"] == pytest.approx(1, abs=1e-4)
+    assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
+    config = from_yaml((finished / "config.yaml").read_text())
+    assert (config.model.path, config.trainer.steps) == (str(warm_checkpoint), 3)
+    records = read_rollouts(finished)
+    assert len(records) == 3 * 6 * 4
+    assert all(len({r.prompt for r in records if (r.step, r.group) == (1, group)}) == 1 for group in range(6))
+    assert list((finished / "tensorboard").glob("events*"))
+    assert RunFolder(finished).steps() == [3]
+    exported = megatron_to_hf.convert(last_checkpoint(finished), tmp_path / "hf")
+    assert (exported / "model.safetensors").is_file()
+
+
+def test_a_resumed_run_is_the_same_run(finished: Path, settings: Settings, tmp_path: Path) -> None:
+    """Two steps, then the third by a new launch: every figure but the clock's equals the run without a break.
+
+    Fails if weights, optimizer, prompts or random draws do not go on where they stopped.
+    """
+    folder = tmp_path / "run"
+    run("recipes.grpo", *settings(folder, "trainer.steps=2"), log=tmp_path / "first")
+    assert steps(folder) == [1, 2]
+    run("recipes.grpo", *settings(folder, "trainer.steps=3"), log=tmp_path / "second")
+    assert steps(folder) == [1, 2, 3]
+    for found, wanted in zip(metrics(folder), metrics(finished), strict=True):
+        figures = [key for key in wanted if key != "seconds" and not key.startswith("time/")]
+        assert {key: found[key] for key in figures} == {key: wanted[key] for key in figures}
+    responses = [[(r.step, r.group, r.response) for r in read_rollouts(each)] for each in (folder, finished)]
+    assert responses[0] == responses[1]
+    assert RunFolder(folder).steps() == [2, 3]
+
+
+def test_a_finished_run_started_again_does_nothing(finished: Path, settings: Settings, tmp_path: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (finished / "checkpoints").rglob("*")}
+    run("recipes.grpo", *settings(finished, "trainer.steps=3"), log=tmp_path / "log")
+    assert steps(finished) == [1, 2, 3]
+    assert {path: path.stat().st_mtime_ns for path in (finished / "checkpoints").rglob("*")} == before
+
+
+def test_a_run_with_other_settings_is_refused(finished: Path, settings: Settings, tmp_path: Path) -> None:
+    changed = settings(finished, "trainer.steps=4", "algorithm.clip_high=0.3")
+    output = run("recipes.grpo", *changed, log=tmp_path / "log", fails=True)
+    assert "algorithm.clip_high=0.2 became 0.3" in output
+    assert steps(finished) == [1, 2, 3]
+
+
+def test_evaluation(warm_checkpoint: Path, embedded_data: Path, tmp_path: Path) -> None:
+    """One process here and two there must find the same: greedy answers do not depend on the layout."""
+    found = []
+    for number, layout in enumerate(("parallel=single", "parallel=tp2")):
+        output = tmp_path / str(number)
+        run(
+            "recipes.evaluate",
+            "experiment=quickstart_grpo",
+            *(layout, "parallel.timeout_minutes=1", "name=before", f"output={output}", f"model.path={warm_checkpoint}"),
+            f"data.test=[{embedded_data / 'test.jsonl'}]",
+            log=tmp_path / f"log{number}",
+        )
+        result = json.loads((output / "evaluation" / "before.json").read_text())
+        assert {name: task["questions"] for name, task in result["tasks"].items()} == {
+            "choice": 10,
+            "calculation": 10,
+            "text": 10,
+        }
+        rows = [json.loads(line) for line in (output / "evaluation" / "before.jsonl").read_text().splitlines()]
+        assert [row["id"] for row in rows] == [e.id for e in read_examples(embedded_data / "test.jsonl")]
+        right = sum(row["status"] == "correct" for row in rows if row["group"] == "choice")
+        assert result["tasks"]["choice"]["accuracy"] == pytest.approx(right / 10)
+        found.append((result, rows))
+    assert found[0] == found[1]
+
+
+def test_published_data(warm_checkpoint: Path, tmp_path: Path) -> None:
+    """MedQA, PubMedQA and MedCalc-Bench as their authors publish them, through the reader into two steps of GRPO."""
+    sources = {
+        "medqa": shared_data("medqa_dev/medqa_full_dev.json"),
+        "pubmedqa": shared_data("pubmedqa/ori_pqal.json"),
+        "medcalc": shared_data("medcalc_bench/train_subset_valid_split.csv"),
+    }
+    files = []
+    for kind, source in sources.items():
+        files.append(tmp_path / f"{kind}.jsonl")
+        command = [sys.executable, "-m", "recipes.prepare_data", kind, str(source), str(files[-1])]
+        subprocess.run(command, cwd=REPOSITORY, check=True, timeout=60, stdout=subprocess.DEVNULL)
+    rows = sum(len(read_examples(file)) for file in files)
+    assert rows == 1272 + 500 + 1006
+    folder = tmp_path / "run"
+    output = run(
+        "recipes.grpo",
+        "experiment=quickstart_grpo",
+        *(f"output={folder}", f"model.path={warm_checkpoint}", f"data.train=[{','.join(map(str, files))}]"),
+        *("data.style=med_u1", "data.mix={choice: 1, calculation: 1, text: 0}", "reward=med_u1"),
+        *("reward.length_mode=none", "reward.length_target=null"),
+        *("model.max_length=512", "rollout.max_new_tokens=32", "rollout.prompts=6", "rollout.group_size=4"),
+        *("trainer.steps=2", "trainer.max_seconds=0", "rollout.samples_every=1"),
+        log=tmp_path / "log",
+    )
+    dropped = re.search(r"(\d+) of (\d+) prompts are longer than the context allows and were left out", output)
+    assert dropped, output[-3000:]
+    assert int(dropped[2]) == rows
+    assert 0 < int(dropped[1]) < rows
+    assert steps(folder) == [1, 2]
+    records = read_rollouts(folder)
+    assert {r.task for r in records} == {"choice", "calculation"}
+    assert all("<|im_end|>" in r.prompt and "<answer>" in r.prompt for r in records)
+    assert not any(r.status in ("timeout", "verifier_error") for r in records)

@@ -1,8 +1,8 @@
 """Runs the quickstart for several seeds, each with its SFT control, and prints what it gained, took and needed.
 
-    python benchmarks/quickstart.py [--seeds 0 1 2] [--output runs/benchmark]
+    python benchmarks/quickstart.py [--seeds 0 1 2] [--control 0 1 2] [--output runs/benchmark]
 
-The last line is one JSON object: `seeds` (per seed: `before`, `after` and `sft_control` accuracies by kind of task with
+The last line is one JSON object: `seeds` (per seed: `before`, `after` and `sft_control` (null without one) accuracies by kind of task with
 their `mean`, `gain` = after - before in points of the mean, `worst_task_in_stderr` = the smallest change of a task over
 that task's standard error, `contradictions` before and after, `seconds` without the control), `peak_memory_gib` (the
 largest sum of the proportional set sizes of all processes) and `export_ok`.
@@ -49,9 +49,11 @@ def accuracies(run: Path, name: str) -> dict[str, float]:
     return {g: round(t["accuracy"], 4) for g, t in result["tasks"].items()} | {"mean": round(result["mean"], 4)}
 
 
-def measure(output: Path, seed: int) -> dict[str, object]:
+def measure(output: Path, seed: int, *, control: bool) -> dict[str, object]:
     run = output / f"seed{seed}"
-    command = [sys.executable, "-m", "recipes.quickstart", "--output", str(run), "--seed", str(seed), "--sft-control"]
+    command = [sys.executable, "-m", "recipes.quickstart", "--output", str(run), "--seed", str(seed)]
+    if control:
+        command.append("--sft-control")
     began = time.monotonic()
     child = subprocess.Popen(command)
     memory = PeakMemory(child.pid)
@@ -66,7 +68,7 @@ def measure(output: Path, seed: int) -> dict[str, object]:
         "seed": seed,
         "before": before,
         "after": after,
-        "sft_control": accuracies(run, "sft_control"),
+        "sft_control": accuracies(run, "sft_control") if control else None,
         "gain": round(100 * (after["mean"] - before["mean"]), 1),
         "worst_task_in_stderr": round(
             min((after[g] - before[g]) / max(t["stderr"], 1e-9) for g, t in details[1].items()), 2
@@ -86,8 +88,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=Path("runs/benchmark"))
+    parser.add_argument("--control", type=int, nargs="*", help="seeds with an SFT control (default: all)")
     args = parser.parse_args()
-    rows = [measure(args.output, seed) for seed in args.seeds]
+    controls = args.seeds if args.control is None else args.control
+    rows = [measure(args.output, seed, control=seed in controls) for seed in args.seeds]
     for row in rows:
         print(json.dumps(row, indent=1))
     result = {

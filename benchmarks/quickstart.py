@@ -2,10 +2,11 @@
 
     python benchmarks/quickstart.py [--seeds 0 1 2] [--control 0 1 2] [--output runs/benchmark]
 
-The last line is one JSON object: `seeds` (per seed: `before`, `after` and `sft_control` (null without one) accuracies by kind of task with
-their `mean`, `gain` = after - before in points of the mean, `worst_task_in_stderr` = the smallest change of a task over
-that task's standard error, `contradictions` before and after, `seconds` without the control), `peak_memory_gib` (the
-largest sum of the proportional set sizes of all processes) and `export_ok`.
+The last line is one JSON object: `seeds` (per seed: `before`, `after` and `sft_control` accuracies by kind of task with
+their `mean`, the control's null where it did not run; `gain` = after - before in points of the mean;
+`worst_task_in_stderr` = the smallest change of a task over that task's standard error; `contradictions` before and
+after; `seconds` without the control), `peak_memory_gib` (the largest sum of the proportional set sizes of all
+processes) and `export_ok`.
 """
 
 from __future__ import annotations

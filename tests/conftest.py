@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -89,20 +90,18 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def descendants(pid: int) -> list[int]:
-    """Process ids of all children and theirs, from /proc."""
+def children(pid: int) -> list[int]:
+    """Process ids of the processes that a process started itself, from /proc."""
     found: list[int] = []
-    waiting = [pid]
-    while waiting:
-        parent = waiting.pop()
-        for children in Path(f"/proc/{parent}/task").glob("*/children"):
-            try:
-                new = [int(word) for word in children.read_text().split()]
-            except OSError:  # it ended between the listing and the reading
-                continue
-            found += new
-            waiting += new
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread ended between the listing and the reading
+            found += [int(word) for word in file.read_text().split()]
     return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Process ids of all children and theirs."""
+    return [found for child in children(pid) for found in (child, *descendants(child))]
 
 
 def alive(pid: int) -> bool:

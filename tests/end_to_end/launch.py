@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import alive, descendants, finish, start
+from tests.conftest import alive, children, finish, start
 
 DEADLINE_S = 180
 
@@ -54,16 +54,15 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[bytes], log
     pytest.fail(f"waited in vain:\n{log.read_text(errors='replace')[-6000:]}")
 
 
-def ranks(launcher: int, module: str) -> dict[int, int]:
-    """Process ids of the launcher's ranks by number."""
+def ranks(launcher: int) -> dict[int, int]:
+    """Process ids of the launcher's ranks by number: its own children, not the processes that these fork in a save."""
     found = {}
-    for pid in descendants(launcher):
+    for pid in children(launcher):
         try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         except OSError:
             continue
         rank = next((int(entry[5:]) for entry in environment if entry.startswith(b"RANK=")), None)
-        if rank is not None and module.encode() in command and alive(pid):
+        if rank is not None and alive(pid):
             found[rank] = pid
     return found

@@ -47,7 +47,7 @@ def _kill(which: str, process: subprocess.Popen[bytes]) -> None:
     if which.startswith("launcher"):
         process.send_signal(signal.SIGINT if which.endswith("SIGINT") else signal.SIGKILL)
     else:
-        os.kill(ranks(process.pid, "recipes.grpo")[int(which[-1])], signal.SIGKILL)
+        os.kill(ranks(process.pid)[int(which[-1])], signal.SIGKILL)
 
 
 def test_killed_at_any_moment_it_ends_whole_and_starts_again(settings: Settings, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_killed_at_any_moment_it_ends_whole_and_starts_again(settings: Settings,
         log = tmp_path / f"log{number}"
         before = max(RunFolder(folder).steps(), default=0)
         process = started("recipes.grpo", *overrides, log=log)
-        wait_for(lambda process=process: len(ranks(process.pid, "recipes.grpo")) == 2, process, log)
+        wait_for(lambda process=process: len(ranks(process.pid)) == 2, process, log)
         if moment == "before the first checkpoint":
             wait_for((folder / "checkpoints").is_dir, process, log)
         else:
@@ -123,9 +123,7 @@ def test_a_bad_row_is_named_by_file_line_and_field(settings: Settings, embedded_
     bad["answer"] = "Z"
     path = tmp_path / "bad.jsonl"
     path.write_text("\n".join([*rows[:2], json.dumps(bad), *rows[3:]]) + "\n")
-    output = run(
-        "recipes.grpo", *settings(tmp_path / "run", f"data.train=[{path}]"), log=tmp_path / "log", fails=True
-    )
+    output = run("recipes.grpo", *settings(tmp_path / "run", f"data.train=[{path}]"), log=tmp_path / "log", fails=True)
     assert f"{path}:3: field 'answer': expected one of the letters" in output
     assert "Traceback" not in output
 

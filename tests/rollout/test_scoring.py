@@ -94,9 +94,7 @@ def test_a_length_target_reaches_the_server(process_group: None, tokenizer: Any)
     with RewardServerProcess() as server, RewardClient(server.url) as client:
         for target in (10_000, 8):
             wanted = dataclasses.replace(config, length_target=target)
-            [[found]] = score(
-                [prompt("c", "choice")], completions, tokenizer=tokenizer, client=client, config=wanted
-            )
+            [[found]] = score([prompt("c", "choice")], completions, tokenizer=tokenizer, client=client, config=wanted)
             rewards.append(found.score.reward or 0.0)
     assert rewards[0] > rewards[1]
 

@@ -112,11 +112,12 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_until_dead(pids: Sequence[int], deadline_s: float) -> list[int]:
-    """Waits for the processes' end; returns those still alive at the deadline, killed."""
+def wait_until_dead(pids: Sequence[int], deadline_s: float) -> list[str]:
+    """Waits for the processes' end; returns the command lines of those still alive at the deadline, and kills them."""
     end = time.monotonic() + deadline_s
     while (left := [pid for pid in pids if alive(pid)]) and time.monotonic() < end:
         time.sleep(0.1)
+    commands = [Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ") for pid in left]
     for pid in left:
         os.kill(pid, signal.SIGKILL)
-    return left
+    return commands

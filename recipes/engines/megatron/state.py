@@ -7,17 +7,22 @@ same command; beside them `optimizer/` and `state.json`. It is written under ano
 from __future__ import annotations
 
 import json
+import queue
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 
 from conversion.checkpoint import Checkpoint, CheckpointError, open_checkpoint, partial_path, publish, write_manifest
 
 STATE_FILE = "state.json"
 _OPTIMIZER = {"distrib_optim_sharding_type": "fully_reshardable"}
+# A synchronous save hands its results over within the process. megatron-core would start a manager process for it, which
+# lives on when a rank is killed.
+filesystem_async._results_queue = queue.Queue()
 
 
 def load_weights(module: Any, folder: Path) -> None:

@@ -42,12 +42,14 @@ def fact_split(fact: Fact, wording: int) -> Split:
     return "test" if position == 0 else "validation" if position == 1 else "train"
 
 
-def question_split(question: str) -> Split:
-    """The split of a calculation: a tenth each to test and validation, by the hash of its words in any order.
+def _question_hash(question: str) -> int:
+    """A hash of the words in any order: a score with the same items listed otherwise is the same question."""
+    return _hash(" ".join(sorted(question.rstrip("?").replace(",", "").split())))
 
-    The order is left out so that a score with the same items listed otherwise counts as the same question.
-    """
-    position = _hash(" ".join(sorted(question.rstrip("?").replace(",", "").split()))) % 10
+
+def question_split(question: str) -> Split:
+    """The split of a calculation: a tenth each to test and validation, by the hash of its words in any order."""
+    position = _question_hash(question) % 10
     return "test" if position == 0 else "validation" if position == 1 else "train"
 
 
@@ -132,7 +134,7 @@ def calculation_example(rng: random.Random, calculator: Calculator, *, teacher: 
     said = problem.solve(work, rng.choice(teacher.variants(calculator)))
     trace = {"think": ", ".join(work.steps), "answer": _written(said)}
     meta = {"skill": calculator.name, "calculator": calculator.number, "trace": trace}
-    identity = f"calculation/{calculator.number}/{_hash(problem.question):x}"
+    identity = f"calculation/{calculator.number}/{_question_hash(problem.question):x}"
     if isinstance(exact, datetime.date):
         return Example(identity, SOURCE, "date", problem.question, _written(exact), license=LICENSE, meta=meta)
     if isinstance(exact, tuple):

@@ -20,8 +20,8 @@ from conversion.checkpoint import Checkpoint, CheckpointError, open_checkpoint, 
 
 STATE_FILE = "state.json"
 _OPTIMIZER = {"distrib_optim_sharding_type": "fully_reshardable"}
-# A synchronous save hands its results over within the process. megatron-core would start a manager process for it, which
-# lives on when a rank is killed.
+# A synchronous save hands its results over within the process. megatron-core would start a manager process for it,
+# which lives on when a rank is killed.
 filesystem_async._results_queue = queue.Queue()
 
 

@@ -70,14 +70,15 @@ def make_prompts(
 
 
 _FLOOR = 0.2
-_DECAY = 0.6
+_DECAY = 0.4
 
 
 class PromptOrder:
     """Draws prompts for the steps of a run: each kind of task in its own shuffled order, epoch after epoch.
 
     With `adaptive`, a prompt whose skill lately gave groups of equal rewards is passed over more often, down to one
-    chance in five: such groups teach nothing (as DAPO's dynamic sampling, but before sampling instead of after).
+    chance in five: such groups teach nothing (as DAPO's dynamic sampling, but before sampling instead of after). Rows
+    with the same `meta.skill` need the same knowledge, whatever kind of task asks for it, and share what is observed.
 
     Args:
         prompts: to draw from.
@@ -151,4 +152,4 @@ class PromptOrder:
 
 
 def _skill(prompt: Prompt) -> str:
-    return f"{prompt.example.group}/{prompt.example.meta.get('skill', prompt.example.id)}"
+    return str(prompt.example.meta.get("skill", prompt.example.id))

@@ -115,7 +115,7 @@ def test_adaptive_comes_back_when_a_skill_teaches_again() -> None:
     for _ in range(20):
         drawn = order.next(3)
         order.observe(drawn, [True] * 3)
-    assert order.state()["interest"] == pytest.approx({f"text/{n}": 1.0 for n in range(3)}, abs=0.05)
+    assert order.state()["interest"] == pytest.approx({p.example.meta["skill"]: 1.0 for p in drawn}, abs=0.05)
 
 
 def test_a_kind_without_rows_is_named() -> None:

@@ -197,6 +197,8 @@ class World:
         if launch not in self._results:
             layout = launch.removesuffix(" again")
             folder = self.root / launch.replace(" ", "-")
+            if folder.exists():
+                pytest.fail(f"the launch {launch} failed already; see the first test that asked for it")
             tasks = self._tasks(launch)
             folder.mkdir()
             job = {"layout": [*COMMON, *LAYOUTS[layout]], "tasks": tasks}

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from rich.console import Console
 
@@ -78,9 +79,9 @@ def train(config: Config) -> None:
         engine.save(folder.step_path(step), {"step": step, "seconds": seconds, "order": order.state()})
 
 
-def _sequence(prompt: Prompt, tokenizer: object) -> TokenSequence:
-    response = tokenizer(trace_response(prompt.example), add_special_tokens=False).input_ids  # type: ignore[operator]
-    ids = (*prompt.ids, *response, tokenizer.eos_token_id)  # type: ignore[attr-defined]
+def _sequence(prompt: Prompt, tokenizer: Any) -> TokenSequence:
+    response = tokenizer(trace_response(prompt.example), add_special_tokens=False).input_ids
+    ids = (*prompt.ids, *response, tokenizer.eos_token_id)
     return TokenSequence(ids=ids, prompt_length=len(prompt.ids))
 
 

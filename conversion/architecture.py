@@ -1,8 +1,8 @@
-"""What a Hugging Face config.json says about a dense decoder, in megatron-core's own names.
+"""What a Hugging Face config.json says about a decoder, in megatron-core's own names.
 
 Left out on purpose, each refused with an error that names the key: sliding-window attention, biases outside Q, K and V,
-activations other than SwiGLU, and rotary scaling other than none, `linear` and `llama3`. Dropping one of these would
-give a checkpoint that loads, runs and answers wrongly.
+activations other than SwiGLU, rotary scaling other than none, `linear` and `llama3`, and models that mix dense and
+expert layers. Dropping one of these would give a checkpoint that loads, runs and answers wrongly.
 """
 
 from __future__ import annotations
@@ -32,6 +32,24 @@ _MEGATRON_BANDS = (1.0, 4.0, 8192)
 
 
 @dataclass(frozen=True)
+class MixtureOfExperts:
+    """The experts of a model that has them in every layer; routing is softmax over experts, top-k, none shared.
+
+    Attributes:
+        num_experts: `num_moe_experts`.
+        top_k: `moe_router_topk`.
+        ffn_hidden_size: `moe_ffn_hidden_size`, of one expert.
+        pre_softmax: `moe_router_pre_softmax`: the weights of the chosen experts are their shares of all experts and do
+            not add up to one (config.json's `norm_topk_prob` false).
+    """
+
+    num_experts: int
+    top_k: int
+    ffn_hidden_size: int
+    pre_softmax: bool
+
+
+@dataclass(frozen=True)
 class MegatronArchitecture:
     """All that TransformerConfig and GPTModel need besides the parallel layout, dtype and kernels.
 
@@ -56,13 +74,18 @@ class MegatronArchitecture:
     seq_len_interpolation_factor: float | None
     vocab_size: int
     max_position_embeddings: int
+    moe: MixtureOfExperts | None = None
     gated_linear_unit: bool = True
     normalization: str = "RMSNorm"
     add_bias_linear: bool = False
 
     def dimension(self, name: str) -> int:
-        """Size behind a symbolic axis of the weight map: vocab, hidden, query, kv, head or ffn."""
+        """Size behind a symbolic axis of the weight map, the keys below and those of experts."""
+        if name in ("expert", "expert_ffn"):
+            assert self.moe is not None, "a dense model has no expert axis"
+            return self.moe.num_experts if name == "expert" else self.moe.ffn_hidden_size
         return {
+            "layer": self.num_layers,
             "vocab": self.vocab_size,
             "hidden": self.hidden_size,
             "query": self.num_attention_heads * self.kv_channels,
@@ -73,7 +96,7 @@ class MegatronArchitecture:
 
 
 def read_architecture(
-    config: Mapping[str, Any], *, add_qkv_bias: bool, qk_layernorm: bool, head_dim_required: bool
+    config: Mapping[str, Any], *, add_qkv_bias: bool, qk_layernorm: bool, head_dim_required: bool, experts: bool
 ) -> MegatronArchitecture:
     """Read a config.json of the Llama lineage, in the classic form or that of transformers 5 (`rope_parameters`).
 
@@ -113,6 +136,26 @@ def read_architecture(
         seq_len_interpolation_factor=interpolation,
         vocab_size=_integer(config, "vocab_size"),
         max_position_embeddings=_integer(config, "max_position_embeddings"),
+        moe=_mixture_of_experts(config) if experts else None,
+    )
+
+
+def _mixture_of_experts(config: Mapping[str, Any]) -> MixtureOfExperts:
+    if config.get("mlp_only_layers") or config.get("decoder_sparse_step", 1) != 1:
+        raise UnsupportedConfigError(
+            "config.json: mlp_only_layers or decoder_sparse_step makes some layers dense; only models whose layers all "
+            "have experts are carried"
+        )
+    # transformers 5 writes num_local_experts, the published configs say num_experts.
+    name = "num_experts" if config.get("num_experts") is not None else "num_local_experts"
+    experts, top_k = _integer(config, name), _integer(config, "num_experts_per_tok")
+    if top_k > experts:
+        raise UnsupportedConfigError(f"config.json: num_experts_per_tok {top_k} is more than {name} {experts}")
+    return MixtureOfExperts(
+        num_experts=experts,
+        top_k=top_k,
+        ffn_hidden_size=_integer(config, "moe_intermediate_size"),
+        pre_softmax=not config.get("norm_topk_prob", False),
     )
 
 

@@ -1,8 +1,11 @@
 """The checkpoint folder shared by the converters and the training engine, and how it is published.
 
-    DST/model/         the weights: a torch_dist checkpoint for megatron.core.dist_checkpointing at any TP and PP
+    DST/model/         the weights: a torch_dist checkpoint for megatron.core.dist_checkpointing at any TP, PP and EP
     DST/hf/            the source's config.json, tokenizer files, chat template, generation config, byte for byte
     DST/manifest.json  what it is and the size of every file, written last
+
+In the layout of NeMo's `.nemo` the weights are in `model_weights/`, every key begins with `model.`, and
+`model_config.yaml` stands beside them (`conversion.nemo`); all else is the same.
 
 A folder is built as `DST.partial-<pid>` beside DST and appears as DST by one rename, after everything in it is on disk.
 A folder without a manifest, or whose files are not those of the manifest, never opens. The engine adds files of its own
@@ -22,18 +25,19 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from conversion.errors import CheckpointError, DestinationError, HuggingFaceError, TensorMapError
-from conversion.families import Family, MegatronArchitecture, family_for
+from conversion.families import Family, MegatronArchitecture, Row, family_for
 from conversion.torch_dist import TorchDistReader
 
 __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
     "HF_DIR",
+    "LAYOUTS",
     "MANIFEST_FILE",
     "MODEL_DIR",
     "Checkpoint",
@@ -41,10 +45,12 @@ __all__ = [
     "FileRecord",
     "Manifest",
     "Source",
+    "StoredWeights",
     "build",
     "check_destination",
     "check_weights",
-    "copy_hf_files",
+    "companion_files",
+    "copy_companions",
     "dtype_name",
     "open_checkpoint",
     "partial_path",
@@ -53,9 +59,18 @@ __all__ = [
     "write_manifest",
 ]
 
+
+class Layout(NamedTuple):
+    """Where a checkpoint folder keeps its weights, and what stands before each of their keys."""
+
+    weights: str
+    prefix: str
+
+
 FORMAT = "medatron-checkpoint"
 FORMAT_VERSION = 1
 MODEL_DIR = "model"
+LAYOUTS = {"megatron": Layout(MODEL_DIR, ""), "nemo": Layout("model_weights", "model.")}
 HF_DIR = "hf"
 MANIFEST_FILE = "manifest.json"
 _PARTIAL = ".partial-"
@@ -96,6 +111,7 @@ class Manifest:
     source: Source
     files: Mapping[str, FileRecord]
     extra: Mapping[str, Any] = field(default_factory=dict)
+    layout: str = "megatron"
 
     def to_json(self) -> str:
         """The text of manifest.json."""
@@ -117,7 +133,11 @@ class Checkpoint:
     @property
     def model_dir(self) -> Path:
         """The torch_dist checkpoint, for `dist_checkpointing.load(sharded_state_dict, str(model_dir))`."""
-        return self.path / MODEL_DIR
+        return self.path / LAYOUTS[self.manifest.layout].weights
+
+    def reader(self) -> TorchDistReader:
+        """The weights, by key without the layout's prefix."""
+        return TorchDistReader(self.model_dir, prefix=LAYOUTS[self.manifest.layout].prefix)
 
     @property
     def hf_dir(self) -> Path:
@@ -228,39 +248,52 @@ def build(dst: Path, *, source: Path, force: bool = False) -> Iterator[Path]:
         raise
 
 
-def copy_hf_files(src: Path, dst: Path) -> list[str]:
-    """Copy everything beside the weights from a Hugging Face folder into `dst`, byte for byte; returns the names.
+def companion_files(src: Path) -> list[str]:
+    """Names of everything beside the weights in a Hugging Face folder.
 
     These are the files of the top level, less hidden ones, and the folder of additional chat templates: config,
-    tokenizer, templates, generation config, licence. `dst` is created.
+    tokenizer, templates, generation config, licence.
     """
-    dst.mkdir(parents=True, exist_ok=True)
     candidates = [*src.iterdir(), *(src / _TEMPLATE_DIR).glob("*")]
-    names = sorted(
+    return sorted(
         file.relative_to(src).as_posix()
         for file in candidates
         if file.is_file() and not file.name.startswith(".") and not file.name.endswith(_WEIGHT_SUFFIXES)
     )
-    for name in names:
-        (dst / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(src / name, dst / name)
-    return names
 
 
-def check_weights(reader: TorchDistReader, family: Family, architecture: MegatronArchitecture) -> str:
-    """Check the keys and shapes under model/ against the family's weight map; returns the one dtype of the weights.
+def copy_companions(files: Mapping[str, Path], dst: Path) -> None:
+    """Copy files byte for byte into `dst`, which is created, under the names given."""
+    for name, file in files.items():
+        (dst / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, dst / name)
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """What `check_weights` found: the one dtype, and under which key each row of the weight map is stored."""
+
+    dtype: torch.dtype
+    keys: Mapping[Row, str]
+
+
+def check_weights(reader: TorchDistReader, family: Family, architecture: MegatronArchitecture) -> StoredWeights:
+    """Check the keys and shapes under model/ against the family's weight map.
 
     The vocabulary axis may be longer than the config's (padding). Raises TensorMapError naming the first tensor that
     is missing, left over or of another shape, and when dtypes are mixed.
     """
     stored = reader.tensors()
-    expected = {entry.row.megatron: entry for entry in family.entries(architecture)}
-    for key, entry in expected.items():
-        if key not in stored:
+    expected = {entry.row: entry for entry in family.entries(architecture)}
+    keys: dict[Row, str] = {}
+    for row, entry in expected.items():
+        key = next((key for key in row.keys if key in stored), None)
+        if key is None:
             raise TensorMapError(
-                f"{key}: missing from the checkpoint; config.json ({family.name}) asks for it with shape "
+                f"{row.megatron}: missing from the checkpoint; config.json ({family.name}) asks for it with shape "
                 f"{entry.global_shape}. Check model_type and tie_word_embeddings"
             )
+        keys[row] = key
         shape = stored[key][0]
         fits = len(shape) == len(entry.global_shape) and (
             shape == entry.global_shape
@@ -271,23 +304,27 @@ def check_weights(reader: TorchDistReader, family: Family, architecture: Megatro
                 f"{key}: shape {shape} in the checkpoint, {entry.global_shape} by config.json; "
                 "the two do not belong together"
             )
-    left_over = sorted(set(stored) - set(expected))
+    left_over = sorted(set(stored) - {key for row in expected for key in row.keys})
     if left_over:
         raise TensorMapError(
             f"{left_over[0]}: in the checkpoint but not in the weight map of {family.name} "
             f"({len(left_over)} such); check model_type and tie_word_embeddings in config.json"
         )
-    dtypes = {dtype_name(dtype): key for key, (_, dtype) in stored.items()}
+    dtypes = {dtype: key for key, (_, dtype) in stored.items()}
     if len(dtypes) > 1:
-        found = ", ".join(f"{key} is {dtype}" for dtype, key in sorted(dtypes.items()))
-        raise TensorMapError(f"mixed dtypes in the checkpoint: {found}; save all weights in one dtype")
-    return next(iter(dtypes))
+        found = sorted(f"{key} is {dtype_name(dtype)}" for dtype, key in dtypes.items())
+        raise TensorMapError(f"mixed dtypes in the checkpoint: {', '.join(found)}; save all weights in one dtype")
+    return StoredWeights(next(iter(dtypes)), keys)
 
 
 def write_manifest(
-    directory: str | os.PathLike[str], *, source: Source, extra: Mapping[str, Any] | None = None
+    directory: str | os.PathLike[str],
+    *,
+    source: Source,
+    extra: Mapping[str, Any] | None = None,
+    layout: str = "megatron",
 ) -> Manifest:
-    """Describe and seal a folder that holds model/ and hf/; call it last, on one rank, then `publish`.
+    """Describe and seal a folder that holds the weights and hf/; call it last, on one rank, then `publish`.
 
     Family, dtype and counts are read from the folder itself, so they cannot contradict it, and the weights are checked
     against the family's map: what cannot be exported is not sealed. `source` of a training checkpoint is that of the
@@ -299,7 +336,8 @@ def write_manifest(
     config = read_config(root / HF_DIR)
     family = family_for(config)
     architecture = family.megatron_architecture(config)
-    dtype = check_weights(TorchDistReader(root / MODEL_DIR), family, architecture)
+    place = LAYOUTS[layout]
+    weights = check_weights(TorchDistReader(root / place.weights, prefix=place.prefix), family, architecture)
     entries = list(family.entries(architecture))
     files = {}
     for file in sorted(path for path in root.rglob("*") if path.is_file()):
@@ -308,12 +346,13 @@ def write_manifest(
             files[name] = FileRecord(file.stat().st_size, _sha256(file) if name.startswith(f"{HF_DIR}/") else None)
     manifest = Manifest(
         family=family.name,
-        dtype=dtype,
+        dtype=dtype_name(weights.dtype),
         tensor_count=sum(len(entry.hf_names) for entry in entries),
         parameter_count=sum(entry.parameters for entry in entries),
         source=source,
         files=files,
         extra=dict(extra or {}),
+        layout=layout,
     )
     (root / MANIFEST_FILE).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
@@ -378,6 +417,8 @@ def _read_manifest(root: Path) -> Manifest:
             "use the release that wrote it, or convert again"
         )
     try:
+        if values["layout"] not in LAYOUTS:
+            raise CheckpointError(f"{path}: layout {values['layout']!r} is unknown; this release reads {[*LAYOUTS]}")
         values["source"] = Source(**values["source"])
         values["files"] = {name: FileRecord(**record) for name, record in values["files"].items()}
         return Manifest(**{key: value for key, value in values.items() if key not in ("format", "version")})

@@ -5,21 +5,25 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from conversion.errors import ConversionError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Advance = Callable[[int], None]
+# Called with what is being done and the bytes that it will take; the context yields what to call as bytes are done.
+Progress = Callable[[str, int], AbstractContextManager[Advance]]
 
 
-def no_progress(_: int) -> None:
-    """An `Advance` that shows nothing."""
+@contextmanager
+def no_progress(_what: str, _total: int) -> Iterator[Advance]:
+    """A `Progress` that shows nothing."""
+    yield lambda _: None
 
 
 def parser(command: str, description: str, epilog: str) -> argparse.ArgumentParser:
@@ -35,10 +39,11 @@ def parser(command: str, description: str, epilog: str) -> argparse.ArgumentPars
 @contextmanager
 def progress_bar(what: str, total: int) -> Iterator[Advance]:
     """Show bytes done, speed and time left on standard error; yields the function to call with each count of bytes."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda count: progress.advance(task, count)
+    columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.DownloadColumn())
+    times = (bars.TransferSpeedColumn(), bars.TimeRemainingColumn())
+    with bars.Progress(*columns, *times, console=Console(stderr=True)) as shown:
+        task = shown.add_task(what, total=total)
+        yield lambda count: shown.advance(task, count)
 
 
 def warn_of_leftovers(dst: Path) -> None:

@@ -1,12 +1,13 @@
 """Model families: one explicit weight map each, Hugging Face names on one side and Megatron keys on the other.
 
-Adding a dense family of the same shape is adding a table (`FAMILIES` at the end); nothing else knows family names.
+Adding a family is adding a table (`FAMILIES` at the end); nothing else knows family names.
 
 The Megatron side is what `GPTModel.sharded_state_dict()` of megatron-core 0.16.1 asks for with homogeneous layers, and
 the names are the same for the local and the Transformer Engine layer spec: the layers of one weight are stacked on a
-leading axis, and the input norms carry the names of the fused Transformer Engine modules.
+leading axis, its experts on a second one, and the input norms carry the names of the fused Transformer Engine modules.
+The one weight on whose name the two specs disagree (the norm before experts) is written under both.
 
-Left out: mixture of experts, multi-token prediction and vision towers, which need keys this map does not have.
+Left out: shared experts, multi-token prediction and vision towers, which need keys this map does not have.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from conversion.architecture import MegatronArchitecture, RopeScaling, read_architecture
+from conversion.architecture import MegatronArchitecture, MixtureOfExperts, RopeScaling, read_architecture
 from conversion.errors import UnknownFamilyError
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Family",
     "HfTensor",
     "MegatronArchitecture",
+    "MixtureOfExperts",
     "RopeScaling",
     "Row",
     "Rule",
@@ -42,7 +44,7 @@ class Rule(enum.Enum):
 
 
 class HfTensor(NamedTuple):
-    """A Hugging Face tensor: its name, `{layer}` standing for the layer's number, and its symbolic shape."""
+    """A Hugging Face tensor: its name, with `{layer}` and `{expert}` for their numbers, and its symbolic shape."""
 
     name: str
     axes: tuple[str, ...]
@@ -50,23 +52,41 @@ class HfTensor(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a weight map."""
+    """One line of a weight map.
+
+    Attributes:
+        megatron: key in the distributed checkpoint.
+        hf: the tensors that make it, in order.
+        rule: how.
+        alias: a second key for the same weight, where layer specs differ.
+    """
 
     megatron: str
     hf: tuple[HfTensor, ...]
     rule: Rule
-    per_layer: bool
+    alias: str | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Every key under which a converted checkpoint holds the weight."""
+        return (self.megatron,) if self.alias is None else (self.megatron, self.alias)
+
+    @property
+    def stacked(self) -> tuple[str, ...]:
+        """Symbolic names of the leading axes on which the checkpoint stacks the tensors of layers and experts."""
+        return tuple(axis for axis in ("layer", "expert") if f"{{{axis}}}" in self.hf[0].name)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One Megatron tensor to convert: a row at one layer (None for rows outside the layers), with its shapes.
+    """One Megatron tensor to convert: a row at one layer and expert, with its shapes.
 
-    `megatron_shape` is that of one layer; in the checkpoint it is the slice `[layer]` of `global_shape`.
+    `index` holds the numbers of layer and expert, as far as the row is stacked; `megatron_shape` is that of the slice
+    `[index]` of `global_shape`, the shape in the checkpoint.
     """
 
     row: Row
-    layer: int | None
+    index: tuple[int, ...]
     hf_names: tuple[str, ...]
     hf_shapes: tuple[tuple[int, ...], ...]
     megatron_shape: tuple[int, ...]
@@ -87,16 +107,20 @@ def _hf(name: str, *axes: str) -> HfTensor:
     return HfTensor(name, axes)
 
 
-def _one(megatron: str, name: str, *axes: str) -> Row:
-    return Row(megatron, (_hf(name, *axes),), Rule.IDENTITY, per_layer="{layer}" in name)
+def _one(megatron: str, name: str, *axes: str, alias: str | None = None) -> Row:
+    return Row(megatron, (_hf(name, *axes),), Rule.IDENTITY, alias)
+
+
+def _gate_up(megatron: str, mlp: str, size: str) -> Row:
+    parts = tuple(_hf(f"{mlp}.{part}_proj.weight", size, "hidden") for part in ("gate", "up"))
+    return Row(megatron, parts, Rule.GATE_UP)
 
 
 _LAYER = "model.layers.{layer}."
 _EMBEDDING = _one("embedding.word_embeddings.weight", "model.embed_tokens.weight", "vocab", "hidden")
 _OUTPUT = _one("output_layer.weight", "lm_head.weight", "vocab", "hidden")
 
-_LLAMA: tuple[Row, ...] = (
-    _EMBEDDING,
+_ATTENTION: tuple[Row, ...] = (
     _one("decoder.layers.self_attention.linear_qkv.layer_norm_weight", _LAYER + "input_layernorm.weight", "hidden"),
     Row(
         "decoder.layers.self_attention.linear_qkv.weight",
@@ -106,23 +130,30 @@ _LLAMA: tuple[Row, ...] = (
             _hf(_LAYER + "self_attn.v_proj.weight", "kv", "hidden"),
         ),
         Rule.QKV,
-        per_layer=True,
     ),
     _one("decoder.layers.self_attention.linear_proj.weight", _LAYER + "self_attn.o_proj.weight", "hidden", "query"),
-    _one("decoder.layers.mlp.linear_fc1.layer_norm_weight", _LAYER + "post_attention_layernorm.weight", "hidden"),
-    Row(
-        "decoder.layers.mlp.linear_fc1.weight",
-        (
-            _hf(_LAYER + "mlp.gate_proj.weight", "ffn", "hidden"),
-            _hf(_LAYER + "mlp.up_proj.weight", "ffn", "hidden"),
-        ),
-        Rule.GATE_UP,
-        per_layer=True,
-    ),
+)
+_MLP_NORM_KEY = "decoder.layers.mlp.linear_fc1.layer_norm_weight"
+_MLP_NORM_NAME = _LAYER + "post_attention_layernorm.weight"
+_MLP: tuple[Row, ...] = (
+    _one(_MLP_NORM_KEY, _MLP_NORM_NAME, "hidden"),
+    _gate_up("decoder.layers.mlp.linear_fc1.weight", _LAYER + "mlp", "ffn"),
     _one("decoder.layers.mlp.linear_fc2.weight", _LAYER + "mlp.down_proj.weight", "hidden", "ffn"),
+)
+_EXPERT = _LAYER + "mlp.experts.{expert}"
+_EXPERTS: tuple[Row, ...] = (
+    # Transformer Engine's spec has a norm of its own here; the local one maps it to the dense layer's name.
+    _one("decoder.layers.pre_mlp_layernorm.weight", _MLP_NORM_NAME, "hidden", alias=_MLP_NORM_KEY),
+    _one("decoder.layers.mlp.router.weight", _LAYER + "mlp.gate.weight", "expert", "hidden"),
+    _gate_up("decoder.layers.mlp.experts.experts.linear_fc1.weight", _EXPERT, "expert_ffn"),
+    _one("decoder.layers.mlp.experts.experts.linear_fc2.weight", _EXPERT + ".down_proj.weight", "hidden", "expert_ffn"),
+)
+_ENDS: tuple[Row, ...] = (
+    _EMBEDDING,
     _one("decoder.final_layernorm.weight", "model.norm.weight", "hidden"),
     _OUTPUT,
 )
+_LLAMA: tuple[Row, ...] = (*_ENDS, *_ATTENTION, *_MLP)
 
 _QKV_BIAS = Row(
     "decoder.layers.self_attention.linear_qkv.bias",
@@ -132,7 +163,6 @@ _QKV_BIAS = Row(
         _hf(_LAYER + "self_attn.v_proj.bias", "kv"),
     ),
     Rule.QKV,
-    per_layer=True,
 )
 
 _QK_NORM: tuple[Row, ...] = (
@@ -151,6 +181,7 @@ class Family:
     add_qkv_bias: bool = False
     qk_layernorm: bool = False
     head_dim_required: bool = False
+    experts: bool = False
 
     def megatron_architecture(self, hf_config: Mapping[str, Any]) -> MegatronArchitecture:
         """The model in megatron-core's names. Raises UnsupportedConfigError naming the offending key."""
@@ -159,6 +190,7 @@ class Family:
             add_qkv_bias=self.add_qkv_bias,
             qk_layernorm=self.qk_layernorm,
             head_dim_required=self.head_dim_required,
+            experts=self.experts,
         )
 
     def weight_map(self, architecture: MegatronArchitecture) -> tuple[Row, ...]:
@@ -170,16 +202,16 @@ class Family:
     def entries(self, architecture: MegatronArchitecture) -> Iterator[Entry]:
         """Every Megatron tensor to convert, in the order of the source: first, layer by layer, last."""
         rows = self.weight_map(architecture)
-        first = [row for row in rows if row is _EMBEDDING]
-        layered = [row for row in rows if row.per_layer]
-        last = [row for row in rows if not row.per_layer and row is not _EMBEDDING]
-        for row in first:
-            yield _entry(row, None, architecture)
+        yield _entry(_EMBEDDING, (), architecture)
         for layer in range(architecture.num_layers):
-            for row in layered:
-                yield _entry(row, layer, architecture)
-        for row in last:
-            yield _entry(row, None, architecture)
+            for row in (row for row in rows if row.stacked == ("layer",)):
+                yield _entry(row, (layer,), architecture)
+            for expert in range(architecture.dimension("expert") if self.experts else 0):
+                for row in (row for row in rows if row.stacked == ("layer", "expert")):
+                    yield _entry(row, (layer, expert), architecture)
+        for row in rows:
+            if not row.stacked and row is not _EMBEDDING:
+                yield _entry(row, (), architecture)
 
     def extra_states(self, architecture: MegatronArchitecture) -> Iterator[str]:
         """Keys of the empty `_extra_state` objects that the layer specs ask for beside the weights.
@@ -187,13 +219,19 @@ class Family:
         The local spec asks for those of the four linear modules, Transformer Engine also for those of its free-standing
         norms. They hold no data unless FP8 delayed scaling has run; without them a plain load fails on a missing key.
         """
-        modules = ["self_attention.linear_qkv", "self_attention.linear_proj", "mlp.linear_fc1", "mlp.linear_fc2"]
+        modules = ["self_attention.linear_qkv", "self_attention.linear_proj"]
+        modules += ["pre_mlp_layernorm"] if self.experts else ["mlp.linear_fc1", "mlp.linear_fc2"]
         if self.qk_layernorm:
             modules += ["self_attention.q_layernorm", "self_attention.k_layernorm"]
-        count = architecture.num_layers
-        for layer in range(count):
+        layers = architecture.num_layers
+        experts = architecture.dimension("expert") if self.experts else 0
+        for layer in range(layers):
             for module in modules:
-                yield f"decoder.layers.{module}._extra_state/shard_{layer}_{count}"
+                yield f"decoder.layers.{module}._extra_state/shard_{layer}_{layers}"
+            for expert in range(experts):
+                for module in ("linear_fc1", "linear_fc2"):
+                    shard = f"shard_{layer}.{expert}_{layers}.{experts}"
+                    yield f"decoder.layers.mlp.experts.experts.{module}._extra_state/{shard}"
         yield "decoder.final_layernorm._extra_state/shard_0_1"
 
     def tied_duplicate(self, architecture: MegatronArchitecture) -> tuple[str, str] | None:
@@ -207,17 +245,18 @@ class Family:
         return hf_name.endswith(".rotary_emb.inv_freq")
 
 
-def _entry(row: Row, layer: int | None, architecture: MegatronArchitecture) -> Entry:
+def _entry(row: Row, index: tuple[int, ...], architecture: MegatronArchitecture) -> Entry:
+    numbers = dict(zip(row.stacked, index, strict=True))
     shapes = tuple(tuple(architecture.dimension(axis) for axis in tensor.axes) for tensor in row.hf)
     # Every rule stacks its parts along the leading axis, in one order or another.
     merged = (sum(shape[0] for shape in shapes), *shapes[0][1:])
     return Entry(
         row=row,
-        layer=layer,
-        hf_names=tuple(tensor.name.format(layer=layer) for tensor in row.hf),
+        index=index,
+        hf_names=tuple(tensor.name.format(**numbers) for tensor in row.hf),
         hf_shapes=shapes,
         megatron_shape=merged,
-        global_shape=(architecture.num_layers, *merged) if row.per_layer else merged,
+        global_shape=(*(architecture.dimension(axis) for axis in row.stacked), *merged),
     )
 
 
@@ -226,6 +265,14 @@ FAMILIES: tuple[Family, ...] = (
     Family("Llama", "llama", _LLAMA),
     Family("Qwen3", "qwen3", (*_LLAMA, *_QK_NORM), qk_layernorm=True, head_dim_required=True),
     Family("Mistral", "mistral", _LLAMA),
+    Family(
+        "Qwen3-MoE",
+        "qwen3_moe",
+        (*_ENDS, *_ATTENTION, *_EXPERTS, *_QK_NORM),
+        qk_layernorm=True,
+        head_dim_required=True,
+        experts=True,
+    ),
 )
 
 

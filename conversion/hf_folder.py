@@ -40,6 +40,11 @@ class HuggingFaceModel:
         return dtypes.pop() if len(dtypes) == 1 else None
 
     @property
+    def nbytes(self) -> int:
+        """Size of all weights in bytes."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    @property
     def weight_files(self) -> dict[str, int]:
         """Size in bytes of each weight file, by name."""
         return {file.name: file.stat().st_size for file in sorted({t.file for t in self.tensors.values()})}

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import torch
 
-from conversion import console
+from conversion import console, nemo
 from conversion.checkpoint import (
     HF_DIR,
-    MODEL_DIR,
+    LAYOUTS,
     Checkpoint,
     Source,
     build,
-    copy_hf_files,
+    companion_files,
+    copy_companions,
     dtype_name,
     open_checkpoint,
     write_manifest,
@@ -37,12 +38,15 @@ DST/model/         weights (torch_dist distributed checkpoint)
 DST/hf/            config.json, tokenizer, chat template, generation config: copied byte for byte
 DST/manifest.json  family, dtype, counts, size of every file
 
+With --layout nemo, for NeMo-Aligner, the weights are in DST/model_weights/ beside DST/model_config.yaml, as in a .nemo.
+
 DST appears only when it is complete. SRC is never written to."""
 
 _EPILOG = """\
 examples:
   python -m conversion.hf_to_megatron Qwen2.5-7B-Instruct checkpoints/qwen2.5-7b
   python -m conversion.hf_to_megatron tiny-float32 checkpoints/tiny --dtype bfloat16 --force
+  python -m conversion.hf_to_megatron Llama-3.1-70B-Instruct checkpoints/llama-70b.nemo --layout nemo
 then:
   python -m conversion.verify Qwen2.5-7B-Instruct checkpoints/qwen2.5-7b"""
 
@@ -52,8 +56,9 @@ def convert(
     dst: str | Path,
     *,
     dtype: torch.dtype | None = None,
+    layout: str = "megatron",
     force: bool = False,
-    advance: console.Advance = console.no_progress,
+    progress: console.Progress = console.no_progress,
 ) -> Checkpoint:
     """Convert the Hugging Face folder `src` to a Megatron checkpoint folder `dst`.
 
@@ -61,8 +66,9 @@ def convert(
         src: folder with config.json and safetensors weights.
         dst: folder to create; its parent must exist.
         dtype: dtype of the weights in `dst`; the source's own when None.
+        layout: `megatron` or `nemo`, see `conversion.checkpoint`.
         force: replace `dst` if it exists, once the new one is complete.
-        advance: called with the number of source bytes of each tensor done.
+        progress: told the bytes of the source and how many are done.
 
     Raises:
         ConversionError: one of its subclasses, naming the file or tensor; then `src` and `dst` are as before.
@@ -72,33 +78,50 @@ def convert(
         names = sorted({dtype_name(tensor.dtype) for tensor in model.tensors.values()})
         raise HuggingFaceError(f"{src}: weights of mixed dtypes ({', '.join(names)}); choose one with --dtype")
     with build(Path(dst), source=Path(src), force=force) as tmp:
-        (tmp / MODEL_DIR).mkdir()
-        with TorchDistWriter(tmp / MODEL_DIR) as writer:
-            _write_weights(model, writer, dtype, advance)
+        place = LAYOUTS[layout]
+        (tmp / place.weights).mkdir()
+        with TorchDistWriter(tmp / place.weights, prefix=place.prefix) as writer:
+            with progress("converting", model.nbytes) as advance:
+                _write_weights(model, writer, dtype, advance, padded=layout == "nemo")
             for key in model.family.extra_states(model.architecture):
                 writer.add_empty_object(key)
             writer.finish()
-        copy_hf_files(model.path, tmp / HF_DIR)
+        copy_companions({name: model.path / name for name in companion_files(model.path)}, tmp / HF_DIR)
+        if layout == "nemo":
+            wanted = dtype or next(iter(model.tensors.values())).dtype
+            tokenizer = Path(dst).absolute() / HF_DIR
+            nemo.write_config(tmp / nemo.CONFIG_FILE, nemo.model_config(model.architecture, wanted, tokenizer))
         source = Source(
             path=str(model.path.resolve()),
             dtype="mixed" if model.dtype is None else dtype_name(model.dtype),
             files=model.weight_files,
         )
-        write_manifest(tmp, source=source)
+        write_manifest(tmp, source=source, layout=layout)
     return open_checkpoint(dst)
 
 
 def _write_weights(
-    model: HuggingFaceModel, writer: TorchDistWriter, dtype: torch.dtype | None, advance: console.Advance
+    model: HuggingFaceModel,
+    writer: TorchDistWriter,
+    dtype: torch.dtype | None,
+    advance: console.Advance,
+    *,
+    padded: bool,
 ) -> None:
     for entry in model.family.entries(model.architecture):
         parts = model.read(entry)
         size = sum(part.nbytes for part in parts)
         merged = merge(entry.row.rule, parts, model.architecture).to(dtype or parts[0].dtype)
-        offsets = [0] * len(entry.global_shape)
-        if entry.layer is not None:
-            merged, offsets[0] = merged.unsqueeze(0), entry.layer
-        writer.add_tensor(entry.row.megatron, merged, entry.global_shape, offsets)
+        offsets = (*entry.index, *(0 for _ in merged.shape))
+        stacked = merged.view(*(1 for _ in entry.index), *merged.shape)
+        shape = entry.global_shape
+        if padded and entry.vocabulary:
+            shape = (nemo.padded_vocabulary(shape[0]), *shape[1:])
+        for key in entry.row.keys:
+            writer.add_tensor(key, stacked, shape, offsets)
+            if shape != entry.global_shape:
+                rows = merged.new_zeros(shape[0] - entry.global_shape[0], *shape[1:])
+                writer.add_tensor(key, rows, shape, (entry.global_shape[0], 0))
         advance(size)
 
 
@@ -108,6 +131,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("src", metavar="SRC", type=Path, help="Hugging Face folder: config.json and safetensors")
     parser.add_argument("dst", metavar="DST", type=Path, help="checkpoint folder to create")
     parser.add_argument("--dtype", choices=console.DTYPES, help="dtype of the weights in DST (default: as in SRC)")
+    parser.add_argument("--layout", choices=LAYOUTS, default="megatron", help="form of DST (default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="replace DST if it exists, once the new one is complete")
     arguments = parser.parse_args(argv)
     return console.run(lambda: _command(arguments))
@@ -115,15 +139,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def _command(arguments: argparse.Namespace) -> int:
     console.warn_of_leftovers(arguments.dst)
-    total = sum(tensor.nbytes for tensor in open_model(arguments.src).tensors.values())
-    with console.progress_bar("converting", total) as advance:
-        checkpoint = convert(
-            arguments.src,
-            arguments.dst,
-            dtype=console.DTYPES.get(arguments.dtype),
-            force=arguments.force,
-            advance=advance,
-        )
+    checkpoint = convert(
+        arguments.src,
+        arguments.dst,
+        dtype=console.DTYPES.get(arguments.dtype),
+        layout=arguments.layout,
+        force=arguments.force,
+        progress=console.progress_bar,
+    )
     manifest = checkpoint.manifest
     print(
         f"{checkpoint.path}: {manifest.family}, {manifest.tensor_count} tensors, "

@@ -1,4 +1,4 @@
-"""The weights of a Megatron checkpoint folder, read tensor by tensor under their Hugging Face names."""
+"""The weights of a Megatron checkpoint, read tensor by tensor under their Hugging Face names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from conversion.checkpoint import Checkpoint, check_weights, open_checkpoint
+from conversion.checkpoint import HF_DIR, StoredWeights, check_weights, open_checkpoint
 from conversion.families import Entry, Family, MegatronArchitecture
 from conversion.merge import split
 from conversion.torch_dist import TorchDistReader
@@ -15,25 +15,30 @@ from conversion.torch_dist import TorchDistReader
 
 @dataclass(frozen=True)
 class MegatronModel:
-    """An opened checkpoint whose weights are exactly those of its family's weight map."""
+    """An opened checkpoint whose weights are exactly those of its family's weight map.
 
-    checkpoint: Checkpoint
+    Attributes:
+        family, architecture: as its config.json says.
+        reader, weights: where its tensors are.
+        hf_files: the files that surround the weights in a Hugging Face folder, by their names there.
+        config_dtype: the weights' dtype when `config.json` was written, as it spells it.
+    """
+
+    family: Family
+    architecture: MegatronArchitecture
     reader: TorchDistReader
-    dtype: torch.dtype
+    weights: StoredWeights
+    hf_files: dict[str, Path]
+    config_dtype: str
 
     @property
-    def family(self) -> Family:
-        """The model family."""
-        return self.checkpoint.family
-
-    @property
-    def architecture(self) -> MegatronArchitecture:
-        """The model in megatron-core's names."""
-        return self.checkpoint.architecture
+    def dtype(self) -> torch.dtype:
+        """The one dtype of all weights."""
+        return self.weights.dtype
 
     def read(self, entry: Entry) -> list[torch.Tensor]:
         """The Hugging Face tensors of an entry, in the order of its row, vocabulary padding cut."""
-        merged = self.reader.read(entry.row.megatron, entry.layer)
+        merged = self.reader.read(self.weights.keys[entry.row], entry.index)
         if entry.vocabulary:
             merged = merged[: entry.megatron_shape[0]]
         return list(split(entry.row.rule, merged, self.architecture))
@@ -46,6 +51,14 @@ def open_megatron(path: Path) -> MegatronModel:
     another shape than hf/config.json says.
     """
     checkpoint = open_checkpoint(path)
-    reader = TorchDistReader(checkpoint.model_dir)
-    dtype: torch.dtype = getattr(torch, check_weights(reader, checkpoint.family, checkpoint.architecture))
-    return MegatronModel(checkpoint, reader, dtype)
+    family, architecture = checkpoint.family, checkpoint.architecture
+    reader = checkpoint.reader()
+    inside = f"{HF_DIR}/"
+    return MegatronModel(
+        family=family,
+        architecture=architecture,
+        reader=reader,
+        weights=check_weights(reader, family, architecture),
+        hf_files={n.removeprefix(inside): path / n for n in checkpoint.manifest.files if n.startswith(inside)},
+        config_dtype=checkpoint.manifest.source.dtype,
+    )

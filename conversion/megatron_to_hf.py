@@ -1,22 +1,25 @@
 """Megatron to Hugging Face: `python -m conversion.megatron_to_hf SRC DST`.
 
-SRC is a checkpoint of `hf_to_megatron` or of the training engine, saved at any parallel layout. One tensor is in memory
-at a time. Left out: optimizer state, which has no place in a Hugging Face folder.
+SRC is a checkpoint of `hf_to_megatron`, of the training engine or of NeMo-Aligner, saved at any parallel layout. One
+tensor is in memory at a time. Left out: optimizer state, which has no place in a Hugging Face folder.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from conversion import console
-from conversion.checkpoint import HF_DIR, build, dtype_name
-from conversion.hf_folder import config_with_dtype, plan_shards, write_index
-from conversion.megatron_folder import open_megatron
+from conversion.checkpoint import build, check_destination, copy_companions, dtype_name
+from conversion.errors import CheckpointError
+from conversion.hf_folder import Shard, config_with_dtype, open_model, plan_shards, write_index
+from conversion.megatron_folder import MegatronModel, open_megatron
+from conversion.nemo import is_nemo, open_nemo
 from conversion.safetensors_io import SafetensorsWriter
 
 MAX_SHARD_BYTES = 5 * 1000**3
@@ -34,6 +37,7 @@ _EPILOG = """\
 examples:
   python -m conversion.megatron_to_hf runs/grpo/checkpoints/step-400 release/model
   python -m conversion.megatron_to_hf checkpoints/tiny tiny-bf16 --dtype bfloat16
+  python -m conversion.megatron_to_hf results/actor.nemo release/model --hf-files Llama-3.1-70B-Instruct
 then:
   python -m conversion.verify runs/grpo/checkpoints/step-400 release/model"""
 
@@ -43,53 +47,75 @@ def convert(
     dst: str | Path,
     *,
     dtype: torch.dtype | None = None,
+    hf_files: str | Path | None = None,
     force: bool = False,
-    advance: console.Advance = console.no_progress,
+    progress: console.Progress = console.no_progress,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Path:
-    """Convert the checkpoint folder `src` to a Hugging Face folder `dst`, and return its path.
+    """Convert the checkpoint `src` to a Hugging Face folder `dst`, and return its path.
 
     Args:
-        src: checkpoint folder with model/, hf/ and manifest.json.
+        src: checkpoint folder with weights, hf/ and manifest.json, or with `hf_files` what NeMo-Aligner saved.
         dst: folder to create; its parent must exist.
         dtype: dtype of the weights in `dst`; the checkpoint's own when None.
+        hf_files: for a checkpoint of NeMo's own, the Hugging Face folder that it came from.
         force: replace `dst` if it exists, once the new one is complete.
-        advance: called with the number of bytes of each tensor done.
+        progress: told the bytes of the weights and how many are done.
         max_shard_bytes: more weights than this are divided into several files with an index.
 
     Raises:
         ConversionError: one of its subclasses, naming the file or tensor; then `src` and `dst` are as before.
     """
-    model = open_megatron(Path(src))
-    checkpoint = model.checkpoint
-    wanted = dtype or model.dtype
-    entries = list(checkpoint.family.entries(checkpoint.architecture))
-    with build(Path(dst), source=Path(src), force=force) as tmp:
-        shards = plan_shards(entries, wanted, max_shard_bytes)
-        for shard in shards:
-            with SafetensorsWriter(tmp / shard.file, shard.shapes, wanted) as writer:
-                for entry in shard.entries:
-                    for name, part in zip(entry.hf_names, model.read(entry), strict=True):
-                        writer.add(name, part.to(wanted))
-                    advance(entry.parameters * model.dtype.itemsize)
-        write_index(tmp, shards, wanted)
-        for name in checkpoint.manifest.files:
-            if name.startswith(f"{HF_DIR}/"):
-                target = tmp / name.removeprefix(f"{HF_DIR}/")
-                target.parent.mkdir(exist_ok=True)
-                shutil.copyfile(checkpoint.path / name, target)
-        if dtype_name(wanted) != checkpoint.manifest.source.dtype:
-            config = tmp / "config.json"
-            config.write_bytes(config_with_dtype(config.read_bytes(), wanted))
-    return Path(dst)
+    source, target = Path(src), Path(dst)
+    check_destination(target, source=source, force=force)
+    with _open(source, None if hf_files is None else Path(hf_files), scratch=target.parent) as model:
+        wanted = dtype or model.dtype
+        entries = list(model.family.entries(model.architecture))
+        with build(target, source=source, force=force) as tmp:
+            shards = plan_shards(entries, wanted, max_shard_bytes)
+            total = sum(entry.parameters for entry in entries) * model.dtype.itemsize
+            with progress("converting", total) as advance:
+                for shard in shards:
+                    _write_shard(tmp, shard, model, wanted, advance)
+            write_index(tmp, shards, wanted)
+            copy_companions(model.hf_files, tmp)
+            if dtype_name(wanted) != model.config_dtype:
+                config = tmp / "config.json"
+                config.write_bytes(config_with_dtype(config.read_bytes(), wanted))
+    return target
+
+
+@contextmanager
+def _open(source: Path, hf_files: Path | None, scratch: Path) -> Iterator[MegatronModel]:
+    if not is_nemo(source):
+        yield open_megatron(source)
+        return
+    if hf_files is None:
+        raise CheckpointError(
+            f"{source}: a checkpoint of NeMo's own, without tokenizer and config.json; name the Hugging Face folder it "
+            "came from, or the hf/ of the checkpoint, with --hf-files"
+        )
+    with open_nemo(source, hf_files, scratch) as model:
+        yield model
+
+
+def _write_shard(
+    folder: Path, shard: Shard, model: MegatronModel, dtype: torch.dtype, advance: console.Advance
+) -> None:
+    with SafetensorsWriter(folder / shard.file, shard.shapes, dtype) as writer:
+        for entry in shard.entries:
+            for name, part in zip(entry.hf_names, model.read(entry), strict=True):
+                writer.add(name, part.to(dtype))
+            advance(entry.parameters * model.dtype.itemsize)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = console.parser("megatron_to_hf", _DESCRIPTION, _EPILOG)
-    parser.add_argument("src", metavar="SRC", type=Path, help="Megatron checkpoint folder")
+    parser.add_argument("src", metavar="SRC", type=Path, help="Megatron checkpoint folder, or what NeMo-Aligner saved")
     parser.add_argument("dst", metavar="DST", type=Path, help="Hugging Face folder to create")
     parser.add_argument("--dtype", choices=console.DTYPES, help="dtype of the weights in DST (default: as in SRC)")
+    parser.add_argument("--hf-files", type=Path, metavar="FOLDER", help="for NeMo's own: config.json and tokenizer")
     parser.add_argument("--force", action="store_true", help="replace DST if it exists, once the new one is complete")
     arguments = parser.parse_args(argv)
     return console.run(lambda: _command(arguments))
@@ -97,19 +123,20 @@ def main(argv: list[str] | None = None) -> int:
 
 def _command(arguments: argparse.Namespace) -> int:
     console.warn_of_leftovers(arguments.dst)
-    model = open_megatron(arguments.src)
-    manifest = model.checkpoint.manifest
-    with console.progress_bar("converting", manifest.parameter_count * model.dtype.itemsize) as advance:
-        convert(
-            arguments.src,
-            arguments.dst,
-            dtype=console.DTYPES.get(arguments.dtype),
-            force=arguments.force,
-            advance=advance,
-        )
+    convert(
+        arguments.src,
+        arguments.dst,
+        dtype=console.DTYPES.get(arguments.dtype),
+        hf_files=arguments.hf_files,
+        force=arguments.force,
+        progress=console.progress_bar,
+    )
+    written = open_model(arguments.dst)
+    parameters = sum(entry.parameters for entry in written.family.entries(written.architecture))
+    dtype = next(iter(written.tensors.values())).dtype
     print(
-        f"{arguments.dst}: {manifest.family}, {manifest.tensor_count} tensors, "
-        f"{manifest.parameter_count:,} parameters, {arguments.dtype or manifest.dtype}"
+        f"{arguments.dst}: {written.family.name}, {len(written.tensors)} tensors, "
+        f"{parameters:,} parameters, {dtype_name(dtype)}"
     )
     return 0
 

@@ -14,6 +14,7 @@ the per-layer key layout (`singleton_local_shards`, non-homogeneous layers).
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import pickle
 from collections.abc import Sequence
@@ -53,11 +54,12 @@ class TorchDistWriter:
     """Writes a torch_dist checkpoint into `directory`, which must exist and be empty.
 
     A new data file begins once the current one has reached `file_bytes`. Nothing can load the result before `finish`.
-    Use as a context manager, so that the open file is closed on errors too.
+    `prefix` is put before every key. Use as a context manager, so that the open file is closed on errors too.
     """
 
-    def __init__(self, directory: Path, file_bytes: int = 4 << 30) -> None:
+    def __init__(self, directory: Path, *, prefix: str = "", file_bytes: int = 4 << 30) -> None:
         self._directory = directory
+        self._prefix = prefix
         self._file_bytes = file_bytes
         self._files = 0
         self._stream: BinaryIO | None = None
@@ -73,6 +75,7 @@ class TorchDistWriter:
 
     def add_tensor(self, key: str, tensor: torch.Tensor, global_shape: Sequence[int], offsets: Sequence[int]) -> None:
         """Append the slice of `key` that begins at `offsets`; `tensor` has as many axes as `global_shape`."""
+        key = self._prefix + key
         entry = self._entries.get(key)
         if entry is None:
             entry = TensorStorageMetadata(TensorProperties(dtype=tensor.dtype), torch.Size(global_shape), [])
@@ -87,6 +90,7 @@ class TorchDistWriter:
 
     def add_empty_object(self, key: str) -> None:
         """Append a sharded object that holds nothing; `key` ends in `/shard_<offset>_<count>`."""
+        key = self._prefix + key
         self._entries[key] = BytesStorageMetadata()
         self._append(MetadataIndex(key), [None])
 
@@ -137,14 +141,31 @@ class _SliceLoader(DefaultLoadPlanner):
         return self._target
 
 
+class _Slices:
+    """The stored slices of a tensor by the leading indices they touch, since a model of experts has thousands."""
+
+    def __init__(self, entry: TensorStorageMetadata, depth: int) -> None:
+        self._slices: dict[tuple[int, ...], list[ChunkStorageMetadata]] = {}
+        for chunk in entry.chunks:
+            ranges = [range(o, o + n) for o, n in zip(chunk.offsets[:depth], chunk.sizes[:depth], strict=True)]
+            for index in itertools.product(*ranges):
+                self._slices.setdefault(index, []).append(chunk)
+
+    def at(self, index: tuple[int, ...]) -> list[ChunkStorageMetadata]:
+        return self._slices.get(index, [])
+
+
 class TorchDistReader:
     """Reads single tensors, or single layers of them, from a torch_dist checkpoint saved at any parallel layout.
 
+    Keys are given and returned without `prefix`, which stands before each of them in the checkpoint.
     Raises CheckpointError when the metadata is absent or unreadable.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, prefix: str = "") -> None:
         self._directory = directory
+        self._prefix = prefix
+        self._slices: dict[str, _Slices] = {}
         backend = directory / BACKEND_FILE
         try:
             found = json.loads(backend.read_text())
@@ -170,22 +191,26 @@ class TorchDistReader:
     def tensors(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Global shape and dtype of every weight, by key; optimizer state and sharded objects are not weights."""
         return {
-            key: (tuple(entry.size), entry.properties.dtype)
+            key.removeprefix(self._prefix): (tuple(entry.size), entry.properties.dtype)
             for key, entry in self._metadata.state_dict_metadata.items()
             if isinstance(entry, TensorStorageMetadata) and not key.startswith(_OPTIMIZER_PREFIX)
         }
 
-    def read(self, key: str, layer: int | None = None) -> torch.Tensor:
-        """The whole tensor `key`, or its slice `[layer]`.
+    def read(self, key: str, index: tuple[int, ...] = ()) -> torch.Tensor:
+        """The slice `[index]` of the tensor `key`: all of it by default, of one layer or of one layer's expert.
 
         Raises CheckpointError if the stored slices do not cover it or a record cannot be read.
         """
+        key = self._prefix + key
         entry = self._metadata.state_dict_metadata[key]
         assert isinstance(entry, TensorStorageMetadata)
-        shape = entry.size if layer is None else torch.Size((1, *entry.size[1:]))
-        offsets = torch.Size((layer or 0, *(0,) * (len(shape) - 1)))
+        shape = torch.Size((*(1 for _ in index), *entry.size[len(index) :]))
+        offsets = torch.Size((*index, *(0 for _ in shape[len(index) :])))
         target = torch.empty(shape, dtype=entry.properties.dtype)
-        items: list[ReadItem] = create_read_items_for_chunk_list(key, entry, [ChunkStorageMetadata(offsets, shape)])
+        if key not in self._slices:
+            self._slices[key] = _Slices(entry, len(index))
+        stored = TensorStorageMetadata(entry.properties, entry.size, self._slices[key].at(index))
+        items: list[ReadItem] = create_read_items_for_chunk_list(key, stored, [ChunkStorageMetadata(offsets, shape)])
         covered = sum(item.lengths.numel() for item in items)
         if covered != target.numel():
             raise CheckpointError(
@@ -199,4 +224,4 @@ class TorchDistReader:
                 f"{self._directory}: {key}: a stored record cannot be read ({error}); "
                 "the checkpoint is damaged, convert or save it again"
             ) from error
-        return target if layer is None else target[0]
+        return target.view(shape[len(index) :])

@@ -1,7 +1,8 @@
 """Do two folders hold the same weights? `python -m conversion.verify A B`, each of them in either format.
 
 Every tensor is compared under its Hugging Face name by dtype, shape and SHA-256 of its bytes (16 hex digits of it), one
-at a time. Left out: logits on prompts, which need both models in memory.
+at a time, whatever the size of the model. With prompts, the logits of both are compared too, one model in memory at a
+time: equal tensors say nothing about a rotary base or scaling that one side forgot.
 """
 
 from __future__ import annotations
@@ -19,16 +20,20 @@ from conversion import console
 from conversion.checkpoint import MANIFEST_FILE, dtype_name
 from conversion.families import Entry
 from conversion.hf_folder import HuggingFaceModel, open_model
+from conversion.logits import compare_logits, read_prompts
 from conversion.megatron_folder import MegatronModel, open_megatron
 from conversion.safetensors_io import raw_bytes
 
 _DESCRIPTION = """\
 Compare the weights of two model folders, each a Hugging Face folder or a Megatron checkpoint, tensor by tensor:
-name, dtype, shape and SHA-256 of the bytes. Prints every difference and exits with 1 if there is one."""
+name, dtype, shape and SHA-256 of the bytes. With --prompts also the float32 logits of both, as transformers and
+megatron-core compute them (needs memory for one model in float32). Prints every difference and exits with 1 if there
+is one."""
 
 _EPILOG = """\
 examples:
   python -m conversion.verify Qwen2.5-7B-Instruct checkpoints/qwen2.5-7b
+  python -m conversion.verify Qwen2.5-7B-Instruct checkpoints/qwen2.5-7b --prompts questions.jsonl
   python -m conversion.verify tiny-float32 checkpoints/tiny-bf16 --dtype bfloat16"""
 
 
@@ -42,7 +47,7 @@ class Comparison:
 
 
 def compare(
-    a: str | Path, b: str | Path, *, dtype: torch.dtype | None = None, advance: console.Advance = console.no_progress
+    a: str | Path, b: str | Path, *, dtype: torch.dtype | None = None, progress: console.Progress = console.no_progress
 ) -> Comparison:
     """Compare the weights of two folders.
 
@@ -50,7 +55,7 @@ def compare(
         a: Hugging Face folder or Megatron checkpoint folder.
         b: the other one, in either format.
         dtype: compare after rounding both sides to this dtype; exactly as stored when None.
-        advance: called with the number of bytes of `a` of each entry done.
+        progress: told the bytes of `a` and how many are done.
 
     Raises:
         ConversionError: one of the folders is damaged or does not fit its config.json.
@@ -64,19 +69,21 @@ def compare(
     if not differences and models[0].architecture != models[1].architecture:
         differences.append("config.json: the two describe different models of the same tensor names")
     count = 0
-    for entry in _entries(models[0]):
-        shared = entries[1].get(entry.hf_names[0])
-        if shared is None:
-            continue
-        sides = models[0].read(entry), models[1].read(shared)
-        for name, left, right in zip(entry.hf_names, *sides, strict=True):
-            count += 1
-            described = tuple(_describe(tensor, dtype) for tensor in (left, right))
-            for total, text in zip(totals, described, strict=True):
-                total.update(f"{name} {text}\n".encode())
-            if described[0] != described[1]:
-                differences.append(f"{name}: {described[0]} in {a}, {described[1]} in {b}")
-        advance(sum(tensor.nbytes for tensor in sides[0]))
+    parameters = sum(entry.parameters for entry in _entries(models[0]))
+    with progress("comparing", parameters * (models[0].dtype or torch.float32).itemsize) as advance:
+        for entry in _entries(models[0]):
+            shared = entries[1].get(entry.hf_names[0])
+            if shared is None:
+                continue
+            sides = models[0].read(entry), models[1].read(shared)
+            for name, left, right in zip(entry.hf_names, *sides, strict=True):
+                count += 1
+                described = tuple(_describe(tensor, dtype) for tensor in (left, right))
+                for total, text in zip(totals, described, strict=True):
+                    total.update(f"{name} {text}\n".encode())
+                if described[0] != described[1]:
+                    differences.append(f"{name}: {described[0]} in {a}, {described[1]} in {b}")
+            advance(sum(tensor.nbytes for tensor in sides[0]))
     return Comparison(count, (totals[0].hexdigest(), totals[1].hexdigest()), tuple(differences))
 
 
@@ -100,24 +107,36 @@ def main(argv: list[str] | None = None) -> int:
     parser = console.parser("verify", _DESCRIPTION, _EPILOG)
     parser.add_argument("a", metavar="A", type=Path, help="Hugging Face folder or Megatron checkpoint")
     parser.add_argument("b", metavar="B", type=Path, help="Hugging Face folder or Megatron checkpoint")
+    parser.add_argument("--prompts", type=Path, help="also compare logits on these: a text or a JSON object a line")
+    parser.add_argument(
+        "--max-prompts", type=int, default=8, metavar="N", help="use the first N (default: %(default)s)"
+    )
     parser.add_argument("--dtype", choices=console.DTYPES, help="round both sides to this dtype before comparing")
     arguments = parser.parse_args(argv)
     return console.run(lambda: _command(arguments))
 
 
 def _command(arguments: argparse.Namespace) -> int:
-    model = _open(arguments.a)
-    itemsize = (model.dtype or torch.float32).itemsize
-    total = sum(entry.parameters for entry in _entries(model)) * itemsize
-    with console.progress_bar("comparing", total) as advance:
-        result = compare(arguments.a, arguments.b, dtype=console.DTYPES.get(arguments.dtype), advance=advance)
+    dtype = console.DTYPES.get(arguments.dtype)
+    result = compare(arguments.a, arguments.b, dtype=dtype, progress=console.progress_bar)
     for line in result.differences:
         print(line)
     if result.differences:
         print(f"DIFFERENT: {len(result.differences)} differences, {result.tensor_count} tensors compared")
-        return 1
-    print(f"identical: {result.tensor_count} tensors, sha256 {result.digests[0]}")
-    return 0
+    else:
+        print(f"identical: {result.tensor_count} tensors, sha256 {result.digests[0]}")
+    agrees = arguments.prompts is None or _compare_logits(arguments)
+    return 0 if agrees and not result.differences else 1
+
+
+def _compare_logits(arguments: argparse.Namespace) -> bool:
+    found = compare_logits(arguments.a, arguments.b, read_prompts(arguments.prompts)[: arguments.max_prompts])
+    print(
+        f"logits {'agree' if found.agrees else 'DIFFER'}: {found.tokens} positions, largest difference "
+        f"{found.max_abs_difference:.1e}, largest KL {found.max_kl:.1e} nats, "
+        f"same first choice at {found.argmax_agreement:.2%}"
+    )
+    return found.agrees
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from recipes.runtime.config import Config
 
 def create_engine(config: Config) -> PolicyEngine:
     """The engine that the configuration names, with its model loaded; collective over all ranks."""
-    from recipes.engines.megatron import cpu
+    from conversion import megatron_cpu
 
-    cpu.install()
+    megatron_cpu.install()
     from recipes.engines.megatron.engine import MegatronEngine
 
     return MegatronEngine(config)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from functools import cache
-
 import torch
 
+from conversion.device import on_gpu
 
-@cache
-def on_gpu() -> bool:
-    """Whether this process trains on a CUDA device; MEDATRON_DEVICE=cpu says no even where there is one."""
-    return torch.cuda.is_available() and os.environ.get("MEDATRON_DEVICE", "") != "cpu"
+__all__ = ["backend", "device", "on_gpu"]
 
 
 def device() -> torch.device:

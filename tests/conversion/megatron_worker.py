@@ -1,79 +1,73 @@
 """One process of a torchrun job: load converted checkpoints into GPTModels, compare logits, save them again.
 
-Arguments: tensor and pipeline parallel size, then a folder with `<case>/` checkpoints and `<case>.pt` files holding the
-tokens and transformers' logits. Rank 0 writes `result.json` (case -> what was found) and, for the cases named in
-`save.json`, `<case>-saved/model`, written by megatron-core itself.
+Arguments: tensor, pipeline and expert parallel size, then a folder with `jobs.json`: name -> {checkpoint, saved,
+reference?}, the last a torch file with tokens and transformers' logits. Rank 0 writes `result.json` (name -> what was
+found); megatron-core itself writes `saved`/model.
 """
 
 from __future__ import annotations
 
 import json
+import queue
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 
+from conversion import megatron_cpu
 from conversion.checkpoint import open_checkpoint
 from conversion.families import MegatronArchitecture
-from recipes.engines.megatron import cpu
 
-cpu.install()
+megatron_cpu.install()
 
 from megatron.core import dist_checkpointing, parallel_state, tensor_parallel  # noqa: E402
+from megatron.core.dist_checkpointing.strategies import filesystem_async  # noqa: E402
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec  # noqa: E402
 from megatron.core.models.gpt.gpt_model import GPTModel  # noqa: E402
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 
+from conversion.megatron_model import NO_FUSION, gpt_arguments, transformer_arguments  # noqa: E402
 
-def build(architecture: MegatronArchitecture, tensor: int, pipeline: int) -> GPTModel:
-    """A GPTModel straight from megatron-core's own local spec, its vocabulary padded to a multiple of 32."""
+# A synchronous save needs no manager process, whose start would take most of the time here.
+filesystem_async._results_queue = queue.Queue()
+
+
+class Layout(NamedTuple):
+    tensor: int
+    pipeline: int
+    expert: int
+
+
+def build(architecture: MegatronArchitecture, layout: Layout, dtype: torch.dtype) -> GPTModel:
+    """A GPTModel straight from megatron-core's own local spec, its vocabulary padded."""
     config = TransformerConfig(
-        num_layers=architecture.num_layers,
-        hidden_size=architecture.hidden_size,
-        num_attention_heads=architecture.num_attention_heads,
-        num_query_groups=architecture.num_query_groups,
-        kv_channels=architecture.kv_channels,
-        ffn_hidden_size=architecture.ffn_hidden_size,
-        layernorm_epsilon=architecture.layernorm_epsilon,
-        gated_linear_unit=architecture.gated_linear_unit,
-        activation_func=torch.nn.functional.silu,
-        normalization=architecture.normalization,
-        add_bias_linear=architecture.add_bias_linear,
-        add_qkv_bias=architecture.add_qkv_bias,
-        qk_layernorm=architecture.qk_layernorm,
-        attention_dropout=0.0,
-        hidden_dropout=0.0,
-        tensor_model_parallel_size=tensor,
-        pipeline_model_parallel_size=pipeline,
-        pipeline_dtype=torch.float32,
+        **transformer_arguments(architecture),
+        **NO_FUSION,
+        tensor_model_parallel_size=layout.tensor,
+        pipeline_model_parallel_size=layout.pipeline,
+        expert_model_parallel_size=layout.expert,
+        expert_tensor_parallel_size=layout.tensor,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
         use_cpu_initialization=True,
-        gradient_accumulation_fusion=False,
-        masked_softmax_fusion=False,
-        persist_layer_norm=False,
-        bias_activation_fusion=False,
-        bias_dropout_fusion=False,
-        apply_rope_fusion=False,
     )
-    scaling = architecture.rope_scaling
-    return GPTModel(
+    model = GPTModel(
+        **gpt_arguments(architecture, tensor_parallel=layout.tensor),
         config=config,
         transformer_layer_spec=get_gpt_layer_local_spec(
-            qk_layernorm=architecture.qk_layernorm, normalization=architecture.normalization
+            num_experts=architecture.moe.num_experts if architecture.moe else None,
+            qk_layernorm=architecture.qk_layernorm,
+            normalization=architecture.normalization,
         ),
-        vocab_size=-(-architecture.vocab_size // 32) * 32,
         max_sequence_length=architecture.max_position_embeddings,
         pre_process=parallel_state.is_pipeline_first_stage(),
         post_process=parallel_state.is_pipeline_last_stage(),
-        share_embeddings_and_output_weights=architecture.share_embeddings_and_output_weights,
-        position_embedding_type="rope",
-        rotary_base=architecture.rotary_base,
-        rope_scaling=scaling is not None,
-        rope_scaling_factor=scaling.factor if scaling else 1.0,
-        seq_len_interpolation_factor=architecture.seq_len_interpolation_factor,
-    ).eval()
+    )
+    # torch's norm, which the local spec takes on CPU, knows nothing of params_dtype.
+    return model.to(dtype).eval()
 
 
 def load(model: GPTModel, folder: Path) -> dict[str, list[str]]:
@@ -103,33 +97,38 @@ def logits(model: GPTModel, tokens: torch.Tensor) -> torch.Tensor | None:
     return None
 
 
-def main() -> None:
-    tensor, pipeline, root = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-    dist.init_process_group("gloo")
-    parallel_state.initialize_model_parallel(tensor, pipeline)
-    model_parallel_cuda_manual_seed(1)
-    results: dict[str, Any] = {}
-    to_save = json.loads((root / "save.json").read_text())
-    for reference in sorted(root.glob("*.pt")):
-        case = reference.stem
-        checkpoint = open_checkpoint(root / case)
-        model = build(checkpoint.architecture, tensor, pipeline)
-        results[case] = load(model, checkpoint.model_dir)
-        tokens, expected = torch.load(reference)
-        found = logits(model, tokens)
-        difference = torch.zeros(1)
+def run(job: dict[str, str], layout: Layout) -> dict[str, Any]:
+    """Loads one checkpoint, compares logits where a reference is given, and saves it again."""
+    checkpoint = open_checkpoint(job["checkpoint"])
+    dtype: torch.dtype = getattr(torch, checkpoint.manifest.dtype)
+    model = build(checkpoint.architecture, layout, dtype)
+    result: dict[str, Any] = load(model, checkpoint.model_dir)
+    if "reference" in job:
+        tokens, expected = torch.load(job["reference"])
+        found, difference = logits(model, tokens), torch.zeros(1)
         if found is not None:
-            vocabulary = expected.shape[-1]
-            difference[0] = (found[..., :vocabulary] - expected).abs().max()
-            results[case]["columns"] = found.shape[-1]
+            difference[0] = (found[..., : expected.shape[-1]] - expected).abs().max()
         dist.all_reduce(difference, dist.ReduceOp.MAX)
-        results[case]["difference"] = float(difference)
-        if case in to_save:
-            folder = root / f"{case}-saved" / "model"
-            if dist.get_rank() == 0:
-                folder.mkdir(parents=True)
-            dist.barrier()
-            dist_checkpointing.save(model.sharded_state_dict(), str(folder))
+        result["difference"] = float(difference)
+    if dist.get_rank() == 0:
+        Path(job["saved"], "model").mkdir(parents=True)
+    dist.barrier()
+    dist_checkpointing.save(model.sharded_state_dict(), str(Path(job["saved"], "model")))
+    return result
+
+
+def main() -> None:
+    layout, root = Layout(*map(int, sys.argv[1:4])), Path(sys.argv[4])
+    dist.init_process_group("gloo")
+    parallel_state.initialize_model_parallel(
+        layout.tensor,
+        layout.pipeline,
+        expert_model_parallel_size=layout.expert,
+        expert_tensor_parallel_size=layout.tensor,
+    )
+    model_parallel_cuda_manual_seed(1)
+    jobs = json.loads((root / "jobs.json").read_text())
+    results = {name: run(job, layout) for name, job in jobs.items()}
     if dist.get_rank() == 0:
         (root / "result.json").write_text(json.dumps(results))
     dist.destroy_process_group()

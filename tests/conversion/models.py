@@ -13,6 +13,7 @@ from transformers import (
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 from transformers.models.auto import AutoModelForCausalLM
 
@@ -44,7 +45,10 @@ CASES = (
     "llama-classic-config",
     "qwen3-tied",
     "qwen3-untied",
-    "mistral",
+    "mistral-untied",
+    "mistral-tied",
+    "qwen3moe-untied",
+    "qwen3moe-tied",
 )
 
 # Files that must come back byte for byte; their odd spacing and line ends would not survive parsing.
@@ -58,22 +62,26 @@ COMPANIONS = {
 }
 
 
-def hf_config(case: str) -> PreTrainedConfig:
+def hf_config(case: str, vocabulary: int = VOCABULARY) -> PreTrainedConfig:
     """The transformers config of a case."""
+    common = {**_COMMON, "vocab_size": vocabulary}
     tied = case.endswith("-tied")
     if case.startswith("qwen2"):
-        return Qwen2Config(**_COMMON, tie_word_embeddings=tied)
+        return Qwen2Config(**common, tie_word_embeddings=tied)
+    if case.startswith("qwen3moe"):
+        experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+        return Qwen3MoeConfig(**common, **experts, head_dim=24, norm_topk_prob=not tied, tie_word_embeddings=tied)
     if case.startswith("qwen3"):
-        return Qwen3Config(**_COMMON, head_dim=24, tie_word_embeddings=tied)
+        return Qwen3Config(**common, head_dim=24, tie_word_embeddings=tied)
     if case.startswith("mistral"):
-        return MistralConfig(**_COMMON, sliding_window=None)
-    return LlamaConfig(**_COMMON, rope_parameters=_LLAMA3_ROPE, tie_word_embeddings=tied)
+        return MistralConfig(**common, sliding_window=None, tie_word_embeddings=tied)
+    return LlamaConfig(**common, rope_parameters=_LLAMA3_ROPE, tie_word_embeddings=tied)
 
 
-def hf_model(case: str, dtype: torch.dtype) -> PreTrainedModel:
+def hf_model(case: str, dtype: torch.dtype, vocabulary: int = VOCABULARY) -> PreTrainedModel:
     """A model whose every tensor is random, biases and norms too, and whose attention is far from uniform."""
     torch.manual_seed(CASES.index(case))
-    model = AutoModelForCausalLM.from_config(hf_config(case)).eval()
+    model = AutoModelForCausalLM.from_config(hf_config(case, vocabulary)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name:
@@ -83,9 +91,15 @@ def hf_model(case: str, dtype: torch.dtype) -> PreTrainedModel:
     return model.to(dtype)
 
 
-def save_folder(case: str, path: Path, dtype: torch.dtype = torch.float32, max_shard_size: str = "5GB") -> Path:
+def save_folder(
+    case: str,
+    path: Path,
+    dtype: torch.dtype = torch.float32,
+    max_shard_size: str = "5GB",
+    vocabulary: int = VOCABULARY,
+) -> Path:
     """Save a case as a Hugging Face folder with its companions; returns `path`."""
-    hf_model(case, dtype).save_pretrained(path, max_shard_size=max_shard_size)
+    hf_model(case, dtype, vocabulary).save_pretrained(path, max_shard_size=max_shard_size)
     for name, content in COMPANIONS.items():
         (path / name).write_bytes(content)
     if case == "llama-classic-config":

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conversion import hf_to_megatron, megatron_to_hf
-from conversion.checkpoint import copy_hf_files, open_checkpoint, write_manifest
+from conversion.checkpoint import companion_files, copy_companions, open_checkpoint, write_manifest
 from conversion.errors import (
     CheckpointError,
     ConversionError,
@@ -207,8 +207,12 @@ def test_a_failing_forced_conversion_keeps_the_old_destination(source: Path, che
     def fail(_: int) -> None:
         raise OSError("the disk went away")
 
+    @contextmanager
+    def failing(_what: str, _total: int) -> Iterator[Callable[[int], None]]:
+        yield fail
+
     with pytest.raises(OSError, match="the disk went away"):
-        hf_to_megatron.convert(source, checkpoint, force=True, advance=fail)
+        hf_to_megatron.convert(source, checkpoint, force=True, progress=failing)
     assert _state(checkpoint) == before
     assert {path.name for path in tmp_path.iterdir()} == {"source", "checkpoint"}
 
@@ -288,7 +292,7 @@ def test_other_format_version_is_refused(checkpoint: Path) -> None:
     [
         ("qwen2-tied", r"output_layer.weight: in the checkpoint but not in the weight map"),
         ("qwen3-untied", r"layer_norm_weight: missing|linear_qkv.weight: shape \(4, 128, 64\) in the checkpoint"),
-        ("mistral", r"linear_qkv.bias: in the checkpoint but not in the weight map of Mistral"),
+        ("mistral-untied", r"linear_qkv.bias: in the checkpoint but not in the weight map of Mistral"),
     ],
 )
 def test_weights_of_another_model_are_not_sealed(
@@ -297,7 +301,8 @@ def test_weights_of_another_model_are_not_sealed(
     """model/ of an untied Qwen2 beside the config of something else, as a mixed-up training folder would have it."""
     mixed = tmp_path / "mixed"
     shutil.copytree(checkpoint / "model", mixed / "model")
-    copy_hf_files(hf_folder(case), mixed / "hf")
+    source = hf_folder(case)
+    copy_companions({name: source / name for name in companion_files(source)}, mixed / "hf")
     with pytest.raises(TensorMapError, match=message):
         write_manifest(mixed, source=open_checkpoint(checkpoint).manifest.source)
     assert not (mixed / "manifest.json").exists()
@@ -310,13 +315,14 @@ def _python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_a_killed_conversion_leaves_nothing_that_opens(source: Path, tmp_path: Path) -> None:
     kill = (
-        "import os, signal, sys\n"
+        "import contextlib, os, signal, sys\n"
         "from conversion import hf_to_megatron\n"
         "done = []\n"
         "def advance(count):\n"
         "    done.append(count)\n"
         "    if len(done) == 9: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "hf_to_megatron.convert(sys.argv[1], sys.argv[2], advance=advance)\n"
+        "progress = lambda what, total: contextlib.nullcontext(advance)\n"
+        "hf_to_megatron.convert(sys.argv[1], sys.argv[2], progress=progress)\n"
     )
     assert _python(kill, source, tmp_path / "out").returncode == -signal.SIGKILL
     assert not (tmp_path / "out").exists()

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from conversion.errors import UnknownFamilyError, UnsupportedConfigError
-from conversion.families import FAMILIES, MegatronArchitecture, RopeScaling, Rule, family_for
+from conversion.families import FAMILIES, MegatronArchitecture, MixtureOfExperts, RopeScaling, Rule, family_for
 from conversion.merge import merge, split
-from tests.conversion.models import CASES, hf_config, hf_model
+from tests.conversion.models import CASES, hf_config
 
 
 def _config(case: str, **changes: Any) -> dict[str, Any]:
@@ -21,19 +25,19 @@ def _config(case: str, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_weight_map_names_exactly_the_tensors_of_transformers(case: str) -> None:
-    model = hf_model(case, torch.float32)
+def test_weight_map_names_exactly_the_tensors_of_transformers(case: str, hf_folder: Callable[..., Path]) -> None:
+    stored = load_file(hf_folder(case) / "model.safetensors")
     config = _config(case)
     family = family_for(config)
     mapped: dict[str, tuple[int, ...]] = {}
     for entry in family.entries(family.megatron_architecture(config)):
         assert not mapped.keys() & set(entry.hf_names)
         mapped.update(zip(entry.hf_names, entry.hf_shapes, strict=True))
-    assert mapped == {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    assert mapped == {name: tuple(tensor.shape) for name, tensor in stored.items()}
 
 
 def test_families_are_distinct() -> None:
-    assert [family.model_type for family in FAMILIES] == ["qwen2", "llama", "qwen3", "mistral"]
+    assert [family.model_type for family in FAMILIES] == ["qwen2", "llama", "qwen3", "mistral", "qwen3_moe"]
 
 
 def test_architecture_of_qwen3_has_its_own_head_size() -> None:
@@ -55,6 +59,16 @@ def test_architecture_of_qwen3_has_its_own_head_size() -> None:
         vocab_size=99,
         max_position_embeddings=256,
     )
+
+
+def test_experts_of_qwen3_in_the_published_and_the_new_spelling() -> None:
+    new = _config("qwen3moe-untied")
+    published = {key: value for key, value in new.items() if key != "num_local_experts"} | {"num_experts": 4}
+    family = family_for(new)
+    expected = MixtureOfExperts(num_experts=4, top_k=2, ffn_hidden_size=48, pre_softmax=False)
+    assert family.megatron_architecture(new).moe == expected
+    assert family.megatron_architecture(published).moe == expected
+    assert family.megatron_architecture({**new, "norm_topk_prob": False}).moe == replace(expected, pre_softmax=True)
 
 
 def test_classic_and_new_form_of_the_rotary_keys_agree() -> None:
@@ -89,8 +103,12 @@ def test_unknown_family_names_itself_and_the_known_ones() -> None:
         ("llama-scaled-tied", {"attention_bias": True}, r"attention_bias is true"),
         ("llama-scaled-tied", {"mlp_bias": True}, r"mlp_bias is true"),
         ("llama-scaled-tied", {"hidden_size": 66, "head_dim": None}, r"hidden_size 66 is not a multiple"),
-        ("mistral", {"sliding_window": 4096}, r"sliding_window is 4096"),
+        ("mistral-tied", {"sliding_window": 4096}, r"sliding_window is 4096"),
         ("qwen3-tied", {"head_dim": None}, r"has no head_dim"),
+        ("qwen3moe-tied", {"mlp_only_layers": [0]}, r"mlp_only_layers or decoder_sparse_step"),
+        ("qwen3moe-tied", {"decoder_sparse_step": 2}, r"mlp_only_layers or decoder_sparse_step"),
+        ("qwen3moe-tied", {"num_experts_per_tok": 5}, r"num_experts_per_tok 5 is more than num_local_experts 4"),
+        ("qwen3moe-tied", {"moe_intermediate_size": None}, r"has no moe_intermediate_size"),
     ],
 )
 def test_what_cannot_be_carried_is_refused_by_name(case: str, changes: dict[str, Any], message: str) -> None:

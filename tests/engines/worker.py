@@ -14,9 +14,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from recipes.engines.megatron import cpu
+from conversion import megatron_cpu
 
-cpu.install()
+megatron_cpu.install()
 
 from megatron.core import parallel_state  # noqa: E402
 

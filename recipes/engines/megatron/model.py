@@ -11,10 +11,7 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.models.gpt.gpt_layer_specs import (
-    get_gpt_layer_local_spec,
-    get_gpt_layer_with_transformer_engine_spec,
-)
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_with_transformer_engine_spec
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.tensor_parallel.layers import (
     ColumnParallelLinear,
@@ -27,6 +24,7 @@ from megatron.core.transformer import transformer_block
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from conversion.families import MegatronArchitecture
+from conversion.megatron_model import NO_FUSION, gpt_arguments, local_layer_spec, transformer_arguments
 from recipes.engines.megatron.attention import CachedRotary, Norm, SdpaAttention
 from recipes.runtime.config import Config, ConfigError
 from recipes.runtime.platform import on_gpu
@@ -57,27 +55,13 @@ def transformer_config(architecture: MegatronArchitecture, config: Config) -> Tr
     """megatron-core's configuration of the layers for this architecture and layout."""
     dtype = torch.bfloat16 if config.model.precision == "bfloat16" else torch.float32
     te = uses_transformer_engine(config)
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = NO_FUSION | {"bias_activation_fusion": te, "bias_dropout_fusion": te}
     if config.model.fp8 != "none":
         extra |= {"fp8": "hybrid", "fp8_recipe": _FP8_RECIPES[config.model.fp8]}
     if config.parallel.recompute:
         extra |= {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
     return TransformerConfig(
-        num_layers=architecture.num_layers,
-        hidden_size=architecture.hidden_size,
-        num_attention_heads=architecture.num_attention_heads,
-        num_query_groups=architecture.num_query_groups,
-        kv_channels=architecture.kv_channels,
-        ffn_hidden_size=architecture.ffn_hidden_size,
-        layernorm_epsilon=architecture.layernorm_epsilon,
-        gated_linear_unit=True,
-        activation_func=torch.nn.functional.silu,
-        normalization="RMSNorm",
-        add_bias_linear=False,
-        add_qkv_bias=architecture.add_qkv_bias,
-        qk_layernorm=architecture.qk_layernorm,
-        attention_dropout=0.0,
-        hidden_dropout=0.0,
+        **transformer_arguments(architecture),
         tensor_model_parallel_size=config.parallel.tensor,
         pipeline_model_parallel_size=config.parallel.pipeline,
         sequence_parallel=config.parallel.sequence,
@@ -86,12 +70,6 @@ def transformer_config(architecture: MegatronArchitecture, config: Config) -> Tr
         bf16=dtype is torch.bfloat16,
         use_cpu_initialization=not on_gpu(),
         perform_initialization=False,
-        gradient_accumulation_fusion=False,
-        masked_softmax_fusion=False,
-        persist_layer_norm=False,
-        bias_activation_fusion=te,
-        bias_dropout_fusion=te,
-        apply_rope_fusion=False,
         **extra,
     )
 
@@ -100,7 +78,7 @@ def _layer_spec(architecture: MegatronArchitecture, te: bool) -> Any:
     if te:
         spec = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=architecture.qk_layernorm)
     else:
-        spec = get_gpt_layer_local_spec(normalization="RMSNorm", qk_layernorm=architecture.qk_layernorm)
+        spec = local_layer_spec(architecture)
         layer, attention = spec.submodules, spec.submodules.self_attention.submodules
         layer.input_layernorm = layer.pre_mlp_layernorm = Norm
         if architecture.qk_layernorm:
@@ -113,22 +91,19 @@ def _layer_spec(architecture: MegatronArchitecture, te: bool) -> Any:
 
 def build_model(architecture: MegatronArchitecture, config: Config) -> GPTModel:
     """This rank's stage and shard, with weights not yet loaded; needs initialised model parallel groups."""
+    if architecture.moe is not None:
+        raise ConfigError(
+            "model.path: a mixture of experts; this engine trains dense models only (conversion carries both)"
+        )
     model_parallel_cuda_manual_seed(config.seed)
-    layers, scaling = transformer_config(architecture, config), architecture.rope_scaling
     model = GPTModel(
-        config=layers,
+        config=transformer_config(architecture, config),
         transformer_layer_spec=_layer_spec(architecture, uses_transformer_engine(config)),
-        vocab_size=padded_vocabulary(architecture.vocab_size, config.parallel.tensor),
+        **gpt_arguments(architecture, tensor_parallel=config.parallel.tensor),
         max_sequence_length=config.model.max_length,
         pre_process=parallel_state.is_pipeline_first_stage(),
         post_process=parallel_state.is_pipeline_last_stage(),
         parallel_output=True,
-        share_embeddings_and_output_weights=architecture.share_embeddings_and_output_weights,
-        position_embedding_type="rope",
-        rotary_base=architecture.rotary_base,
-        rope_scaling=scaling is not None,
-        rope_scaling_factor=scaling.factor if scaling else 1.0,
-        seq_len_interpolation_factor=architecture.seq_len_interpolation_factor,
     )
     model.rotary_pos_emb = CachedRotary(model.rotary_pos_emb, config.model.max_length)
     _mark_shards(model)
@@ -147,9 +122,3 @@ def _mark_shards(model: GPTModel) -> None:
             if weight is not None and not hasattr(weight, "tensor_model_parallel"):
                 dimension = 1 if isinstance(module, RowParallelLinear) else 0
                 set_tensor_model_parallel_attributes(weight, True, dimension, 1)
-
-
-def padded_vocabulary(size: int, tensor_parallel: int) -> int:
-    """The vocabulary rounded up so that every tensor parallel rank holds as many rows, a multiple of 8 each."""
-    multiple = 8 * tensor_parallel
-    return (size + multiple - 1) // multiple * multiple

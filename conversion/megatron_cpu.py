@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from recipes.runtime.platform import on_gpu
+from conversion.device import on_gpu
 
 _FACTORIES = ("tensor", "zeros", "ones", "empty", "full", "arange", "rand", "randn", "randint", "as_tensor", "linspace")
 _LIKE = ("zeros_like", "ones_like", "empty_like", "full_like")
@@ -168,6 +168,14 @@ def _patch_distributed_optimizer() -> None:
     DistributedOptimizer.load_state_dict = unshared_step
 
 
+def _patch_router() -> None:
+    """megatron/core/transformer/moe/moe_utils.py: te_general_gemm is read even where its import has failed."""
+    import megatron.core.transformer.moe.moe_utils as moe_utils
+
+    if not hasattr(moe_utils, "te_general_gemm"):
+        moe_utils.te_general_gemm = None
+
+
 _installed = False
 
 
@@ -189,3 +197,4 @@ def install() -> None:
     _patch_tensor_type()
     _patch_megatron_random()
     _patch_distributed_optimizer()
+    _patch_router()

@@ -1,0 +1,93 @@
+"""`conversion.verify --prompts`: transformers and megatron-core compute the same logits, and a wrong model shows."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from conversion import hf_to_megatron, verify
+from conversion.errors import ConversionError
+from conversion.logits import LogitsError, compare_logits, read_prompts
+from tests.conversion.models import save_folder
+
+Make = Callable[..., Path]
+_TOKENIZER = Path(__file__).parents[2] / "recipes" / "data" / "tiny_base"
+_PROMPTS = ["What lowers the heart rate, and how does it act?", "Dose: 12 mg a day for 3 days"]
+
+
+def _with_tokenizer(folder: Path) -> Path:
+    """The quickstart's tokenizer beside a random model of its vocabulary."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(_TOKENIZER / name, folder / name)
+    for name in ("vocab.json", "merges.txt"):
+        (folder / name).unlink()
+    return folder
+
+
+def _pair(case: str, root: Path) -> tuple[Path, Path]:
+    source = _with_tokenizer(save_folder(case, root / "hf", vocabulary=1024))
+    return source, hf_to_megatron.convert(source, root / "megatron").path
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return _pair("qwen2-tied", tmp_path_factory.mktemp("logits"))
+
+
+@pytest.mark.parametrize("case", ["llama-scaled-tied", "qwen3moe-untied"])
+def test_both_formats_give_the_same_logits(case: str, tmp_path: Path) -> None:
+    found = compare_logits(*_pair(case, tmp_path), _PROMPTS)
+    assert found.agrees
+    assert found.max_abs_difference < 1e-5
+    assert found.max_kl < 1e-9
+    assert found.argmax_agreement == 1.0
+    assert found.tokens > 10
+
+
+def test_the_command_reports_and_fails_on_a_difference(
+    models: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, megatron = models
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"question": p}) + "\n" for p in _PROMPTS))
+    assert verify.main([str(source), str(megatron), "--prompts", str(prompts)]) == 0
+    assert "logits agree" in capsys.readouterr().out
+    wrong = tmp_path / "wrong"
+    shutil.copytree(source, wrong)
+    tensors = load_file(wrong / "model.safetensors")
+    # Swapping two heads' keys leaves every tensor's shape and sum as it was.
+    key = tensors["model.layers.0.self_attn.k_proj.weight"]
+    tensors["model.layers.0.self_attn.k_proj.weight"] = torch.cat(key.chunk(2)[::-1]).contiguous()
+    save_file(tensors, wrong / "model.safetensors", metadata={"format": "pt"})
+    assert verify.main([str(wrong), str(megatron), "--prompts", str(prompts)]) == 1
+    output = capsys.readouterr().out
+    assert "k_proj.weight" in output
+    assert "logits DIFFER" in output
+
+
+def test_a_side_that_cannot_be_computed_is_named(models: tuple[Path, Path], tmp_path: Path) -> None:
+    source, megatron = models
+    empty = tmp_path / "empty"
+    shutil.copytree(source, empty, ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(LogitsError, match=r"empty: its logits could not be computed"):
+        compare_logits(megatron, empty, _PROMPTS)
+
+
+def test_prompts_are_lines_or_rows(tmp_path: Path) -> None:
+    file = tmp_path / "prompts"
+    file.write_text('{"question": "a?", "answer": "b"}\n\n{"text": "c"}\nplain text\n')
+    assert read_prompts(file) == ["a?", "c", "plain text"]
+    file.write_text('{"query": "a"}\n')
+    with pytest.raises(ConversionError, match=r"prompts:1: no question, prompt or text"):
+        read_prompts(file)
+    file.write_text("\n")
+    with pytest.raises(ConversionError, match=r"holds no prompt"):
+        read_prompts(file)
+    with pytest.raises(ConversionError, match=r"missing: cannot be read"):
+        read_prompts(tmp_path / "missing")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from recipes.data.example import REPORT_GROUPS, read_examples
@@ -48,7 +49,8 @@ def evaluate(config: Config) -> None:
             groups = score(asked, completions, tokenizer=tokenizer, client=client, config=config.reward)
             answers += [group[0] for group in groups]
     if is_leader():
-        result = {"name": config.name, "split": "test", "dropped": dropped, **summarize(answers)}
+        about = {"name": config.name, "split": "test", "checkpoint": str(Path(config.model.path).resolve())}
+        result = {**about, "dropped": dropped, **summarize(answers)}
         target = evaluation_path(config.output, config.name)
         replace_file(target.with_suffix(".jsonl"), "".join(_line(t) for t in answers).encode())
         replace_file(target, (json.dumps(result, indent=1) + "\n").encode())

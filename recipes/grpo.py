@@ -26,7 +26,7 @@ from recipes.monitor.rollouts import write_rollouts
 from recipes.rl.losses import grpo_loss
 from recipes.rollout.metrics import rollout_metrics, rollout_records, update_metrics
 from recipes.rollout.prompts import PromptOrder, make_prompts
-from recipes.rollout.scoring import score, training_sequences
+from recipes.rollout.scoring import check_same_reward, reward_definition, score, training_sequences
 from recipes.rollout.server import reward_client
 from recipes.runtime.config import Config
 from recipes.runtime.launch import from_leader, is_leader, run
@@ -51,17 +51,18 @@ def train(config: Config) -> None:
     )
     order = PromptOrder(prompts, mix=config.data.mix, adaptive=config.rollout.adaptive, seed=config.seed)
     engine = create_engine(config)
-    step, seconds = 0, 0.0
+    step, seconds, saved_reward = 0, 0.0, None
     if (latest := folder.latest()) is not None:
         state = engine.load(latest)
-        step, seconds = state["step"], state["seconds"]
+        step, seconds, saved_reward = state["step"], state["seconds"], state["reward"]
         order.restore(state["order"])
-    saved = step
 
     with reward_client(config.reward) as client, _monitor(config, step) as (logger, progress):
         if logger and dropped:
             print(f"{dropped} of {len(examples)} prompts are longer than the context allows and were left out")
-        while step < config.trainer.steps and not (0 < config.trainer.max_seconds <= seconds):
+        reward = reward_definition(client, config.reward)
+        check_same_reward(saved_reward, reward, config.reward)
+        while not _finished(config, step, seconds):
             step, began = step + 1, time.monotonic()
             asked = order.next(config.rollout.prompts)
             completions = engine.generate([p.ids for p in asked], _sampling(config, step, stop_ids(tokenizer)))
@@ -87,11 +88,12 @@ def train(config: Config) -> None:
                 progress.update(step, metrics, trained - began)
                 if config.rollout.samples_every and (step == 1 or step % config.rollout.samples_every == 0):
                     write_rollouts(config.output, step, rollout_records(groups, step))
-            if config.trainer.save_every and step % config.trainer.save_every == 0:
-                _save(engine, folder, config, step, seconds, order)
-                saved = step
-        if saved != step:
-            _save(engine, folder, config, step, seconds, order)
+            every = config.trainer.save_every
+            if _finished(config, step, seconds) or (every and step % every == 0):
+                state = {"step": step, "seconds": seconds, "order": order.state(), "reward": reward}
+                engine.save(folder.step_path(step), state)
+                if is_leader():
+                    folder.prune(config.trainer.keep)
 
 
 def _sampling(config: Config, step: int, stops: tuple[int, ...]) -> Sampling:
@@ -99,6 +101,10 @@ def _sampling(config: Config, step: int, stops: tuple[int, ...]) -> Sampling:
     # Prompts of different steps share numbers, so the step is part of the seed.
     seed = config.seed * 1_000_003 + step
     return Sampling(rollout.group_size, rollout.temperature, rollout.max_new_tokens, stops, seed)
+
+
+def _finished(config: Config, step: int, seconds: float) -> bool:
+    return step >= config.trainer.steps or 0 < config.trainer.max_seconds <= seconds
 
 
 def _progress(config: Config, step: int, seconds: float) -> float:
@@ -123,14 +129,6 @@ def _update(engine: PolicyEngine, config: Config, sequences: list[list], rate: f
         )
         results.append(engine.train_step(batch, loss, learning_rate=rate, reference=algorithm.kl_coef > 0))
     return results
-
-
-def _save(
-    engine: PolicyEngine, folder: RunFolder, config: Config, step: int, seconds: float, order: PromptOrder
-) -> None:
-    engine.save(folder.step_path(step), {"step": step, "seconds": seconds, "order": order.state()})
-    if is_leader():
-        folder.prune(config.trainer.keep)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,8 @@ server could not score has no reward: it leaves the loss and its group's statist
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +70,30 @@ def score(
     ]
 
 
+def reward_definition(client: RewardClient | None, config: RewardConfig) -> dict[str, str]:
+    """Name, version and content hash of the preset as the server defines it; collective like `score`.
+
+    Raises:
+        RewardError: the server stayed away or does not know the preset.
+    """
+    return _told_by_leader(lambda asked: dataclasses.asdict(asked.score(config.preset, [])[0]), client)
+
+
+def check_same_reward(saved: Mapping[str, str] | None, now: Mapping[str, str], config: RewardConfig) -> None:
+    """Refuses to go on under another definition of the reward than the checkpoint was trained with.
+
+    Raises:
+        RewardError: naming both, unless `config.allow_change`.
+    """
+    if saved is None or dict(saved) == dict(now) or config.allow_change:
+        return
+    before, after = (f"{r['name']} version {r['version']} ({r['hash'][:12]})" for r in (saved, now))
+    raise RewardError(
+        f"the checkpoint was trained with reward {before}, the server now defines {after}; run the release of the "
+        "server that trained it, or go on knowingly with reward.allow_change=true"
+    )
+
+
 def _item(prompt: Prompt, identity: str, text: str, completion: Completion, config: RewardConfig) -> ScoreItem:
     wanted = Length(config.length_mode, config.length_target, len(completion.ids))  # type: ignore[arg-type]
     return ScoreItem(
@@ -82,18 +107,7 @@ def _item(prompt: Prompt, identity: str, text: str, completion: Completion, conf
 
 
 def _ask(items: list[ScoreItem], client: RewardClient | None, config: RewardConfig) -> list[Score]:
-    answer: list[Any] = [None]
-    if client is not None:
-        try:
-            answer[0] = client.score(config.preset, items)[1]
-        except Exception as error:  # every rank has to learn of it, or the others would wait for the deadline
-            answer[0] = error
-    if dist.get_world_size() > 1:
-        answer[0] = str(answer[0]) if isinstance(answer[0], Exception) else answer[0]
-        dist.broadcast_object_list(answer, 0)
-    if not isinstance(answer[0], list):
-        raise RewardError(f"scoring failed: {answer[0]}")
-    scores: list[Score] = answer[0]
+    scores: list[Score] = _told_by_leader(lambda asked: asked.score(config.preset, items)[1], client)
     missing = [s for s in scores if s.reward is None]
     if len(missing) > config.max_null_share * len(scores):
         kinds = sorted({s.status for s in missing})
@@ -102,6 +116,21 @@ def _ask(items: list[ScoreItem], client: RewardClient | None, config: RewardConf
             f"than reward.max_null_share={config.max_null_share}; see its log, mend it and resume"
         )
     return scores
+
+
+def _told_by_leader(ask: Callable[[RewardClient], Any], client: RewardClient | None) -> Any:
+    """What `ask` returns on rank 0, or its error, on every rank: a rank left alone would wait for the deadline."""
+    told: list[Any] = [None, None]
+    if client is not None:
+        try:
+            told[0] = ask(client)
+        except Exception as error:
+            told[1] = f"scoring failed: {error}"
+    if dist.get_world_size() > 1:
+        dist.broadcast_object_list(told, 0)
+    if told[1] is not None:
+        raise RewardError(told[1])
+    return told[0]
 
 
 def reward_table(groups: Sequence[Sequence[Trajectory]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -122,6 +122,7 @@ class RewardConfig:
         url: of a running server; empty starts one for the length of the run.
         max_null_share: stop when more than this share of a step's samples could not be scored.
         length_mode: none, max or exact; `length_target` is in tokens.
+        allow_change: resume even if the server now defines the preset otherwise than when the checkpoint was saved.
     """
 
     preset: str = "gated"
@@ -132,6 +133,7 @@ class RewardConfig:
     match: str = "lenient"
     length_mode: str = "none"
     length_target: int | None = None
+    allow_change: bool = False
 
 
 @dataclass

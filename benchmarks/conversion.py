@@ -24,15 +24,6 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
-# This file has the name of the package that it measures, and its folder comes first.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
-
-from conversion.families import family_for  # noqa: E402
-from conversion.hf_folder import plan_shards, write_index  # noqa: E402
-from conversion.safetensors_io import SafetensorsWriter  # noqa: E402
-
 GIB = 2**30
 SHAPES = {
     "0.5b": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14},
@@ -54,6 +45,14 @@ COMMON = {
 
 def make_model(folder: Path, size: str) -> None:
     """A Hugging Face folder of random weights, written tensor by tensor."""
+    # This file has the name of the package that it measures, and its folder comes first.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import torch
+
+    from conversion.families import family_for
+    from conversion.hf_folder import plan_shards, write_index
+    from conversion.safetensors_io import SafetensorsWriter
+
     config = {**COMMON, **SHAPES[size]}
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
@@ -102,7 +101,8 @@ def direction(module: str, source: Path, target: Path) -> dict[str, float]:
 
 def measure(folder: Path, size: str) -> dict[str, object]:
     source, megatron, back = folder / "huggingface", folder / "megatron", folder / "back"
-    make_model(source, size)
+    # In a process of its own: the kernel counts what this one holds when it starts a command as the command's.
+    subprocess.run([sys.executable, __file__, "--make", str(source), "--sizes", size], check=True)
     gib = sum(file.stat().st_size for file in source.iterdir()) / GIB
     print(f"{size}: {gib:.2f} GiB", flush=True)
     there = direction("hf_to_megatron", source, megatron)
@@ -116,8 +116,11 @@ def worst(row: dict[str, object], key: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SHAPES, default=["0.5b", "3b"])
+    parser.add_argument("--make", type=Path, metavar="FOLDER", help="only write the model of the first size here")
     parser.add_argument("--folder", type=Path, default=Path("runs/conversion"), help="scratch, deleted afterwards")
     args = parser.parse_args()
+    if args.make:
+        return make_model(args.make, args.sizes[0])
     rows = []
     for size in args.sizes:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -26,8 +27,9 @@ from conversion.checkpoint import (
     write_manifest,
 )
 from conversion.errors import HuggingFaceError
+from conversion.families import Entry
 from conversion.hf_folder import HuggingFaceModel, open_model
-from conversion.merge import merge
+from conversion.merge import PIECE_BYTES, STACKED, merge
 from conversion.torch_dist import TorchDistWriter
 
 _DESCRIPTION = """\
@@ -109,20 +111,34 @@ def _write_weights(
     padded: bool,
 ) -> None:
     for entry in model.family.entries(model.architecture):
-        parts = model.read(entry)
-        size = sum(part.nbytes for part in parts)
-        merged = merge(entry.row.rule, parts, model.architecture).to(dtype or parts[0].dtype)
-        offsets = (*entry.index, *(0 for _ in merged.shape))
-        stacked = merged.view(*(1 for _ in entry.index), *merged.shape)
         shape = entry.global_shape
         if padded and entry.vocabulary:
             shape = (nemo.padded_vocabulary(shape[0]), *shape[1:])
-        for key in entry.row.keys:
-            writer.add_tensor(key, stacked, shape, offsets)
-            if shape != entry.global_shape:
-                rows = merged.new_zeros(shape[0] - entry.global_shape[0], *shape[1:])
-                writer.add_tensor(key, rows, shape, (entry.global_shape[0], 0))
-        advance(size)
+        for start, piece in _pieces(model, entry):
+            converted = piece.to(dtype or piece.dtype)
+            offsets = (*entry.index, start, *(0 for _ in piece.shape[1:]))
+            stacked = converted.view(*(1 for _ in entry.index), *piece.shape)
+            for key in entry.row.keys:
+                writer.add_tensor(key, stacked, shape, offsets)
+            advance(piece.nbytes)
+        if shape != entry.global_shape:
+            rows = converted.new_zeros(shape[0] - entry.global_shape[0], *shape[1:])
+            writer.add_tensor(entry.row.megatron, rows, shape, (entry.global_shape[0], *(0 for _ in shape[1:])))
+
+
+def _pieces(model: HuggingFaceModel, entry: Entry) -> Iterator[tuple[int, torch.Tensor]]:
+    """An entry's Megatron tensor as rows after rows, each with the number of its first row."""
+    if entry.row.rule not in STACKED:
+        yield 0, merge(entry.row.rule, model.read(entry), model.architecture)
+        return
+    base = 0
+    for name in entry.hf_names:
+        stored = model.tensors[name]
+        rows = stored.shape[0]
+        step = max(1, rows * PIECE_BYTES // max(1, stored.nbytes))
+        for start in range(0, rows, step):
+            yield base + start, stored.read_rows(start, min(rows, start + step))
+        base += rows
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import torch
 
 from conversion.checkpoint import HF_DIR, StoredWeights, check_weights, open_checkpoint
 from conversion.families import Entry, Family, MegatronArchitecture
-from conversion.merge import split
+from conversion.merge import PIECE_BYTES, STACKED, split
 from conversion.torch_dist import TorchDistReader
 
 
@@ -35,6 +37,24 @@ class MegatronModel:
     def dtype(self) -> torch.dtype:
         """The one dtype of all weights."""
         return self.weights.dtype
+
+    def pieces(self, entry: Entry) -> Iterator[tuple[str, torch.Tensor]]:
+        """The Hugging Face tensors of an entry with their names, in order, as rows after rows where they are large."""
+        if entry.row.rule not in STACKED:
+            yield from zip(entry.hf_names, self.read(entry), strict=True)
+            return
+        key = self.weights.keys[entry.row]
+        starts = self.reader.row_starts(key, entry.index)
+        base = 0
+        for name, shape in zip(entry.hf_names, entry.hf_shapes, strict=True):
+            least = PIECE_BYTES // max(1, math.prod(shape[1:]) * self.dtype.itemsize)
+            start, end = base, base + shape[0]
+            for cut in (*(row for row in starts if base < row < end), end):
+                # A record is read whole, so pieces are those that were stored, as many as fit.
+                if cut == end or cut - start >= least:
+                    yield name, self.reader.read(key, entry.index, start, cut)
+                    start = cut
+            base = end
 
     def read(self, entry: Entry) -> list[torch.Tensor]:
         """The Hugging Face tensors of an entry, in the order of its row, vocabulary padding cut."""

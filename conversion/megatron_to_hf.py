@@ -104,9 +104,9 @@ def _write_shard(
 ) -> None:
     with SafetensorsWriter(folder / shard.file, shard.shapes, dtype) as writer:
         for entry in shard.entries:
-            for name, part in zip(entry.hf_names, model.read(entry), strict=True):
-                writer.add(name, part.to(dtype))
-            advance(entry.parameters * model.dtype.itemsize)
+            for name, piece in model.pieces(entry):
+                writer.add(name, piece.to(dtype))
+                advance(piece.nbytes)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,6 +13,10 @@ import torch
 from conversion.architecture import MegatronArchitecture
 from conversion.families import Rule
 
+# Rules that only stack their parts can be applied to some rows at a time; pieces of this size keep memory flat.
+STACKED = (Rule.IDENTITY, Rule.GATE_UP)
+PIECE_BYTES = 64 * 2**20
+
 
 def merge(rule: Rule, parts: Sequence[torch.Tensor], architecture: MegatronArchitecture) -> torch.Tensor:
     """Join the Hugging Face tensors of one row into its Megatron tensor, whose leading axis is the sum of theirs.

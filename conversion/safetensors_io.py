@@ -47,17 +47,25 @@ class StoredTensor:
 
     def read(self) -> torch.Tensor:
         """Read the tensor into fresh memory. Raises HuggingFaceError if the file ends before it."""
-        data = torch.empty(self.nbytes, dtype=torch.uint8)
+        return self.read_rows(0, self.shape[0]) if self.shape else self._read(self.offset, self.nbytes, ())
+
+    def read_rows(self, start: int, stop: int) -> torch.Tensor:
+        """Read the slice `[start:stop]` as `read` does."""
+        row = self.nbytes // self.shape[0] if self.shape[0] else 0
+        return self._read(self.offset + start * row, (stop - start) * row, (stop - start, *self.shape[1:]))
+
+    def _read(self, offset: int, size: int, shape: tuple[int, ...]) -> torch.Tensor:
+        data = torch.empty(size, dtype=torch.uint8)
         view = data.numpy().data
         with open(self.file, "rb", buffering=0) as stream:
-            stream.seek(self.offset)
+            stream.seek(offset)
             done = 0
-            while done < self.nbytes:
+            while done < size:
                 count = stream.readinto(view[done:])
                 if not count:
-                    raise HuggingFaceError(f"{self.file}: ends at byte {self.offset + done}; download the file again")
+                    raise HuggingFaceError(f"{self.file}: ends at byte {offset + done}; download the file again")
                 done += count
-        return data.view(self.dtype).reshape(self.shape)
+        return data.view(self.dtype).reshape(shape)
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
@@ -107,7 +115,8 @@ def _damaged(path: Path, what: str) -> HuggingFaceError:
 class SafetensorsWriter:
     """Writes one safetensors file whose names and shapes are known beforehand; `add` must follow their order.
 
-    Use as a context manager; leaving it without an error checks that every tensor was written.
+    A tensor may come in several pieces, rows after rows. Use as a context manager; leaving it without an error checks
+    that every tensor was written.
     """
 
     def __init__(self, path: Path, shapes: Mapping[str, Sequence[int]], dtype: torch.dtype) -> None:
@@ -124,6 +133,7 @@ class SafetensorsWriter:
         encoded += b" " * (-len(encoded) % 8)  # the data begins at a multiple of eight, as readers expect
         self._stream.write(_LENGTH.pack(len(encoded)) + encoded)
         self._added = 0
+        self._rows = 0
 
     def __enter__(self) -> SafetensorsWriter:
         return self
@@ -133,10 +143,13 @@ class SafetensorsWriter:
         assert kind is not None or self._added == len(self._expected), f"{self._path}: not every tensor was written"
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
-        """Append the next tensor, whose name, shape and dtype are those announced."""
+        """Append the next tensor, or its next rows; name, shape and dtype are those announced."""
         expected, shape = self._expected[self._added]
         assert name == expected, f"{self._path}: {name} came where {expected} was announced"
-        assert tuple(tensor.shape) == tuple(shape), f"{self._path}: {name} has shape {tuple(tensor.shape)}"
+        assert tuple(tensor.shape[1:]) == tuple(shape[1:]), f"{self._path}: {name} has shape {tuple(tensor.shape)}"
         assert tensor.dtype == self._dtype, f"{self._path}: {name} has dtype {tensor.dtype}"
         self._stream.write(raw_bytes(tensor))
-        self._added += 1
+        self._rows += len(tensor)
+        assert self._rows <= shape[0], f"{self._path}: {name} has more than {shape[0]} rows"
+        if self._rows == shape[0]:
+            self._added, self._rows = self._added + 1, 0

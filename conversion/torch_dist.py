@@ -112,7 +112,12 @@ class TorchDistWriter:
     def _append(self, index: MetadataIndex, value: object) -> None:
         stream = self._stream_with_room()
         offset = stream.tell()
-        torch.save(value, stream)
+        try:
+            torch.save(value, stream)
+        except RuntimeError as error:
+            # torch's zip writer puts an error of its own over the file system's.
+            cause = error.__context__ if isinstance(error.__context__, OSError) else error
+            raise CheckpointError(f"{self._directory / self._name}: cannot be written ({cause})") from error
         self._storage[index] = _StorageInfo(self._name, offset, stream.tell() - offset)
 
     def _stream_with_room(self) -> BinaryIO:
@@ -196,20 +201,26 @@ class TorchDistReader:
             if isinstance(entry, TensorStorageMetadata) and not key.startswith(_OPTIMIZER_PREFIX)
         }
 
-    def read(self, key: str, index: tuple[int, ...] = ()) -> torch.Tensor:
-        """The slice `[index]` of the tensor `key`: all of it by default, of one layer or of one layer's expert.
+    def row_starts(self, key: str, index: tuple[int, ...]) -> list[int]:
+        """The rows of the slice `[index]` at which a stored piece begins, in order: where to divide it for reading."""
+        depth = len(index)
+        _, pieces = self._stored(self._prefix + key, index)
+        return sorted({int(chunk.offsets[depth]) for chunk in pieces})
 
+    def read(self, key: str, index: tuple[int, ...] = (), start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """The rows `[start:stop]` of the slice `[index]` of the tensor `key`.
+
+        By default all of it; `index` is that of one layer, or of one layer's expert.
         Raises CheckpointError if the stored slices do not cover it or a record cannot be read.
         """
         key = self._prefix + key
-        entry = self._metadata.state_dict_metadata[key]
-        assert isinstance(entry, TensorStorageMetadata)
-        shape = torch.Size((*(1 for _ in index), *entry.size[len(index) :]))
-        offsets = torch.Size((*index, *(0 for _ in shape[len(index) :])))
+        entry, pieces = self._stored(key, index)
+        rest = entry.size[len(index) :]
+        rows = ((rest[0] if stop is None else stop) - start, *rest[1:])
+        shape = torch.Size((*(1 for _ in index), *rows))
+        offsets = torch.Size((*index, start, *(0 for _ in rows[1:])))
         target = torch.empty(shape, dtype=entry.properties.dtype)
-        if key not in self._slices:
-            self._slices[key] = _Slices(entry, len(index))
-        stored = TensorStorageMetadata(entry.properties, entry.size, self._slices[key].at(index))
+        stored = TensorStorageMetadata(entry.properties, entry.size, pieces)
         items: list[ReadItem] = create_read_items_for_chunk_list(key, stored, [ChunkStorageMetadata(offsets, shape)])
         covered = sum(item.lengths.numel() for item in items)
         if covered != target.numel():
@@ -224,4 +235,11 @@ class TorchDistReader:
                 f"{self._directory}: {key}: a stored record cannot be read ({error}); "
                 "the checkpoint is damaged, convert or save it again"
             ) from error
-        return target.view(shape[len(index) :])
+        return target.view(rows)
+
+    def _stored(self, key: str, index: tuple[int, ...]) -> tuple[TensorStorageMetadata, list[ChunkStorageMetadata]]:
+        entry = self._metadata.state_dict_metadata[key]
+        assert isinstance(entry, TensorStorageMetadata)
+        if key not in self._slices:
+            self._slices[key] = _Slices(entry, len(index))
+        return entry, self._slices[key].at(index)

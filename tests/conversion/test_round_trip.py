@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch.distributed.checkpoint import FileSystemReader
 from transformers import AutoModelForCausalLM
 
-from conversion import hf_to_megatron, megatron_to_hf
+from conversion import hf_to_megatron, megatron_folder, megatron_to_hf
 from conversion.checkpoint import open_checkpoint
 from tests.conversion.models import CASES, COMPANIONS, save_folder
 
@@ -106,6 +107,22 @@ def test_manifest_counts_are_those_of_transformers(hf_folder: Make, megatron_fol
         model = AutoModelForCausalLM.from_pretrained(hf_folder(case))
         assert manifest.parameter_count == sum(parameter.numel() for parameter in model.parameters()), case
         assert manifest.tensor_count == len(_tensors(hf_folder(case))), case
+
+
+@pytest.mark.parametrize("case", ["qwen2-untied", "qwen3moe-tied"])
+def test_large_tensors_travel_in_pieces(
+    case: str, hf_folder: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With pieces of 1,000 bytes every matrix is large: memory stays flat, and not a bit changes."""
+    for module in (hf_to_megatron, megatron_folder):
+        monkeypatch.setattr(module, "PIECE_BYTES", 1000)
+    source = hf_folder(case)
+    for layout in ("megatron", "nemo"):
+        checkpoint = hf_to_megatron.convert(source, tmp_path / layout, layout=layout)
+        metadata = FileSystemReader(checkpoint.model_dir).read_metadata().state_dict_metadata
+        (embedding,) = (entry for key, entry in metadata.items() if key.endswith("word_embeddings.weight"))
+        assert len(embedding.chunks) > 10
+        _assert_same_weights(source, megatron_to_hf.convert(checkpoint.path, tmp_path / f"{layout}-back"))
 
 
 def test_a_tied_model_stored_with_its_copy_converts(hf_folder: Make, tmp_path: Path) -> None:

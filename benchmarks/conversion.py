@@ -120,7 +120,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/conversion"), help="scratch, deleted afterwards")
     args = parser.parse_args()
     if args.make:
-        return make_model(args.make, args.sizes[0])
+        make_model(args.make, args.sizes[0])
+        return
     rows = []
     for size in args.sizes:
         try:

@@ -10,6 +10,7 @@ import pytest
 
 from recipes.monitor.loggers import read_metrics
 from recipes.quickstart import BASE
+from recipes.runtime.run_folder import last_checkpoint
 from tests.conftest import finish, start
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
@@ -36,6 +37,21 @@ def test_the_quickstart_leaves_everything_it_promises(tmp_path: Path) -> None:
     assert list((run / "tensorboard").iterdir())
     assert (run / "rollouts" / "step_000001.parquet").is_file()
     assert "Results on held-out questions" in (run / "report.html").read_text()
+    _assert_releasable(run, tmp_path / "release", tmp_path / "release.log")
+
+
+def _assert_releasable(run: Path, out: Path, log: Path) -> None:
+    """The gate opens for a real run, and the card tells what trained it."""
+    prompts = run / "data" / "test.jsonl"
+    command = [sys.executable, "-m", "conversion.release", str(run), str(out), "--prompts", str(prompts)]
+    process = start(command, log)
+    output = finish(process, log, 200)
+    assert process.returncode == 0, output[-6000:]
+    card, state = (out / "README.md").read_text(), json.loads((last_checkpoint(run) / "state.json").read_text())
+    assert f"gated, version {state['reward']['version']}, sha256 `{state['reward']['hash']}`" in card
+    assert "| medatron-embedded | Apache-2.0 |" in card
+    assert "| after | this model | mean |" in card
+    assert "| before | before training | mean |" in card
 
 
 def test_the_quickstart_refuses_a_folder_that_is_not_its_own(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,22 @@ def test_a_run_with_other_settings_is_refused(finished: Path, settings: Settings
     output = run("recipes.grpo", *changed, log=tmp_path / "log", fails=True)
     assert "algorithm.clip_high=0.2 became 0.3" in output
     assert steps(finished) == [1, 2, 3]
+
+
+def test_another_reward_is_refused(finished: Path, settings: Settings, tmp_path: Path) -> None:
+    """A server that grades by other rules than those that trained the checkpoint may not go on with it unasked."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    state = RunFolder(folder).step_path(3) / "state.json"
+    trained_with = json.loads(state.read_text())["reward"]
+    assert (trained_with["name"], len(trained_with["hash"])) == ("med_u1", 64)
+    state.write_text(state.read_text().replace(trained_with["hash"], "0" * 64))
+    overrides = settings(folder, "trainer.steps=4")
+    output = run("recipes.grpo", *overrides, log=tmp_path / "refused", fails=True)
+    assert "trained with reward med_u1 version 1 (000000000000)" in output
+    assert steps(folder) == [1, 2, 3]
+    run("recipes.grpo", *overrides, "reward.allow_change=true", log=tmp_path / "allowed")
+    assert steps(folder) == [1, 2, 3, 4]
 
 
 def test_evaluation(warm_checkpoint: Path, embedded_data: Path, tmp_path: Path) -> None:

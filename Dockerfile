@@ -21,17 +21,25 @@ RUN pip list --format=freeze >/tmp/before.txt \
     && PIP_CONSTRAINT=/tmp/keep.txt pip install --no-cache-dir \
         datasets==4.8.5 \
         fastapi==0.165.0 \
+        httptools==0.9.0 \
         httpx==0.28.1 \
+        huggingface-hub==1.33.0 \
         hydra-core==1.3.2 \
+        nltk==3.10.4 \
+        openai==3.54.0 \
+        prometheus-client==0.26.0 \
         psutil==7.2.2 \
         pyarrow==26.0.1 \
         pydantic==2.14.3 \
+        pyyaml==6.0.3 \
         rich==15.0.0 \
+        rouge-score==0.1.2 \
         safetensors==0.8.0 \
         tensorboard==2.21.0 \
         tokenizers==0.23.3 \
         transformers==5.23.0 \
         uvicorn==0.54.0 \
+        uvloop==0.23.0 \
     && PIP_CONSTRAINT='' pip install --no-cache-dir --no-deps megatron-core==0.16.1 \
     && pip list --format=freeze >/tmp/after.txt \
     && while read -r kept; do \

@@ -1,5 +1,8 @@
 """`python -m reward_server`: binds, says where, serves until SIGTERM or SIGINT, drains, and exits 0.
 
+Each of `--workers` HTTP processes has a scoring process of its own (`pool`). The token is read from `--token-file` or
+the variable MEDATRON_REWARD_TOKEN, never from the command line, which every user of the machine can read.
+
 Exit codes: 0 stopped by a signal; 2 wrong arguments, or the address cannot be bound; 3 the service failed to start.
 """
 
@@ -7,10 +10,12 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 import os
 import signal
 import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +25,19 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 DRAIN_S = 10
+TOKEN_VARIABLE = "MEDATRON_REWARD_TOKEN"
+JUDGE_KEY_VARIABLE = "MEDATRON_JUDGE_API_KEY"
+JUDGE_MODEL_VARIABLE = "MEDATRON_JUDGE_MODEL"
+_SETTINGS_VARIABLE = "MEDATRON_REWARD_SETTINGS"
 _BACKLOG = 2048
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the server; returns the exit code."""
     args = _parser().parse_args(argv)
+    if bool(args.judge_url) != bool(args.judge_model):
+        print("reward_server: --judge-url and --judge-model go together", file=sys.stderr)
+        return 2
     # Covers the time before uvicorn takes the signals over, and the moment after it hands them back.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
@@ -36,6 +48,14 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         print(f"reward_server: {_explain(args.host, args.port, error)}", file=sys.stderr)
         return 2
+    try:
+        token = _token(args.token_file)
+    except OSError as error:
+        print(f"reward_server: cannot read --token-file {args.token_file}: {error.strerror}", file=sys.stderr)
+        return 2
+    if token == "":
+        print(f"reward_server: the token is empty; write one into the file or {TOKEN_VARIABLE}", file=sys.stderr)
+        return 2
     port_file: Path | None = args.port_file
     try:
         if port_file is not None:
@@ -44,18 +64,41 @@ def main(argv: list[str] | None = None) -> int:
         print(f"reward_server: cannot write --port-file {port_file}: {error.strerror}", file=sys.stderr)
         return 2
     try:
-        return _serve(listener, args.workers, args.log_level)
+        with tempfile.TemporaryDirectory(prefix="medatron-metrics-") as metrics:
+            # Workers are started by name, so that what they need to know travels in the environment.
+            os.environ[TOKEN_VARIABLE] = token or ""
+            settings = {"item_limit_s": args.item_limit, "queue_limit": args.queue_limit, "log_level": args.log_level}
+            if args.judge_url:
+                settings["judge"] = {
+                    "url": args.judge_url,
+                    "model": args.judge_model,
+                    "requests_per_minute": args.judge_requests_per_minute,
+                    "tokens_per_minute": args.judge_tokens_per_minute,
+                }
+            # The model is part of what defines a reward: presets hash it.
+            os.environ[JUDGE_MODEL_VARIABLE] = args.judge_model or ""
+            os.environ[_SETTINGS_VARIABLE] = json.dumps(settings)
+            if args.workers > 1:
+                os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
+            return _serve(listener, args.workers, args.log_level)
     finally:
         if port_file is not None:
             port_file.unlink(missing_ok=True)
 
 
+def _token(file: Path | None) -> str | None:
+    return file.read_text(encoding="utf-8").strip() if file is not None else os.environ.get(TOKEN_VARIABLE)
+
+
 def worker_app() -> FastAPI:
     """The application of one worker process."""
-    from reward_server.app import create_app
+    from reward_server.app import Settings, create_app
 
     lifetime.stop_with_supervisor()
-    return create_app()
+    settings = json.loads(os.environ[_SETTINGS_VARIABLE])
+    if "judge" in settings:
+        settings["judge"]["api_key"] = os.environ.get(JUDGE_KEY_VARIABLE) or "none"
+    return create_app(Settings(**settings, token=os.environ[TOKEN_VARIABLE] or None))
 
 
 def _serve(listener: socket.socket, workers: int, log_level: str) -> int:
@@ -127,6 +170,28 @@ def _parser() -> argparse.ArgumentParser:
         "--port", type=_within(0, 65535), default=8000, help="0 picks a free one (default: %(default)s)"
     )
     parser.add_argument("--workers", type=_within(1, 256), default=1, help="processes (default: %(default)s)")
+    parser.add_argument(
+        "--item-limit",
+        type=float,
+        default=2.0,
+        metavar="S",
+        help="seconds that one item may take (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--queue-limit",
+        type=_within(1, 100_000),
+        default=1024,
+        metavar="N",
+        help="requests that may wait at a worker; more get 429 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--token-file", type=Path, help=f"file with a bearer token (default: ${TOKEN_VARIABLE}, if set)"
+    )
+    judge = parser.add_argument_group("judge of open answers (optional; its key is read from $MEDATRON_JUDGE_API_KEY)")
+    judge.add_argument("--judge-url", help="base URL of an OpenAI-compatible endpoint, such as http://node7:8001/v1")
+    judge.add_argument("--judge-model", help="name of the model there")
+    judge.add_argument("--judge-requests-per-minute", type=_within(1, 10**6), default=600, metavar="N")
+    judge.add_argument("--judge-tokens-per-minute", type=_within(1, 10**9), default=10**6, metavar="N")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.add_argument(
         "--port-file", type=Path, help="write host:port here, atomically, once listening; removed at the end"

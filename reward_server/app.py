@@ -1,61 +1,107 @@
 """The HTTP face of the service.
 
-POST /v1/score, GET /healthz (the process lives), GET /readyz (its golden items score right), GET /v1/verifiers.
+POST /v1/score and the bodies of other frameworks (`adapters`), GET /healthz (the process lives), GET /readyz (its
+golden items score right), GET /metrics (Prometheus), GET /v1/verifiers, /docs, and a page at / to try answers by hand.
 Every error body is `{"error": message, "fields": [{"path", "message"}]}`, and neither errors nor logs repeat a text
-that was sent. Left out: metrics, authentication and a bounded queue with 429; bind to an address that only the job
-reaches.
+that was sent. Left out: TLS and rate limits by client; a proxy does those.
 """
 
 from __future__ import annotations
 
+import hmac
+import json
 import logging
 import time
-from collections import Counter
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
-from starlette.concurrency import run_in_threadpool
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from reward_server import selftest
+from reward_server.metrics import Metrics
+from reward_server.openapi import document
+from reward_server.pool import ITEM_LIMIT_S, QUEUE_LIMIT, Answer, ScorerPool
 from reward_server.presets import PRESETS
-from reward_server.schema import MAX_BODY_BYTES, RequestError, ScoreResponse, parse_request
-from reward_server.service import VERIFIERS, Verifier, preset_info, score, versions, where
+from reward_server.schema import MAX_BODY_BYTES, RequestError
+from reward_server.scorer import load_verifiers
+from reward_server.service import preset_info, versions
 
 logger = logging.getLogger(__name__)
 
+PATHS = {"/v1/score": "score", "/get_reward": "openrlhf", "/remote_rm": "slime"}
+# A client that lost an answer asks again with the same id, and gets the answer that was there already.
+_KEPT_ANSWERS = 256
+_KEPT_BYTES = 64 * 2**20
 
-def create_app(verifiers: Mapping[str, Verifier] = VERIFIERS) -> FastAPI:
-    """Makes the application.
 
-    Args:
-        verifiers: task to verifier; a test passes its own to see a fault.
+@dataclass(frozen=True)
+class Settings:
+    """What a server is started with.
+
+    Attributes:
+        scorers: scoring processes behind this HTTP process.
+        verifiers: `module:ATTRIBUTE` of the verifiers by task.
+        item_limit_s: seconds that one item may take.
+        queue_limit: requests that may wait or run at a time.
+        max_body_bytes: larger bodies get 413.
+        token: when set, every request but health checks needs `Authorization: Bearer <token>`.
+        log_level: of the scoring processes.
+        judge: what `JudgeSettings` takes, for a server with a judge.
     """
+
+    scorers: int = 1
+    verifiers: str = "reward_server.service:VERIFIERS"
+    item_limit_s: float = ITEM_LIMIT_S
+    queue_limit: int = QUEUE_LIMIT
+    max_body_bytes: int = MAX_BODY_BYTES
+    token: str | None = None
+    log_level: str = "info"
+    judge: Mapping[str, Any] | None = None
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Makes the application; its pool of scoring processes lives as long as the application does."""
+    settings = settings or Settings()
+    verifiers = load_verifiers(settings.verifiers)
+    metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.failures = selftest.failures(verifiers)
-        if app.state.failures:
-            logger.error("self-test failed on: %s", ", ".join(app.state.failures))
+        pool = ScorerPool(
+            settings.scorers,
+            verifiers=settings.verifiers,
+            item_limit_s=settings.item_limit_s,
+            queue_limit=settings.queue_limit,
+            log_level=settings.log_level,
+        )
+        await pool.start()
+        if pool.failures:
+            logger.error("self-test failed on: %s", ", ".join(pool.failures))
+        app.state.pool, app.state.judge = pool, None
+        if settings.judge is not None:
+            # Imported late: servers without a judge do without its library's start.
+            from reward_server.judge import Judge, JudgeSettings
+
+            app.state.judge = Judge(JudgeSettings(**settings.judge))
+        metrics.watch(pool)
         yield
+        await pool.close()
+        if app.state.judge is not None:
+            await app.state.judge.close()
 
-    app = FastAPI(title="Medatron reward server", lifespan=lifespan, openapi_url=None)
-
-    @app.post("/v1/score")
-    async def score_batch(request: Request) -> Response:
-        """Scores a batch. The body is read raw, so that its limits come before its parsing."""
-        started = time.perf_counter()
-        body = await _body(request)
-        # Scoring is CPU work; in a thread, /healthz still answers meanwhile.
-        answer = await run_in_threadpool(_score, body, verifiers)
-        statuses = Counter(result.status for result in answer.results)
-        counts = " ".join(f"{name}={count}" for name, count in sorted(statuses.items()))
-        seconds = time.perf_counter() - started
-        logger.info("scored %d items with %s in %.3f s %s", len(answer.results), answer.preset.name, seconds, counts)
-        return Response(answer.model_dump_json(), media_type="application/json")
+    app = FastAPI(title="Medatron reward server", lifespan=lifespan)
+    app.openapi = lambda: document(app.title, PATHS)  # type: ignore[method-assign]
+    for path, kind in PATHS.items():
+        # Beside FastAPI's own routing, which costs a one-item request as much time again as its scoring.
+        app.router.routes.append(Route(path, _ScoreEndpoint(app, kind, settings, metrics), methods=["POST"]))
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -65,23 +111,35 @@ def create_app(verifiers: Mapping[str, Verifier] = VERIFIERS) -> FastAPI:
     @app.get("/readyz")
     async def readyz(request: Request) -> JSONResponse:
         """200 when the golden items scored right, else 503 naming those that did not."""
-        failed: list[str] = request.app.state.failures
+        failed: list[str] = request.app.state.pool.failures
         if failed:
             message = f"self-test failed on: {', '.join(failed)}; this build must not score a run"
             return JSONResponse({"error": message, "fields": []}, status_code=503)
         return JSONResponse({"status": "ready", "golden_items": len(selftest.GOLDEN)})
 
     @app.get("/v1/verifiers")
-    async def list_verifiers() -> dict[str, Any]:
+    async def list_verifiers(request: Request) -> dict[str, Any]:
         """Every rule with its version, and every preset with its version and content hash."""
+        _authorize(request.headers.get("authorization"), settings.token)
         return {
             "verifiers": [{"name": name, "version": version} for name, version in versions(verifiers).items()],
             "presets": [preset_info(preset, verifiers).model_dump() for preset in PRESETS.values()],
         }
 
+    @app.get("/metrics")
+    async def show_metrics(request: Request) -> Response:
+        """Counters and histograms of all workers, in Prometheus' text format."""
+        _authorize(request.headers.get("authorization"), settings.token)
+        return Response(metrics.render(), media_type=Metrics.CONTENT_TYPE)
+
+    @app.get("/")
+    async def page() -> HTMLResponse:
+        """The page to try an answer by hand."""
+        return HTMLResponse(resources.files("reward_server").joinpath("page.html").read_text(encoding="utf-8"))
+
     @app.exception_handler(RequestError)
-    async def refuse(_: Request, error: RequestError) -> JSONResponse:
-        return JSONResponse(error.body(), status_code=error.status)
+    async def refuse(_: Request, error: RequestError) -> Response:
+        return _error(error)
 
     @app.exception_handler(HTTPException)
     async def no_such_route(request: Request, error: HTTPException) -> JSONResponse:
@@ -91,26 +149,87 @@ def create_app(verifiers: Mapping[str, Verifier] = VERIFIERS) -> FastAPI:
     return app
 
 
-def _score(body: bytes, verifiers: Mapping[str, Verifier]) -> ScoreResponse:
-    try:
-        request = parse_request(body)
-        preset = PRESETS.get(request.preset)
-        if preset is None:
-            message = f"no such preset; the presets are {', '.join(PRESETS)}"
-            raise RequestError(422, f"preset: {message}", [{"path": "preset", "message": message}])
-        return score(request, preset, verifiers)
-    except RequestError:
-        raise
-    except Exception as error:
-        # Left to the framework, the traceback would carry the message, and with it the texts, into the log.
-        logger.error("scoring a batch raised %s", where(error))
-        raise RequestError(500, f"the reward server failed with {type(error).__name__}; see its log") from None
+class _ScoreEndpoint:
+    """Takes a body, has it scored, and answers; the body is read raw, so that its limits come before its parsing."""
+
+    def __init__(self, app: FastAPI, kind: str, settings: Settings, metrics: Metrics) -> None:
+        self._app, self._kind, self._settings, self._metrics = app, kind, settings, metrics
+        self._kept: OrderedDict[tuple[bytes, int], Answer] = OrderedDict()
+        self._kept_bytes = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        try:
+            answer = await self._answer(dict(scope["headers"]), receive)
+            response = Response(answer.body, answer.status, media_type="application/json")
+        except RequestError as error:
+            answer = Answer(error.status, b"", 0, [], "")
+            response = _error(error)
+        seconds = time.perf_counter() - started
+        self._metrics.observe(self._kind, answer, seconds)
+        if logger.isEnabledFor(logging.INFO) and answer.items != 1:
+            counts = " ".join(f"{verifier}/{status}={count}" for verifier, status, count in answer.counts)
+            logger.info("scored %d items with %s in %.3f s %s", answer.items, answer.preset, seconds, counts)
+        await response(scope, receive, send)
+
+    async def _answer(self, headers: dict[bytes, bytes], receive: Receive) -> Answer:
+        _authorize(headers.get(b"authorization", b"").decode("latin-1"), self._settings.token)
+        body = await self._body(headers, receive)
+        identity = (headers[b"x-request-id"], hash(body)) if b"x-request-id" in headers else None
+        if identity is not None and (kept := self._kept.get(identity)) is not None:
+            return kept
+        pool: ScorerPool = self._app.state.pool
+        answer = await pool.score(self._kind, body)
+        if answer.status == 202:
+            answer = await pool.score(self._kind, body, await self._judge(answer))
+        if identity is not None and answer.status == 200:
+            self._keep(identity, answer)
+        return answer
+
+    async def _judge(self, answer: Answer) -> dict[int, str]:
+        judge = self._app.state.judge
+        if judge is None:
+            raise RequestError(422, 'metric "judge": this server has no judge; start it with --judge-url')
+        verdicts = await judge.verdicts([case[1:] for case in answer.cases])
+        return {index: status for (index, *_), status in zip(answer.cases, verdicts, strict=True)}
+
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+        limit = self._settings.max_body_bytes
+        too_long = RequestError(413, f"a body holds at most {limit} bytes: send fewer items at a time")
+        declared = headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > limit:
+            raise too_long
+        parts, size = [], 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise RequestError(400, "the client went away before its body was complete")
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > limit:
+                raise too_long
+            if not message.get("more_body", False):
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _keep(self, identity: tuple[bytes, int], answer: Answer) -> None:
+        self._kept[identity] = answer
+        self._kept_bytes += len(answer.body)
+        while len(self._kept) > _KEPT_ANSWERS or self._kept_bytes > _KEPT_BYTES:
+            self._kept_bytes -= len(self._kept.popitem(last=False)[1].body)
 
 
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise RequestError(413, f"a body holds at most {MAX_BODY_BYTES} bytes: send fewer items at a time")
-    return bytes(body)
+def _authorize(header: str | None, token: str | None) -> None:
+    if token is None:
+        return
+    scheme, _, given = (header or "").partition(" ")
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
+        raise RequestError(401, "this server wants its token: send `Authorization: Bearer <token>`")
+
+
+def _error(error: RequestError) -> Response:
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return Response(json.dumps(error.body()), error.status, headers=headers, media_type="application/json")

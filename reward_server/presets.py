@@ -23,7 +23,7 @@ class Outcome:
     Attributes:
         status: the verifier's verdict.
         answered: the response has an answer block with text in it.
-        format_ok: the response has the strict form.
+        format_ok: the response has the form asked for, strict unless the item says lenient.
         length_mode: none, exact or max.
         tokens: tokens of the response.
         target: tokens asked for, at least 1.

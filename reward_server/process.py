@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -31,9 +32,10 @@ class RewardServerProcess:
     Args:
         host: address to listen on.
         port: 0 picks a free one.
-        workers: processes that score.
+        workers: HTTP processes, each with a scoring process.
         log_path: where the child's log goes, appended; None keeps it in a temporary file.
         ready_timeout_s: seconds until the child must be ready.
+        options: further options of the command.
 
     Attributes:
         url: base URL, once started.
@@ -47,7 +49,9 @@ class RewardServerProcess:
         workers: int = 1,
         log_path: Path | None = None,
         ready_timeout_s: float = 60.0,
+        options: Sequence[str] = (),
     ) -> None:
+        self._options = options
         self._host, self._port, self._workers = host, port, workers
         self._log_path, self._ready_timeout_s = log_path, ready_timeout_s
         self._child: subprocess.Popen[bytes] | None = None
@@ -95,10 +99,11 @@ class RewardServerProcess:
         deadline = time.monotonic() + self._ready_timeout_s
         package_root = str(Path(__file__).resolve().parents[1])
         search_path = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH"))))
-        options = {"host": self._host, "port": self._port, "workers": self._workers}
-        options |= {"port-file": port_file, "parent-pid": os.getpid()}
+        settings = {"host": self._host, "port": self._port, "workers": self._workers}
+        settings |= {"port-file": port_file, "parent-pid": os.getpid()}
+        arguments = [*(f"--{name}={value}" for name, value in settings.items()), *self._options]
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "reward_server", *(f"--{name}={value}" for name, value in options.items())],
+            [sys.executable, "-m", "reward_server", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,

@@ -6,17 +6,23 @@ the path of the field. Messages never repeat a question or a response.
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reward_server.verifiers.choice import MAX_OPTIONS, Match
 from reward_server.verifiers.date import parse_gold
-from reward_server.verifiers.length import LengthMode
+from reward_server.verifiers.format import FormatIssue, FormatMatch
+from reward_server.verifiers.length import LengthMode, LengthShape
+from reward_server.verifiers.overlap import MAX_WORDS
 from reward_server.verifiers.text import tokens
 
 MAX_BATCH_ITEMS = 512
 MAX_BODY_BYTES = 128 * 2**20
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 Status = Literal["correct", "incorrect", "no_answer", "malformed", "timeout", "verifier_error"]
 
@@ -97,31 +103,57 @@ class DurationReference(Strict):
 
 
 class TextReference(Strict):
-    """A short text, its aliases, and the measure: `exact`, or `f1` with a threshold in (0, 1]."""
+    """A short text, its aliases, and the measure.
+
+    `exact` needs no threshold; `f1` one in (0, 1]; `bleu`, `ems`, `merge` and `rouge_l` one in (0, 100]. `compat`
+    scales bleu and merge as Med-U1's released code does. `judge` asks a language model, where the server has one, and
+    needs the question.
+    """
 
     answer: Words
     aliases: list[Words] = Field(default_factory=list)
-    metric: Literal["exact", "f1"] = "exact"
-    threshold: float | None = Field(default=None, gt=0, le=1)
+    metric: Literal["exact", "f1", "bleu", "ems", "merge", "rouge_l", "judge"] = "exact"
+    threshold: float | None = Field(default=None, gt=0, le=100)
+    compat: bool = False
+    question: str | None = None
 
     @model_validator(mode="after")
-    def _threshold_of_f1(self) -> TextReference:
-        if (self.metric == "f1") != (self.threshold is not None):
-            raise ValueError('threshold goes with metric "f1", and metric "f1" needs a threshold')
+    def _consistent(self) -> TextReference:
+        if (self.metric in ("exact", "judge")) != (self.threshold is None):
+            raise ValueError('threshold goes with every metric but "exact" and "judge", and those need one')
+        if self.metric == "judge" and not self.question:
+            raise ValueError('metric "judge" needs the question')
+        if self.metric == "f1" and self.threshold is not None and self.threshold > 1:
+            raise ValueError('threshold of metric "f1" is in (0, 1]')
+        if self.compat and self.metric not in ("bleu", "merge"):
+            raise ValueError('compat goes with metric "bleu" or "merge"')
+        if any(len(tokens(text)) > MAX_WORDS for text in (self.answer, *self.aliases)):
+            raise ValueError(f"answer and aliases have at most {MAX_WORDS} words each")
         return self
 
 
 class Length(Strict):
-    """A length target and the response's own length, both in tokens; mode "none" needs neither."""
+    """A length target and the response's own length, both in tokens; mode "none" needs neither.
+
+    `shape` replaces the preset's own length term by L1's or by DAPO's (mode max, with its `buffer`); `only_correct`
+    pays or charges length only where the answer is correct.
+    """
 
     mode: LengthMode
     target: int | None = Field(default=None, ge=1)
     tokens: int | None = Field(default=None, ge=0)
+    shape: LengthShape = "preset"
+    buffer: int | None = Field(default=None, ge=1)
+    only_correct: bool = False
 
     @model_validator(mode="after")
     def _counts(self) -> Length:
         if self.mode != "none" and (self.target is None or self.tokens is None):
             raise ValueError('target and tokens are both needed, unless mode is "none"')
+        if (self.shape == "dapo") != (self.buffer is not None):
+            raise ValueError('buffer goes with shape "dapo", and shape "dapo" needs one')
+        if self.shape == "dapo" and self.mode != "max":
+            raise ValueError('shape "dapo" is a limit: its mode is "max"')
         return self
 
 
@@ -129,6 +161,7 @@ class _Item(Strict):
     id: str = Field(min_length=1)
     response: str
     match: Match | None = None
+    format: FormatMatch = "strict"
     length: Length | None = None
 
 
@@ -191,8 +224,9 @@ class Result(Strict):
     Attributes:
         reward: null exactly when status is timeout or verifier_error.
         extracted: the answer as it was read; null when none could be.
-        components: answer (1 correct, else 0), format (1 strict, else 0) and length (the term added to the reward);
-            empty when reward is null.
+        components: answer (1 correct, else 0), format (1 as asked for, else 0) and length (the term added to the
+            reward); empty when reward is null.
+        format_issue: why the response is not of the strict form; null when it is.
         verifier: the verifier that judged, with its version.
     """
 
@@ -201,6 +235,7 @@ class Result(Strict):
     status: Status
     extracted: str | None
     components: dict[str, float]
+    format_issue: FormatIssue | None
     verifier: str
     version: str
 
@@ -218,12 +253,21 @@ class RequestError(Exception):
     Attributes:
         status: the HTTP status to answer with.
         fields: the paths at fault, each with a message.
+        retry_after_s: seconds after which to ask again, for 429.
     """
 
-    def __init__(self, status: int, message: str, fields: list[dict[str, str]] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        fields: list[dict[str, str]] | None = None,
+        *,
+        retry_after_s: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.fields = fields or []
+        self.retry_after_s = retry_after_s
 
     def body(self) -> dict[str, Any]:
         """The JSON answer."""
@@ -237,7 +281,7 @@ def parse_request(body: bytes) -> ScoreRequest:
         RequestError: 413 for more than MAX_BATCH_ITEMS items; 422 with the fields at fault for anything else.
     """
     try:
-        request = ScoreRequest.model_validate_json(body)
+        request = ScoreRequest.model_validate_json(_whole_characters(body))
     except ValidationError as error:
         # Without `input`, which would carry a response's text into the caller's log.
         details = error.errors(include_url=False, include_context=False, include_input=False)
@@ -256,6 +300,17 @@ def parse_request(body: bytes) -> ScoreRequest:
             message = f"the same id as items.{first_index}.id; ids are unique within a batch"
             raise RequestError(422, f"items.{index}.id: {message}", [{"path": f"items.{index}.id", "message": message}])
     return request
+
+
+def _whole_characters(body: bytes) -> bytes:
+    """The body with escaped half characters (lone surrogates) replaced: cut by a model, no fault of the sender."""
+    if not _SURROGATE.search(body):
+        return body
+    try:
+        text = json.dumps(json.loads(body), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return body  # whatever is wrong with it, the strict parser says where
+    return text.encode("utf-8", "replace")
 
 
 def _path(location: tuple[int | str, ...]) -> str:

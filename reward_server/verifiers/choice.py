@@ -2,7 +2,8 @@
 
 `strict` is Med-U1's rule: the answer is the letter. `lenient` also reads "(B)", "B.", "B. text", "The answer is B",
 and an option's own text. It gives a letter only when exactly one option is meant: several options, a negation, or a
-letter that belongs to a word ("E. coli", "vitamin C", "hepatitis B", "type A", "stage II") earn nothing.
+letter that belongs to a word ("E. coli", "vitamin C", "hepatitis B", "type A", "stage II") earn nothing. Full-width
+letters and single Cyrillic or Greek letters that look like Latin ones are read as those.
 
 Left out: paraphrases of an option. Rules cannot tell one from its neighbour; the answer's letter can.
 """
@@ -15,7 +16,7 @@ from typing import Literal
 
 from reward_server.verifiers.base import MALFORMED, NO_ANSWER, Verdict, clean, judged
 
-VERSION = "1"
+VERSION = "2"
 MAX_OPTIONS = 14  # A to N
 
 Match = Literal["strict", "lenient"]
@@ -55,6 +56,12 @@ _EVASION = re.compile(
     r"|ruled? out|rather than|instead of|all of|any of|all options)\b|n't\b",
     re.IGNORECASE,
 )
+# Cyrillic and Greek letters that no reader can tell from Latin ones; only where they stand alone, as labels do.
+_LOOKALIKES = str.maketrans(
+    "\u0410\u0412\u0421\u0415\u041d\u0406\u0408\u041a\u041c\u0430\u0441\u0435\u0391\u0392\u0395\u0397\u0399\u039a\u039c\u039d",
+    "ABCEHIJKMaceABEHIKMN",
+)
+_LOOKALIKE = re.compile(f"(?<!\\w)[{''.join(map(chr, _LOOKALIKES))}](?!\\w)")
 # A single letter after one of these is part of a name.
 _LETTERED = frozenset(
     {"vitamin", "hepatitis", "type", "group", "class", "grade", "stage", "factor", "protein", "influenza"}
@@ -73,7 +80,7 @@ def verify(answer: str, gold: str, options: Mapping[str, str], match: Match = "l
     """
     if len(answer) > _MAX_CHARS:
         return MALFORMED
-    text = clean(answer) if match == "lenient" else answer.strip()
+    text = _latin(clean(answer)) if match == "lenient" else answer.strip()
     if not text:
         return NO_ANSWER
     if match == "strict":
@@ -93,6 +100,10 @@ def verify(answer: str, gold: str, options: Mapping[str, str], match: Match = "l
         return MALFORMED
     (letter,) = letters
     return judged(letter == gold, letter)
+
+
+def _latin(text: str) -> str:
+    return _LOOKALIKE.sub(lambda found: found[0].translate(_LOOKALIKES), text)
 
 
 def _plain(text: str, normal: Mapping[str, str]) -> set[str]:

@@ -1,15 +1,17 @@
 """Length terms of a response: pure arithmetic on token counts.
 
-Left out: DAPO's soft overlong punishment, and LCPO's multiplicative forms; no preset uses them yet.
+Presets use Med-U1's term or the relative excess; an item can ask for L1's or DAPO's instead. Left out: L1's sigmoid.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-VERSION = "1"
+VERSION = "2"
 
 LengthMode = Literal["none", "exact", "max"]
+
+LengthShape = Literal["preset", "l1", "dapo"]
 
 EXACT_SCALE = 1500  # tokens; Med-U1, alpha = 1/1500
 MAX_SCALE = 500  # tokens; Med-U1
@@ -26,6 +28,32 @@ def med_u1_term(mode: LengthMode, tokens: int, target: int) -> float:
     if mode == "max":
         return _clip((target - tokens) / MAX_SCALE, -1.0, 1.0)
     return 0.0
+
+
+L1_EXACT_ALPHA = 0.0003  # a token; L1's released math_reward.py
+L1_MAX_ALPHA = 0.002
+
+
+def l1_term(mode: LengthMode, tokens: int, target: int) -> float:
+    """L1's length terms (cmu-l3/l1, released `math_reward.py`).
+
+    With y = `tokens`, n = `target`: exact: -0.0003 |y - n|;  max: (clip(-0.002 (y - n), -1, 1) + 1) / 2;
+    none: 0.
+    """
+    if mode == "exact":
+        return -L1_EXACT_ALPHA * abs(tokens - target)
+    if mode == "max":
+        return (_clip(-L1_MAX_ALPHA * (tokens - target), -1.0, 1.0) + 1) / 2
+    return 0.0
+
+
+def dapo_term(tokens: int, target: int, buffer: int) -> float:
+    """DAPO's soft overlong punishment, in [-1, 0].
+
+    With y = `tokens`, L = `target` (the longest response) and c = `buffer`: 0 up to L - c, then (L - c - y) / c, and -1
+    beyond L.
+    """
+    return _clip((target - buffer - tokens) / buffer, -1.0, 0.0)
 
 
 def excess(mode: LengthMode, tokens: int, target: int) -> float:

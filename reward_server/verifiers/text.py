@@ -1,7 +1,7 @@
-"""Short free text: normalised exact match, or token F1 against a threshold, over the answer and its aliases.
+"""Short free text: normalised exact match, or a measure against a threshold, over the answer and its aliases.
 
-Both are SQuAD's measures (Rajpurkar et al. 2016). Left out: Med-U1's EMS and BLEU, whose released form mixes scales of
-0..100 and 0..1, and synonymy, which needs a judge or a terminology.
+Exact match and token F1 are SQuAD's (Rajpurkar et al. 2016); BLEU, EMS, their merge and ROUGE-L are in `overlap`. Left
+out: synonymy, which needs a judge or a terminology.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
+from reward_server.verifiers import overlap
 from reward_server.verifiers.base import MALFORMED, MAX_ANSWER_CHARS, NO_ANSWER, Verdict, clean, judged
 
-VERSION = "1"
+VERSION = "2"
+# Of the instructions and the reading of verdicts in `reward_server.judge`, which this package does not import.
+JUDGE_VERSION = "1"
 
 _ARTICLES = frozenset({"a", "an", "the"})
 _EXTRACT_CHARS = 200
@@ -34,6 +37,21 @@ def verify_f1(answer: str, references: Sequence[str], threshold: float) -> Verdi
         return found
     best = max(token_f1(found, tokens(reference)) for reference in references)
     return judged(best >= threshold, _shown(found))
+
+
+def verify_overlap(
+    answer: str, references: Sequence[str], measure: overlap.Measure, threshold: float, *, compat: bool = False
+) -> Verdict:
+    """Correct iff the best value of the measure against a reference is above `threshold`, in 0 to 100 (Med-U1: 45).
+
+    An answer of more than 512 words is an essay and malformed.
+    """
+    found = _read(answer)
+    if isinstance(found, Verdict):
+        return found
+    if len(found) > overlap.MAX_WORDS:
+        return MALFORMED
+    return judged(overlap.measure(measure, answer, references, compat=compat) > threshold, _shown(found))
 
 
 def token_f1(candidate: Sequence[str], reference: Sequence[str]) -> float:

@@ -1,24 +1,19 @@
 """The report in a real browser: what a parser cannot see (layout, colours, scripts)."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from recipes.monitor.report import write_report
 from recipes.monitor.report_curves import CHARTS
+from tests.browser import NEEDS_BROWSER, browser
 
-_MISSING = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(bool(_MISSING), reason=f"not installed: {_MISSING}; apt-get install chromium chromium-driver"),
-]
+pytestmark = NEEDS_BROWSER
 
 # Contrast as WCAG 2 defines it, of every element that carries text of its own, against the backgrounds below it.
 _CONTRAST = """
@@ -51,24 +46,8 @@ return found;
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    yield browser
-    browser.quit()
+    with browser(tmp_path_factory.mktemp("chromium")) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

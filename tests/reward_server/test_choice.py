@@ -27,7 +27,7 @@ def read(answer: str, options: dict[str, str] | None = None) -> str:
 @pytest.mark.parametrize(
     "answer",
     [
-        *("B", "b", "(B)", "[B]", "B.", "B)", "**B**", "\\boxed{B}", "$B$", "\uff22", "\u24b7"),
+        *("B", "b", "(B)", "[B]", "B.", "B)", "**B**", "\\boxed{B}", "$B$", "\uff22", "\u24b7", "\u0412", "(\u0392)"),
         *("B. Aspirin and clopidogrel", "B.Aspirin and clopidogrel", "B) aspirin  and clopidogrel", "B: dual therapy"),
         *(
             "B - Aspirin and clopidogrel",
@@ -77,7 +77,7 @@ def test_an_answer_that_leaves_it_open_is_no_answer(answer: str) -> None:
             "The answer is E. coli",
         ),
         *("hepatitis B", "type A", "group B streptococcus", "factor (B)", "A patient with pain", "A+", "B cells"),
-        *("stage II", "II", "IV", "class I", "I", "F", "G.", "\u0412", "?"),
+        *("stage II", "II", "IV", "class I", "I", "F", "G.", "\u0414", "?"),
     ],
 )
 def test_a_letter_inside_a_name_is_no_choice(answer: str) -> None:

@@ -147,7 +147,8 @@ def answering(respond: Handler) -> Iterator[str]:
 
 RESULT = {
     **{"id": "q/0", "reward": 1.0, "status": "correct", "extracted": "B"},
-    **{"components": {"answer": 1.0, "format": 1.0, "length": 0.0}, "verifier": "choice", "version": "1"},
+    **{"components": {"answer": 1.0, "format": 1.0, "length": 0.0}, "format_issue": None},
+    **{"verifier": "choice", "version": "1"},
 }
 PRESET = {"name": "gated", "version": "1", "hash": "h"}
 

@@ -72,13 +72,13 @@ def test_rewards_keep_their_range_and_right_is_never_below_wrong(name: str) -> N
 
 def test_hash_changes_with_the_definition_and_with_any_verifier() -> None:
     now = versions(VERIFIERS)
-    assert set(now) == {"choice", "number", "date", "duration", "text", "format", "length"}
+    assert set(now) == {"choice", "number", "date", "duration", "text", "format", "length", "judge"}
     hashes = {preset.content_hash(now) for preset in PRESETS.values()}
     assert len(hashes) == len(PRESETS)
     assert all(len(value) == 64 for value in hashes)
     gated = PRESETS["gated"]
     assert gated.content_hash(now) == gated.content_hash(dict(reversed(now.items())))
-    assert gated.content_hash(now) != gated.content_hash({**now, "format": "2"})
+    assert gated.content_hash(now) != gated.content_hash({**now, "format": "0"})
     assert gated.content_hash(now) != dataclasses.replace(gated, version="2").content_hash(now)
     assert gated.content_hash(now) != dataclasses.replace(gated, formula="other").content_hash(now)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +16,61 @@ from reward_server.schema import parse_request
 from reward_server.service import score
 from tests.reward_server.conftest import DATA
 
-MEDQA = DATA / "mirage" / "medqa" / "phrases_no_exclude_test.jsonl"
-MEDXPERTQA = DATA / "medxpertqa" / "MedXpertQA_test_medreason.jsonl"
-MEDCALC = DATA / "medcalc_bench" / "test_data_v1.0_5523b77.csv"
 INTEGER_CALCULATORS = {4, 15, 16, 17, 18, 20, 21, 25, 27, 28, 29, 32, 33, 36, 43, 45, 48, 51}
+MEDCALC = DATA / "medcalc_bench"
+Question = tuple[dict[str, str], str]  # options and the right letter
+
+
+def _json_lines(path: Path, answer: str) -> list[Question]:
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [(row["options"], row[answer]) for row in rows]
+
+
+def medxpertqa_sampled() -> list[Question]:
+    path = DATA / "medxpertqa" / "medxpertqa_sampled_text_input.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [({o["letter"]: o["content"] for o in row["options"]}, row["label"][0]) for row in rows]
+
+
+def medqa_dev() -> list[Question]:
+    questions = []
+    for row in json.loads((DATA / "medqa_dev" / "medqa_full_dev.json").read_text(encoding="utf-8")):
+        options = {text[0]: text[3:] for text in row["options"]}  # "A. Chloramphenicol"
+        questions.append((options, next(letter for letter, text in options.items() if text == row["answer"])))
+    return questions
+
+
+def medmcqa() -> list[Question]:
+    rows = (DATA / "mirage" / "medmcqa" / "dev.json").read_text(encoding="utf-8").splitlines()
+    parsed = [json.loads(row) for row in rows]
+    return [({k: r[f"op{k.lower()}"] for k in "ABCD"}, "ABCD"[int(r["cop"]) - 1]) for r in parsed]
+
+
+def mmlu() -> list[Question]:
+    questions = []
+    for path in sorted((DATA / "mirage" / "mmlu").glob("*_test.csv")):
+        with path.open(encoding="utf-8", newline="") as file:
+            questions += [(dict(zip("ABCD", row[1:5], strict=True)), row[5]) for row in csv.reader(file)]
+    return questions
+
+
+def pubmedqa() -> list[Question]:
+    options = {"A": "yes", "B": "no", "C": "maybe"}
+    rows = json.loads((DATA / "pubmedqa" / "ori_pqal.json").read_text(encoding="utf-8")).values()
+    return [(options, next(k for k, v in options.items() if v == row["final_decision"])) for row in rows]
+
+
+CHOICE: dict[str, tuple[Callable[[], list[Question]], int]] = {
+    "medqa": (lambda: _json_lines(DATA / "mirage/medqa/phrases_no_exclude_test.jsonl", "answer_idx"), 1273),
+    "medqa-dev": (medqa_dev, 1272),
+    "medmcqa": (medmcqa, 4183),
+    "mmlu": (mmlu, 1089),
+    "pubmedqa": (pubmedqa, 1000),
+    "mmlu-pro-health": (lambda: _json_lines(DATA / "medagents_benchmark/mmlu-pro/test.jsonl", "answer_idx"), 818),
+    "medxpertqa": (lambda: _json_lines(DATA / "medxpertqa/MedXpertQA_test_medreason.jsonl", "label"), 1449),
+    "medxpertqa-sampled": (medxpertqa_sampled, 244),
+}
+FORMS = ("{letter}", "({letter})", "{letter}. {text}", "The answer is {letter}: {text}", "{text}")
 
 
 def statuses(items: list[dict[str, Any]]) -> list[str]:
@@ -33,38 +86,43 @@ def of(task: str, number: int, answer: str, reference: dict[str, Any]) -> dict[s
     return {"id": str(number), "task": task, "response": response, "reference": reference}
 
 
-@pytest.mark.parametrize("path", [MEDQA, MEDXPERTQA], ids=["medqa", "medxpertqa"])
-@pytest.mark.parametrize(
-    "form", ["{letter}", "({letter})", "{letter}. {text}", "The answer is {letter}: {text}", "{text}"]
-)
-def test_choice(path: Any, form: str) -> None:
-    if not path.exists():
-        pytest.skip(f"{path} is not here")
+pytestmark = pytest.mark.skipif(not DATA.exists(), reason=f"{DATA}, the published questions, is not here")
+
+
+@pytest.mark.parametrize("name", CHOICE)
+def test_every_gold_option_is_correct_and_every_other_is_not(name: str) -> None:
+    load, count = CHOICE[name]
+    questions = load()
+    assert len(questions) == count
     items, expected = [], []
-    for line in path.read_text(encoding="utf-8").splitlines()[:1300]:
-        row = json.loads(line)
-        options, gold = row["options"], row.get("answer_idx") or row["label"]
-        plain = [" ".join(text.casefold().split()).strip(" .") for text in options.values()]
-        if form == "{text}" and (len(set(plain)) < len(plain) or min(map(len, plain)) < 2):
-            continue  # twin options, or options that are letters themselves, have no name but their letter
-        for letter, text in options.items():
-            items.append(
-                of("choice", len(items), form.format(letter=letter, text=text), {"answer": gold, "options": options})
-            )
-            expected.append("correct" if letter == gold else "incorrect")
+    for options, gold in questions:
+        for form in FORMS:
+            if form == "{text}" and not _tells_apart(options):
+                continue
+            for letter, text in options.items():
+                answer = form.format(letter=letter, text=text)
+                items.append(of("choice", len(items), answer, {"answer": gold, "options": options}))
+                expected.append("correct" if letter == gold else "incorrect")
     found = statuses(items)
     wrong = [(i["response"], f, e) for i, f, e in zip(items, found, expected, strict=True) if f != e]
-    assert len(items) > 4000
-    assert not wrong, wrong[:5]
+    assert len(items) > 12 * count
+    assert not wrong, (len(wrong), wrong[:5])
 
 
-def test_medcalc_gold_is_correct_and_a_tenth_more_is_not() -> None:
-    if not MEDCALC.exists():
-        pytest.skip(f"{MEDCALC} is not here")
+def _tells_apart(options: dict[str, str]) -> bool:
+    """Twin options, or options that are letters themselves, have no name but their letter."""
+    plain = [" ".join(text.casefold().split()).strip(" .") for text in options.values()]
+    return len(set(plain)) == len(plain) and min(map(len, plain)) > 1
+
+
+@pytest.mark.parametrize(
+    ("file", "count"), [("test_data_v1.0_5523b77.csv", 1047), ("train_subset_valid_split.csv", 1006)]
+)
+def test_medcalc_gold_is_correct_and_a_tenth_more_is_not(file: str, count: int) -> None:
     csv.field_size_limit(10**8)
     items, expected = [], []
-    with MEDCALC.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
+    with (MEDCALC / file).open(encoding="utf-8", newline="") as opened:
+        for row in csv.DictReader(opened):
             calculator, gold = int(row["Calculator ID"]), row["Ground Truth Answer"]
             reference: dict[str, Any]
             if calculator in (13, 68):
@@ -81,7 +139,7 @@ def test_medcalc_gold_is_correct_and_a_tenth_more_is_not() -> None:
             for answer, status in ((gold, "correct"), (wrong, "incorrect")):
                 items.append(of(task, len(items), answer, reference))
                 expected.append(status)
-    assert len(items) == 2 * 1047
+    assert len(items) == 2 * count
     found = statuses(items)
     wrong_items = [(i["response"], f, e) for i, f, e in zip(items, found, expected, strict=True) if f != e]
     assert not wrong_items, wrong_items[:5]

@@ -11,19 +11,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import httpx
 import pytest
 import uvicorn
 
-from reward_server.app import create_app
+from reward_server.app import Settings, create_app
 from reward_server.client import RewardClient, RewardServerUnavailable, ScoreItem
 from reward_server.process import RewardServerProcess
-from reward_server.service import VERIFIERS, Verifier
 
 OPTIONS = {"A": "Aspirin", "B": "Heparin", "C": "Warfarin", "D": "Alteplase"}
 
@@ -59,8 +58,9 @@ def test_the_example_of_the_design(server: RewardServerProcess) -> None:
             "status": "correct",
             "extracted": "C",
             "components": {"answer": 1.0, "format": 1.0, "length": 0.0},
+            "format_issue": None,
             "verifier": "choice",
-            "version": "1",
+            "version": "2",
         }
     ]
 
@@ -173,17 +173,17 @@ def test_health_readiness_and_identity(server: RewardServerProcess) -> None:
     assert ready.json()["golden_items"] >= 10
     listed = httpx.get(f"{server.url}/v1/verifiers", trust_env=False).json()
     names = {entry["name"] for entry in listed["verifiers"]}
-    assert names == {"choice", "number", "date", "duration", "text", "format", "length"}
+    assert names == {"choice", "number", "date", "duration", "text", "format", "length", "judge"}
     assert {entry["name"] for entry in listed["presets"]} == {"gated", "med_u1", "med_rlvr", "binary"}
     scored = post(server, {"preset": "binary", "items": []}).json()
     assert scored["preset"] in listed["presets"]
 
 
 @contextmanager
-def serving(verifiers: Mapping[str, Verifier]) -> Iterator[str]:
-    """The application with other verifiers, on a real socket."""
+def serving(settings: Settings) -> Iterator[str]:
+    """The application with other settings, on a real socket."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(create_app(verifiers), log_config=None, lifespan="on"))
+        server = uvicorn.Server(uvicorn.Config(create_app(settings), log_config=None, lifespan="on"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
@@ -193,16 +193,13 @@ def serving(verifiers: Mapping[str, Verifier]) -> Iterator[str]:
             thread.join()
 
 
-def test_a_fault_in_a_verifier_is_null_never_zero(caplog: pytest.LogCaptureFixture) -> None:
-    def explode(answer: str, *_: Any) -> NoReturn:
-        raise ZeroDivisionError(f"cannot judge {answer}")
-
-    broken = {**VERIFIERS, "text": Verifier("text", "7", explode)}
+def test_a_fault_in_a_verifier_is_null_never_zero(capfd: pytest.CaptureFixture[str]) -> None:
     items = [
         ScoreItem("a", "text", "<think>t</think><answer>SECRET</answer>", {"answer": "MI"}),
         ScoreItem("b", "choice", "<think>t</think><answer>C</answer>", {"answer": "C", "options": OPTIONS}),
         ScoreItem("c", "text", "no answer block, so nothing to judge", {"answer": "MI"}),
     ]
+    broken = Settings(verifiers="tests.reward_server.faulty:BROKEN")
     with serving(broken) as url, RewardClient(url, total_timeout_s=10) as client:
         _, (fault, sound, empty) = client.score("gated", items)
         assert (fault.status, fault.reward, fault.components, fault.version) == ("verifier_error", None, {}, "7")
@@ -211,8 +208,9 @@ def test_a_fault_in_a_verifier_is_null_never_zero(caplog: pytest.LogCaptureFixtu
         # The golden text items fail too, so that this build never gets ready.
         with pytest.raises(RewardServerUnavailable, match="text right"):
             client.wait_ready(0.3)
-    assert "ZeroDivisionError" in caplog.text
-    assert "SECRET" not in caplog.text
+    log = capfd.readouterr().err
+    assert "ZeroDivisionError" in log
+    assert "SECRET" not in log
 
 
 def command(*arguments: object) -> list[str]:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from reward_server.verifiers import date, duration, format, length, number, text
+from reward_server.verifiers import date, duration, format, length, number, overlap, text
 
 
 def read_number(answer: str) -> str:
@@ -207,6 +207,80 @@ def test_text_f1() -> None:
 def test_form_of_a_response(response: str, strict: bool, answer: str | None) -> None:
     parts = format.parse(response)
     assert (parts.strict, parts.answer) == (strict, answer)
+
+
+@pytest.mark.parametrize(
+    ("response", "issue", "lenient"),
+    [
+        ("<think>t</think><answer>B</answer>", None, True),
+        ("<think>It could be", "truncated_thinking", False),
+        ("<think>the answer is <answer>B</answer>", "truncated_thinking", False),
+        ("<think>t</think><answer><think>no</think>B</answer>", "leaked_thinking", False),
+        ("<think>t</think><think>u</think><answer>B</answer>", "leaked_thinking", False),
+        ("<answer>B</answer>", "missing_thinking", False),
+        ("", "missing_thinking", False),
+        ("<think>t</think>B", "missing_answer", False),
+        ("<think>t</think><answer>B", "missing_answer", False),
+        ("<think>t</think><answer>A</answer><answer>B</answer>", "repeated_answer", False),
+        ("<think><answer>A</answer>t</think><answer>B</answer>", "repeated_answer", False),
+        ("First, ... <think>t</think><answer>B</answer>", "text_outside", True),
+        ("<think>t</think> so <answer>B</answer>", "text_outside", True),
+        ("<think>t</think><answer>B</answer> Hope it helps", "text_outside", True),
+        ("t</think><answer>B</answer>", "unopened_thinking", True),
+    ],
+)
+def test_what_is_wrong_with_a_form(response: str, issue: str | None, lenient: bool) -> None:
+    parts = format.parse(response)
+    assert (parts.issue, parts.lenient) == (issue, lenient)
+    assert parts.strict is (issue is None)
+    assert [parts.accepted(match) for match in ("strict", "lenient")] == [issue is None, lenient]
+
+
+def test_length_terms_of_l1_and_dapo() -> None:
+    # L1 exact: -0.0003 |300 - 600| = -0.09;  max: (clip(-0.002 (700 - 600)) + 1) / 2 = (-0.2 + 1) / 2 = 0.4
+    assert length.l1_term("exact", 300, 600) == pytest.approx(-0.09)
+    assert length.l1_term("max", 700, 600) == pytest.approx(0.4)
+    # far below: (1 + 1) / 2 = 1; far above: (-1 + 1) / 2 = 0
+    assert [length.l1_term("max", tokens, 2000) for tokens in (0, 9000)] == [1.0, 0.0]
+    assert length.l1_term("none", 9000, 1) == 0.0
+    # DAPO, longest 25 and buffer 5: free up to 20; (20 - 22) / 5 = -0.4; (20 - 25) / 5 = -1; -1 beyond
+    assert [length.dapo_term(tokens, 25, 5) for tokens in (10, 20, 22, 25, 30)] == [0.0, 0.0, -0.4, -1.0, -1.0]
+
+
+def test_overlap_by_hand() -> None:
+    reference = overlap.vqa_words("The acute pulmonary embolism")
+    assert reference == ["acute", "pulmonary", "embolism"]
+    candidate = overlap.vqa_words("a pulmonary embolism, two-sided")
+    assert candidate == ["pulmonary", "embolism", "2", "sided"]
+    # EMS: 2 of the reference's words are among the 4 of the candidate
+    assert overlap.ems(candidate, reference) == pytest.approx(50.0)
+    # BLEU-1: 2/4; BLEU-2: "pulmonary embolism" of 3 pairs, 1/3; BLEU-3: none of 2, smoothed 0.1/2; no brevity penalty
+    expected = 100 * (2 / 4 + 1 / 3 + 0.1 / 2) / 3
+    assert overlap.bleu(candidate, reference) == pytest.approx(expected)
+    assert overlap.merge(candidate, reference) == pytest.approx(0.5 * 50 + 0.5 * expected)
+    # The released code adds 0..100 to 0..1: 25 + 0.147 instead of 25 + 14.7.
+    assert overlap.merge(candidate, reference, compat=True) == pytest.approx(0.5 * 50 + 0.5 * expected / 100)
+    # ROUGE-L: "pulmonary embolism" in common; "the" counts and "two-sided" is two words: P = 2/5, R = 2/4
+    rouge = overlap.rouge_l("a pulmonary embolism, two-sided", "The acute pulmonary embolism")
+    assert rouge == pytest.approx(100 * 2 * (2 / 5) * (2 / 4) / (2 / 5 + 2 / 4))
+
+
+def test_overlap_of_equal_and_of_unrelated_texts() -> None:
+    for name in ("bleu", "ems", "merge", "rouge_l"):
+        same = overlap.measure(name, "Deep vein thrombosis of the leg", ["deep vein thrombosis of the leg."])
+        assert same == pytest.approx(100.0), name
+        assert overlap.measure(name, "nothing alike", ["deep vein thrombosis"]) < 10, name
+        assert overlap.measure(name, "...", ["deep vein thrombosis"]) == 0.0, name
+    # The released scale: BLEU alone never comes near a threshold of 45.
+    assert overlap.measure("bleu", "a b c d", ["a b c d"], compat=True) <= 1.0
+    assert overlap.measure("ems", "thrombosis", ["lung", "deep vein thrombosis"]) == pytest.approx(100.0)
+
+
+def test_overlap_verdicts_need_more_than_the_threshold() -> None:
+    assert text.verify_overlap("pulmonary embolism", ["acute pulmonary embolism"], "ems", 45).status == "correct"
+    assert text.verify_overlap("pulmonary embolism", ["acute pulmonary embolism"], "ems", 100).status == "incorrect"
+    assert text.verify_overlap("", ["x"], "ems", 45).status == "no_answer"
+    assert text.verify_overlap("word " * 513, ["word"], "rouge_l", 45).status == "malformed"
 
 
 def test_length_terms() -> None:

@@ -32,5 +32,5 @@ def trajectory(
     group: int = 0,
 ) -> Trajectory:
     completion = Completion(tuple(range(10, 10 + tokens)), tuple(-0.1 * (i + 1) for i in range(tokens)), finished)
-    score = Score("i", reward, status, "x", components or {}, "text", "1")
+    score = Score("i", reward, status, "x", components or {}, None, "text", "1")
     return Trajectory(of, completion, "response", score, group)

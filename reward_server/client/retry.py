@@ -1,0 +1,128 @@
+"""When to ask again, for how long, and whom: what the two clients share about failing requests."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+
+import httpx
+
+from reward_server.client.wire import RewardProtocolError, RewardServerUnavailable
+
+_FIRST_BACKOFF_S = 0.25
+_MAX_BACKOFF_S = 10.0
+# Connecting, sending, receiving, timing out, and a server that dies within an answer.
+RETRIED = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
+
+
+class Patience:
+    """The attempts of one call: its deadline, its waits, and the replica to ask next.
+
+    Args:
+        urls: base URLs of the replicas.
+        first: which of them to ask first.
+        attempt_timeout_s, total_timeout_s, on_retry: as the clients'.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        first: int,
+        attempt_timeout_s: float,
+        total_timeout_s: float,
+        on_retry: Callable[[str], None] | None,
+    ) -> None:
+        self._urls, self._next = urls, first
+        self._attempt_timeout_s, self._total_timeout_s = attempt_timeout_s, total_timeout_s
+        self._on_retry = on_retry
+        self._start = time.monotonic()
+        self._tries = 0
+        self._last_error = "the deadline passed before the first attempt"
+
+    @property
+    def url(self) -> str:
+        """The replica to ask now."""
+        return self._urls[self._next % len(self._urls)]
+
+    def timeout(self) -> float:
+        """Seconds for the next attempt.
+
+        Raises:
+            RewardServerUnavailable: the deadline has passed.
+        """
+        left = self._start + self._total_timeout_s - time.monotonic()
+        if left <= 0:
+            raise RewardServerUnavailable(" or ".join(self._urls), time.monotonic() - self._start, self._last_error)
+        return min(self._attempt_timeout_s, left)
+
+    def accept(self, answer: httpx.Response) -> bool:
+        """Whether an answer is the end of it; False means to wait and ask again.
+
+        Raises:
+            RewardProtocolError: for what no repetition mends, any 4xx but 429.
+        """
+        if answer.status_code == 200:
+            return True
+        if answer.status_code != 429 and answer.status_code < 500:
+            raise RewardProtocolError(f"POST {answer.request.url}: {describe(answer)}")
+        return False
+
+    def wait_after(self, failure: httpx.Response | Exception) -> float:
+        """Seconds to wait before the next attempt, which goes to the next replica."""
+        answer = failure if isinstance(failure, httpx.Response) else None
+        self._last_error = describe(answer) if answer is not None else name(failure)  # type: ignore[arg-type]
+        # Full jitter, so that the ranks of a job do not come back all at once.
+        wait = random.uniform(0, min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2**self._tries))
+        if answer is not None:
+            wait = max(wait, _retry_after(answer))
+        waited = time.monotonic() - self._start
+        wait = min(wait, max(0.0, self._total_timeout_s - waited))
+        self._tries += 1
+        if self._on_retry is not None:
+            self._on_retry(
+                f"reward server {self.url}: {self._last_error}; attempt {self._tries} failed, {waited:.1f} of "
+                f"{self._total_timeout_s:.0f} s gone, next in {wait:.1f} s"
+            )
+        self._next += 1
+        return wait
+
+
+def check_settings(urls: Sequence[str], attempt_timeout_s: float, total_timeout_s: float) -> list[str]:
+    """The base URLs without a slash at the end.
+
+    Raises:
+        ValueError: for none, one without http(s), or a time that is not positive.
+    """
+    if not urls or not all(url.startswith(("http://", "https://")) for url in urls):
+        raise ValueError(f"reward server url: expected http://host:port, got {', '.join(map(repr, urls)) or 'none'}")
+    if attempt_timeout_s <= 0 or total_timeout_s <= 0:
+        raise ValueError("attempt_timeout_s and total_timeout_s: expected seconds above 0")
+    return [url.rstrip("/") for url in urls]
+
+
+def headers(token: str | None) -> dict[str, str]:
+    """Of every request."""
+    return {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
+
+
+def describe(answer: httpx.Response) -> str:
+    """Status and message of an answer that is no score."""
+    try:
+        message = answer.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        message = answer.reason_phrase
+    return f"HTTP {answer.status_code}: {message}"
+
+
+def name(error: Exception) -> str:
+    """Type and message of an error."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _retry_after(answer: httpx.Response) -> float:
+    """Seconds of a Retry-After header; 0 for none, or for its date form, which needs synchronised clocks."""
+    try:
+        return max(0.0, float(answer.headers.get("Retry-After", "0")))
+    except ValueError:
+        return 0.0

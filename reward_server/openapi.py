@@ -1,0 +1,125 @@
+"""The service's OpenAPI document, made from the wire's own models.
+
+The scoring endpoints read their bodies raw, so FastAPI cannot derive them; what it could derive is not worth its time
+on every request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from reward_server.schema import PresetInfo, ScoreRequest, ScoreResponse
+
+_NUMBERS = {"type": "array", "items": {"type": "number"}}
+_LABEL = {
+    "description": "task and reference of an item, with its optional fields and `preset`; or JSON text of that",
+    "oneOf": [{"type": "object"}, {"type": "string"}],
+}
+_FOREIGN: dict[str, dict[str, Any]] = {
+    "openrlhf": {
+        "summary": "OpenRLHF's remote reward model",
+        "request": {
+            "type": "object",
+            "required": ["query", "prompts", "labels"],
+            "properties": {
+                "query": {"type": "array", "items": {"type": "string"}},
+                "prompts": {"type": "array", "items": {"type": "string"}},
+                "labels": {"type": "array", "items": _LABEL},
+            },
+        },
+        "answer": {
+            "type": "object",
+            "required": ["rewards", "scores", "extra_logs"],
+            "properties": {"rewards": _NUMBERS, "scores": _NUMBERS, "extra_logs": {"type": "object"}},
+        },
+    },
+    "slime": {
+        "summary": "slime's remote_rm, one sample a request",
+        "request": {
+            "type": "object",
+            "required": ["response", "label"],
+            "properties": {"prompt": {}, "response": {"type": "string"}, "label": _LABEL},
+        },
+        "answer": {"type": "number"},
+    },
+}
+_ERRORS = {
+    "400": "The client went away.",
+    "401": "The token is missing or wrong.",
+    "413": "The body or the batch is too large.",
+    "422": "The body does not fit; `fields` says where.",
+    "429": "Too many requests wait; ask again after Retry-After seconds.",
+    "500": "The server failed.",
+    "503": "The server is shutting down, or could not score a response that has to have a number.",
+}
+
+
+def document(title: str, paths: Mapping[str, str]) -> dict[str, Any]:
+    """The document.
+
+    Args:
+        title: of the service.
+        paths: path of each scoring endpoint to its kind of body (`adapters.ADAPTERS`).
+    """
+    models = [(model, "validation") for model in (ScoreRequest, ScoreResponse, PresetInfo)]
+    names, schemas = models_json_schema(models, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+    components = dict(schemas["$defs"])
+    components["Error"] = {
+        "type": "object",
+        "required": ["error", "fields"],
+        "properties": {
+            "error": {"type": "string"},
+            "fields": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {"path": {"type": "string"}, "message": {"type": "string"}},
+                },
+            },
+        },
+    }
+    own = {
+        "summary": "Score a batch of responses",
+        "request": names[ScoreRequest, "validation"],
+        "answer": names[ScoreResponse, "validation"],
+    }
+    operations: dict[str, Any] = {}
+    for path, kind in paths.items():
+        operations[path] = {"post": _operation(own if kind == "score" else _FOREIGN[kind])}
+    for path, summary in (
+        ("/healthz", "The process lives"),
+        ("/readyz", "The golden items score right"),
+        ("/v1/verifiers", "Rules and presets with versions and hashes"),
+    ):
+        operations[path] = {"get": {"summary": summary, "responses": {"200": _json("An object.", {"type": "object"})}}}
+    operations["/readyz"]["get"]["responses"]["503"] = _json("Not ready.", {"$ref": "#/components/schemas/Error"})
+    operations["/v1/verifiers"]["get"]["responses"]["401"] = _error("401")
+    text = {"description": "Metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    operations["/metrics"] = {
+        "get": {"summary": "Prometheus metrics", "responses": {"200": text, "401": _error("401")}},
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": "1"},
+        "paths": operations,
+        "components": {"schemas": components},
+    }
+
+
+def _operation(kind: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "summary": kind["summary"],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": kind["request"]}}},
+        "responses": {"200": _json("The scores.", kind["answer"]), **{code: _error(code) for code in _ERRORS}},
+    }
+
+
+def _json(description: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _error(code: str) -> dict[str, Any]:
+    return _json(_ERRORS[code], {"$ref": "#/components/schemas/Error"})

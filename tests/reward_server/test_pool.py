@@ -1,0 +1,162 @@
+"""Scoring processes that hang, die or eat memory: every item gets its own status, and the next batch is served."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from reward_server.pool import ScorerPool
+from reward_server.schema import RequestError
+from tests.reward_server.conftest import alive
+
+OPTIONS = {"A": "Aspirin", "B": "Heparin", "C": "Warfarin", "D": "Alteplase"}
+FAULTY = "tests.reward_server.faulty:VERIFIERS"
+
+
+def body(*answers: str) -> bytes:
+    items = [
+        {
+            "id": str(number),
+            "task": "choice",
+            "response": f"<think>t</think><answer>{answer}</answer>",
+            "reference": {"answer": "C", "options": OPTIONS},
+        }
+        for number, answer in enumerate(answers)
+    ]
+    return json.dumps({"preset": "gated", "items": items}).encode()
+
+
+def run(test: Callable[[ScorerPool], Awaitable[None]], **options: Any) -> None:
+    """Runs a test with a pool in an event loop of its own, under a deadline, and looks that nothing is left."""
+
+    async def guarded() -> None:
+        pool = ScorerPool(**{"size": 1, "verifiers": FAULTY, "item_limit_s": 0.5, **options})
+        await pool.start()
+        try:
+            await asyncio.wait_for(test(pool), 60)
+        finally:
+            pids = pool.pids
+            await pool.close()
+        assert not any(map(alive, pids))
+
+    asyncio.run(guarded())
+
+
+async def statuses(pool: ScorerPool, *answers: str) -> list[str]:
+    answer = await pool.score("score", body(*answers))
+    assert answer.status == 200, answer.body
+    results = json.loads(answer.body)["results"]
+    assert [result["id"] for result in results] == [str(number) for number in range(len(answers))]
+    assert all((result["reward"] is None) == (result["status"] in ("timeout", "verifier_error")) for result in results)
+    return [result["status"] for result in results]
+
+
+def test_a_runaway_item_times_out_and_the_others_are_scored() -> None:
+    async def test(pool: ScorerPool) -> None:
+        (before,) = pool.pids
+        began = time.monotonic()
+        assert await statuses(pool, "C", "RUN AWAY", "A", "RAISE") == [
+            *("correct", "timeout", "incorrect", "verifier_error"),
+        ]
+        assert time.monotonic() - began < 15
+        assert pool.restarts == {"timeout": 1, "died": 0}
+        assert pool.pids != [before]
+        assert await statuses(pool, "C") == ["correct"]
+
+    run(test)
+
+
+def test_an_item_that_kills_its_process_is_a_verifiers_error() -> None:
+    async def test(pool: ScorerPool) -> None:
+        assert await statuses(pool, "A", "DIE", "C") == ["incorrect", "verifier_error", "correct"]
+        assert pool.restarts == {"timeout": 0, "died": 2}
+
+    run(test)
+
+
+def test_an_item_that_eats_memory_harms_itself_alone() -> None:
+    async def test(pool: ScorerPool) -> None:
+        assert await statuses(pool, "EAT", "C") == ["verifier_error", "correct"]
+
+    run(test)
+
+
+def test_a_batch_of_runaways_costs_a_bounded_time() -> None:
+    async def test(pool: ScorerPool) -> None:
+        began = time.monotonic()
+        assert await statuses(pool, "C", *["RUN AWAY"] * 20) == ["correct", *["timeout"] * 20]
+        assert time.monotonic() - began < 30
+        assert pool.restarts["timeout"] == 4
+
+    run(test)
+
+
+def test_a_process_killed_from_outside_loses_no_job() -> None:
+    async def test(pool: ScorerPool) -> None:
+        jobs = [asyncio.create_task(statuses(pool, *["C", "A"] * 100)) for _ in range(40)]
+        for _ in range(3):
+            await asyncio.sleep(0.3)
+            os.kill(pool.pids[0], signal.SIGKILL)
+        for found in await asyncio.gather(*jobs):
+            assert found == ["correct", "incorrect"] * 100
+
+    run(test, size=2)
+
+
+def test_a_stopped_process_is_replaced() -> None:
+    """SIGSTOP stands for a process that is stuck where no item is to blame; nobody may wait for it for ever."""
+
+    async def test(pool: ScorerPool) -> None:
+        os.kill(pool.pids[0], signal.SIGSTOP)
+        assert await statuses(pool, "C") == ["correct"]
+        assert pool.restarts["timeout"] == 1
+
+    run(test)
+
+
+def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
+    async def test(pool: ScorerPool) -> None:
+        first = [asyncio.create_task(statuses(pool, "RUN AWAY")), asyncio.create_task(statuses(pool, "C"))]
+        await asyncio.sleep(0.1)
+        with pytest.raises(RequestError, match="waiting already") as refused:
+            await pool.score("score", body("C"))
+        assert (refused.value.status, refused.value.retry_after_s) == (429, 1)
+        assert await asyncio.gather(*first) == [["timeout"], ["correct"]]
+        assert await statuses(pool, "C") == ["correct"]
+
+    run(test, queue_limit=2)
+
+
+def test_what_cannot_be_read_is_refused_with_its_reason() -> None:
+    async def test(pool: ScorerPool) -> None:
+        for kind, sent, expected in (
+            ("score", b"{", "items"),
+            ("score", b"\x00\xff", "contract"),
+            ("openrlhf", b"[]", "a JSON object"),
+            ("slime", b'{"response": "x", "label": "no json"}', "JSON text"),
+        ):
+            answer = await pool.score(kind, sent)
+            assert answer.status == 422, kind
+            assert expected in json.loads(answer.body)["error"] or kind == "score"
+        assert pool.restarts == {"timeout": 0, "died": 0}
+
+    run(test)
+
+
+def test_closing_answers_what_is_still_open() -> None:
+    async def main() -> None:
+        pool = ScorerPool(1, verifiers=FAULTY, item_limit_s=30)
+        await pool.start()
+        jobs = [asyncio.create_task(pool.score("score", body("RUN AWAY"))) for _ in range(3)]
+        await asyncio.sleep(0.3)
+        await pool.close()
+        assert [answer.status for answer in await asyncio.wait_for(asyncio.gather(*jobs), 5)] == [503] * 3
+
+    asyncio.run(main())

@@ -8,7 +8,8 @@ same cores as the server. The last line is one JSON object:
 `items_per_second`: batches of 256 items on 4 connections; `p99_ms`: of one-item requests on 32 connections;
 `single_item_requests_per_second`: of the same; `connections_answered`: of 2,000 connections opened at the same time,
 each with one item, those that got a 200; `memory_growth`: with `--million`, resident memory of all server processes
-after a million items over that after the first hundred thousand (null without).
+after a million items over that after the first hundred thousand (null without); `worst_verifier_ms`: the longest that
+one item of up to 100,000 characters took in this process, over all tasks and texts that make careless patterns slow.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -30,7 +32,10 @@ import psutil
 # This file has the name of the package that it measures, and its folder comes first.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from reward_server.presets import PRESETS  # noqa: E402
 from reward_server.process import RewardServerProcess  # noqa: E402
+from reward_server.schema import parse_request  # noqa: E402
+from reward_server.service import score  # noqa: E402
 
 WORDS = ("chest", "pain", "and", "a", "pressure", "of", "150", "over", "90", "suggest", "that", "we", "consider")
 OPTIONS = {"A": "Aspirin", "B": "E. coli", "C": "Heparin", "D": "Warfarin"}
@@ -103,6 +108,54 @@ def memory_growth(server: RewardServerProcess, rate: float) -> float:
     return resident(server.pid) / before
 
 
+def worst_verifier_ms() -> float:
+    units = (
+        "a",
+        "A ",
+        "(",
+        "A, ",
+        "not ",
+        "**",
+        "\n",
+        "1",
+        "1,111",
+        "1 ",
+        "1/",
+        "1 out of ",
+        "-",
+        "10^",
+        "1w,",
+        "1/1/",
+    )
+    units += (
+        "1 weeks ",
+        "x 10 ^ ",
+        "<think>",
+        "</answer>",
+        "<answer>",
+        "aspirin ",
+        "\\boxed{",
+        "\u0412 ",
+        "= ",
+        "is 1 ",
+    )
+    references: list[tuple[str, dict[str, object]]] = [(task, dict(reference)) for task, reference, _ in KINDS]
+    for metric, threshold in (("f1", 0.5), ("bleu", 45), ("ems", 45), ("merge", 45), ("rouge_l", 45)):
+        references.append(("text", {"answer": "the embolism " * 200, "metric": metric, "threshold": threshold}))
+    worst = 0.0
+    for unit in units:
+        for size in (4_000, 20_000, 100_000):
+            text = (unit * size)[:size]
+            for task, reference in references:
+                response = f"<think>t</think><answer>{text}</answer>"
+                row = {"id": "0", "task": task, "response": response, "reference": reference}
+                request = parse_request(json.dumps({"preset": "gated", "items": [row]}).encode())
+                began = time.perf_counter()
+                score(request, PRESETS["gated"])
+                worst = max(worst, time.perf_counter() - began)
+    return worst * 1e3
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=2)
@@ -111,6 +164,9 @@ def main() -> None:
     args = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed: apt install wrk")
+    worst_verifier_ms()  # imports and caches
+    worst = worst_verifier_ms()
+    print(f"longest verdict on 100,000 characters: {worst:.1f} ms", flush=True)
     with RewardServerProcess(workers=args.workers) as server:
         wrk(server.url, batch(64, 2), 8, 3)
         batches = wrk(server.url, batch(256, 1), 4, args.seconds)
@@ -127,6 +183,7 @@ def main() -> None:
         "single_item_requests_per_second": round(single["rate"]),
         "connections_answered": answered,
         "memory_growth": None if growth is None else round(growth, 3),
+        "worst_verifier_ms": round(worst, 1),
     }
     print(json.dumps(result))
 

@@ -95,13 +95,21 @@ def check_same_reward(saved: Mapping[str, str] | None, now: Mapping[str, str], c
 
 
 def _item(prompt: Prompt, identity: str, text: str, completion: Completion, config: RewardConfig) -> ScoreItem:
-    wanted = Length(config.length_mode, config.length_target, len(completion.ids))  # type: ignore[arg-type]
+    wanted = Length(
+        config.length_mode,  # type: ignore[arg-type]  # one of its values, as the configuration has checked
+        config.length_target,
+        len(completion.ids),
+        config.length_shape,  # type: ignore[arg-type]
+        config.length_buffer,
+        config.length_only_correct,
+    )
     return ScoreItem(
         id=identity,
         task=prompt.example.task,
         response=text,
         reference=prompt.example.reference(),
         match=config.match,  # type: ignore[arg-type]
+        format=config.format,  # type: ignore[arg-type]
         length=wanted if config.length_mode != "none" else None,
     )
 

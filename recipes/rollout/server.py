@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 
@@ -24,9 +25,10 @@ def reward_client(config: RewardConfig) -> Iterator[RewardClient | None]:
         url = config.url or stack.enter_context(RewardServerProcess()).url
         client = stack.enter_context(
             RewardClient(
-                url,
+                url.split(","),
                 attempt_timeout_s=config.attempt_timeout_s,
                 total_timeout_s=config.total_timeout_s,
+                token=os.environ.get("MEDATRON_REWARD_TOKEN"),
                 on_retry=lambda message: print(
                     f"waiting for the reward server: {message}", file=sys.stderr, flush=True
                 ),

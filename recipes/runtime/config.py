@@ -119,9 +119,15 @@ class RewardConfig:
     """The reward server and the preset it scores with.
 
     Attributes:
-        url: of a running server; empty starts one for the length of the run.
+        url: of a running server, or of several alike with commas between; empty starts one for the length of the run.
+            A bearer token is read from MEDATRON_REWARD_TOKEN.
+        match: how a choice answer is read, strict or lenient.
+        format: the form that counts as right, strict or lenient (for chat templates that open `<think>` themselves).
         max_null_share: stop when more than this share of a step's samples could not be scored.
         length_mode: none, max or exact; `length_target` is in tokens.
+        length_shape: preset, or l1 or dapo in place of the preset's own length term.
+        length_buffer: tokens before the target over which DAPO's term falls.
+        length_only_correct: length counts only where the answer is correct.
         allow_change: resume even if the server now defines the preset otherwise than when the checkpoint was saved.
     """
 
@@ -131,8 +137,12 @@ class RewardConfig:
     total_timeout_s: float = 300.0
     max_null_share: float = 0.05
     match: str = "lenient"
+    format: str = "strict"
     length_mode: str = "none"
     length_target: int | None = None
+    length_shape: str = "preset"
+    length_buffer: int | None = None
+    length_only_correct: bool = False
     allow_change: bool = False
 
 
@@ -258,6 +268,8 @@ def validate(config: Config) -> None:
     _one_of("data.style", config.data.style, ("plain", "med_u1", "med_rlvr"))
     _one_of("reward.length_mode", config.reward.length_mode, ("none", "max", "exact"))
     _one_of("reward.match", config.reward.match, ("strict", "lenient"))
+    _one_of("reward.format", config.reward.format, ("strict", "lenient"))
+    _one_of("reward.length_shape", config.reward.length_shape, ("preset", "l1", "dapo"))
     parallel, rollout = config.parallel, config.rollout
     for key in ("processes", "tensor", "pipeline", "micro_batch_tokens", "timeout_minutes"):
         _require(getattr(parallel, key) >= 1, f"parallel.{key}={getattr(parallel, key)}: expected at least 1")
@@ -293,6 +305,11 @@ def validate(config: Config) -> None:
     _require(
         (config.reward.length_mode == "none") == (config.reward.length_target is None),
         "reward.length_mode and reward.length_target belong together: set both, or mode none and no target",
+    )
+    _require(
+        (config.reward.length_shape == "dapo") == (config.reward.length_buffer is not None)
+        and (config.reward.length_shape != "dapo" or config.reward.length_mode == "max"),
+        "reward.length_shape=dapo needs reward.length_mode=max and reward.length_buffer; other shapes take no buffer",
     )
     _require(
         not parallel.sequence or parallel.tensor > 1,

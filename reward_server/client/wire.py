@@ -54,11 +54,17 @@ class Length:
         mode: "max" (not longer than target), "exact" (as long as target) or "none".
         target: tokens asked for, at least 1; None in mode "none".
         tokens: tokens of the whole response, without its prompt; None in mode "none".
+        shape: "preset" for the preset's own length term, or "l1" or "dapo" in its place.
+        buffer: tokens before the target over which DAPO's term falls; with shape "dapo" alone.
+        only_correct: length counts only where the answer is correct.
     """
 
     mode: Literal["none", "exact", "max"]
     target: int | None = None
     tokens: int | None = None
+    shape: Literal["preset", "l1", "dapo"] = "preset"
+    buffer: int | None = None
+    only_correct: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +78,8 @@ class ScoreItem:
         reference: the answer side of an Example (`Example.reference()`).
         match: how a choice answer is read; None leaves it to the preset. Other tasks ignore it.
         length: None when no length was asked for.
+        format: the form that counts as right; lenient lets text stand around the blocks and a chat template open
+            `<think>` in the prompt.
     """
 
     id: str
@@ -80,13 +88,14 @@ class ScoreItem:
     reference: Mapping[str, Any]
     match: Literal["strict", "lenient"] | None = None
     length: Length | None = None
+    format: Literal["strict", "lenient"] = "strict"
 
     def to_wire(self) -> dict[str, Any]:
         """The JSON object of /v1/score."""
         # A lone surrogate (half a character from a cut byte sequence) is no Unicode text; JSON parsers refuse it.
         response = self.response.encode("utf-8", "replace").decode("utf-8")
         wire: dict[str, Any] = {"id": self.id, "task": self.task, "response": response}
-        wire["reference"] = dict(self.reference)
+        wire["reference"], wire["format"] = dict(self.reference), self.format
         if self.match is not None:
             wire["match"] = self.match
         if self.length is not None:

@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reward_server import lifetime
+from reward_server import lifetime, logs
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -67,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="medatron-metrics-") as metrics:
             # Workers are started by name, so that what they need to know travels in the environment.
             os.environ[TOKEN_VARIABLE] = token or ""
+            os.environ[logs.TEXTS_VARIABLE] = "1" if args.log_texts else "0"
             settings = {"item_limit_s": args.item_limit, "queue_limit": args.queue_limit, "log_level": args.log_level}
             if args.judge_url:
                 settings["judge"] = {
@@ -110,7 +111,7 @@ def _serve(listener: socket.socket, workers: int, log_level: str) -> int:
         "reward_server.__main__:worker_app",
         factory=True,
         workers=workers,
-        log_config=_logging(log_level),
+        log_config=logs.configuration(log_level),
         access_log=False,
         lifespan="on",
         timeout_graceful_shutdown=DRAIN_S,
@@ -153,16 +154,6 @@ def _publish(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _logging(level: str) -> dict[str, Any]:
-    return {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s"}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-        "root": {"level": level.upper(), "handlers": ["stderr"]},
-    }
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m reward_server", description="Scores medical answers over HTTP.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -192,6 +183,9 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("--judge-model", help="name of the model there")
     judge.add_argument("--judge-requests-per-minute", type=_within(1, 10**6), default=600, metavar="N")
     judge.add_argument("--judge-tokens-per-minute", type=_within(1, 10**9), default=10**6, metavar="N")
+    parser.add_argument(
+        "--log-texts", action="store_true", help="log every item and result, texts included; not for patients' data"
+    )
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.add_argument(
         "--port-file", type=Path, help="write host:port here, atomically, once listening; removed at the end"

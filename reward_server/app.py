@@ -168,8 +168,9 @@ class _ScoreEndpoint:
         seconds = time.perf_counter() - started
         self._metrics.observe(self._kind, answer, seconds)
         if logger.isEnabledFor(logging.INFO) and answer.items != 1:
-            counts = " ".join(f"{verifier}/{status}={count}" for verifier, status, count in answer.counts)
-            logger.info("scored %d items with %s in %.3f s %s", answer.items, answer.preset, seconds, counts)
+            counts = {f"{verifier}/{status}": count for verifier, status, count in answer.counts}
+            fields = {"items": answer.items, "preset": answer.preset, "seconds": round(seconds, 4), "counts": counts}
+            logger.info("answered %s with %d", self._kind, answer.status, extra={"fields": fields})
         await response(scope, receive, send)
 
     async def _answer(self, headers: dict[bytes, bytes], receive: Receive) -> Answer:

@@ -17,6 +17,7 @@ import ctypes
 import importlib
 import json
 import logging
+import logging.config
 import mmap
 import os
 import resource
@@ -28,7 +29,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from reward_server import adapters, selftest
+from reward_server import adapters, logs, selftest
 from reward_server.presets import PRESETS
 from reward_server.schema import RequestError, Result, ScoreRequest, Status
 from reward_server.service import Verifier, case_to_judge, given_result, preset_info, score_item, where
@@ -72,6 +73,9 @@ def _answer(
         if cases := _undecided(request, head["given"]):
             return answer | {"status": 202, "cases": cases}, b""
         results = _score(job, request, head["given"], progress, verifiers)
+        if logs.with_texts():
+            for item, result in zip(request.items, results, strict=True):
+                logger.info("scored", extra={"fields": {"item": item.model_dump(), "result": result.model_dump()}})
         counts = Counter((result.verifier, result.status) for result in results)
         answer |= {"items": len(results), "preset": request.preset}
         answer["counts"] = [[verifier, status, count] for (verifier, status), count in counts.items()]
@@ -129,7 +133,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(process)d %(name)s: %(message)s")
+    logging.config.dictConfig(logs.configuration(log_level))
     with socket.socket(fileno=descriptor) as channel, mmap.mmap(page, mmap.PAGESIZE) as progress:
         os.close(page)
         # A closed socket: the server is gone, and with it whoever asked.

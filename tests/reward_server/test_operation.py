@@ -170,3 +170,19 @@ def test_killed_scorers_lose_no_item_of_a_loaded_server(tmp_path: Path) -> None:
     assert len(found) > 10
     assert all(rewards == [1.0, 0.1] * 32 for rewards in found), "every item by its own right status, none a zero"
     assert "Warfarin" not in log.read_text()
+
+
+@pytest.mark.parametrize("texts", [False, True])
+def test_the_log_is_json_and_has_texts_only_when_asked(tmp_path: Path, texts: bool) -> None:
+    log = tmp_path / "log"
+    with RewardServerProcess(log_path=log, options=["--log-texts"] if texts else []) as server:
+        post(server, {"preset": "gated", "items": [item(0), item(1, "<think>MRS X</think><answer>A</answer>")]})
+        post(server, b'{"preset": "gated", "items": [{"id": "MRS X"}]}')
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert all({"time", "level", "process", "logger", "message"} <= set(row) for row in rows)
+    (answered,) = (row for row in rows if row["message"] == "answered score with 200")
+    assert (answered["items"], answered["preset"]) == (2, "gated")
+    assert answered["counts"] == {"choice/correct": 1, "choice/incorrect": 1}
+    assert ("MRS X" in log.read_text()) is texts
+    scored = [row["result"]["status"] for row in rows if row["message"] == "scored"]
+    assert scored == (["correct", "incorrect"] if texts else [])

@@ -14,6 +14,7 @@ Left out: a learned critic and reward models; rollouts older than the policy.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator
 
@@ -23,12 +24,12 @@ from recipes.engines.base import PolicyEngine, Sampling, TokenBatch
 from recipes.monitor.loggers import MetricsLogger
 from recipes.monitor.progress import TrainingProgress
 from recipes.monitor.rollouts import write_rollouts
-from recipes.rl.losses import grpo_loss
+from recipes.rl.losses import Objective, policy_loss
 from recipes.rollout.metrics import rollout_metrics, rollout_records, update_metrics
 from recipes.rollout.prompts import PromptOrder, make_prompts
 from recipes.rollout.scoring import check_same_reward, reward_definition, score, training_sequences
 from recipes.rollout.server import reward_client
-from recipes.runtime.config import Config
+from recipes.runtime.config import AlgorithmConfig, Config
 from recipes.runtime.launch import from_leader, is_leader, run
 from recipes.runtime.run_folder import RunFolder
 from recipes.runtime.schedule import learning_rate
@@ -69,7 +70,7 @@ def train(config: Config) -> None:
             sampled = time.monotonic()
             groups = score(asked, completions, tokenizer=tokenizer, client=client, config=config.reward)
             scored = time.monotonic()
-            sequences, teaches = training_sequences(groups, normalize=config.algorithm.normalize)
+            sequences, teaches = training_sequences(groups, estimator=config.algorithm.advantage)
             order.observe(asked, teaches)
             rate = learning_rate(config.optimizer, _progress(config, step, seconds), step)
             updates = _update(engine, config, sequences, rate)
@@ -121,14 +122,14 @@ def _update(engine: PolicyEngine, config: Config, sequences: list[list], rate: f
         if not chosen:
             continue
         batch = TokenBatch(chosen, config.rollout.temperature)
-        loss = grpo_loss(
-            tokens=batch.response_tokens,
-            clip_low=algorithm.clip_low,
-            clip_high=algorithm.clip_high,
-            kl_coef=algorithm.kl_coef,
-        )
+        loss = policy_loss(_objective(algorithm), tokens=batch.response_tokens, sequences=len(chosen))
         results.append(engine.train_step(batch, loss, learning_rate=rate, reference=algorithm.kl_coef > 0))
     return results
+
+
+def _objective(algorithm: AlgorithmConfig) -> Objective:
+    names = {field.name for field in dataclasses.fields(Objective)}
+    return Objective(**{name: value for name, value in dataclasses.asdict(algorithm).items() if name in names})
 
 
 @contextlib.contextmanager

@@ -1,14 +1,15 @@
 """Losses on token log-probabilities, as sums over global denominators.
 
 Every function takes what one micro-batch holds and divides by a count over the whole batch, so that micro-batches and
-data parallel ranks add up to the same gradient however the batch is divided. Left out: sequence-level ratios (GSPO),
-CISPO and dual clipping.
+data parallel ranks add up to the same gradient however the batch is divided. Left out: value losses, and weights that
+correct for a sampler that computes other probabilities than the trainer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class TokenValues:
 
     Attributes:
         logprobs: of the current policy, with gradient.
-        entropy: of the current policy's distribution, in nats.
+        entropy: of the current policy's distribution, in nats, with gradient.
         mask: 1 where the token belongs to a response that counts, else 0.
         advantages: of the token's response.
         old_logprobs: of the policy that sampled it.
@@ -38,6 +39,7 @@ class TokenValues:
     reference_logprobs: Tensor
 
 
+KlEstimator = Literal["k1", "k2", "k3"]
 Loss = Callable[[TokenValues], tuple[Tensor, Sums]]
 
 
@@ -55,33 +57,92 @@ def kl_k3(logprobs: Tensor, reference: Tensor) -> Tensor:
     return x.exp() - 1 - x
 
 
-def grpo_loss(*, tokens: float, clip_low: float, clip_high: float, kl_coef: float) -> Loss:
-    """The GRPO loss with token-level averaging (DAPO, Yu et al. 2025, arXiv 2503.14476, eq. 8).
+def kl_estimate(name: KlEstimator, logprobs: Tensor, reference: Tensor) -> Tensor:
+    """Schulman's estimates of KL(policy || reference) on tokens of the policy, with x = log ref - log policy.
+
+    k1 = -x is unbiased, but its gradient is zero on average: as a loss it holds nothing back, use it to watch.
+    k2 = x^2 / 2 has the right gradient and a biased value; k3 = exp(x) - 1 - x is never negative and varies little.
+    """
+    if name == "k3":
+        return kl_k3(logprobs, reference)
+    x = (reference - logprobs).clamp(-20, 20)
+    return -x if name == "k1" else x.square() / 2
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a policy update maximises.
+
+    Attributes:
+        surrogate: clip, the clipped ratio times the advantage (PPO); or cispo, the clipped ratio as a constant weight
+            of the log-probability (MiniMax-M1, arXiv 2506.13585), so that no token's gradient is cut off.
+        ratio: of each token (PPO, GRPO), or the geometric mean over the response for all its tokens (GSPO, arXiv
+            2507.18071, eq. 7).
+        clip_low, clip_high: half-widths of the clip range; DAPO's clip-higher has the upper one wider.
+        dual_clip: with a negative advantage the surrogate loss is at most this times it (Ye et al. 2020), above 1; None
+            leaves it unbounded.
+        kl_coef, kl_estimator: weight and estimate of the divergence from the reference policy.
+        entropy_coef: weight of the entropy bonus.
+        reduction: mean over the batch's tokens (DAPO), or over responses of the means over their tokens (GRPO's paper).
+    """
+
+    surrogate: Literal["clip", "cispo"] = "clip"
+    ratio: Literal["token", "sequence"] = "token"
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float | None = None
+    kl_coef: float = 0.0
+    kl_estimator: KlEstimator = "k3"
+    entropy_coef: float = 0.0
+    reduction: Literal["token", "sequence"] = "token"
+
+
+def policy_loss(objective: Objective, *, tokens: float, sequences: float) -> Loss:
+    """The loss of a policy update.
 
     Args:
+        objective: what to maximise.
         tokens: response tokens that count in the whole batch, over all micro-batches and ranks.
-        clip_low, clip_high: half-widths of the clip range.
-        kl_coef: weight of the k3 estimate to the reference policy.
+        sequences: responses that count in the whole batch.
 
     Returns:
-        a function from TokenValues to the micro-batch's share of the loss and its sums for the metrics.
+        a function from TokenValues, a response a row, to the micro-batch's share of the loss and its sums for the
+        metrics.
     """
+    low, high = objective.clip_low, objective.clip_high
 
     def loss(values: TokenValues) -> tuple[Tensor, Sums]:
         log_ratio = (values.logprobs - values.old_logprobs).clamp(-20, 20)
-        ratio = log_ratio.exp()
-        objective = clipped_objective(ratio, values.advantages, clip_low, clip_high)
-        kl = kl_k3(values.logprobs, values.reference_logprobs) if kl_coef else torch.zeros_like(ratio)
-        total = ((objective + kl_coef * kl) * values.mask).sum() / tokens
+        lengths = values.mask.sum(-1, keepdim=True).clamp_min(1)
+        if objective.ratio == "sequence":
+            mean = (log_ratio * values.mask).sum(-1, keepdim=True) / lengths
+            ratio = mean.exp().expand_as(log_ratio)
+        else:
+            ratio = log_ratio.exp()
+        if objective.surrogate == "cispo":
+            each = -values.advantages * ratio.detach().clamp(1 - low, 1 + high) * values.logprobs
+        else:
+            each = clipped_objective(ratio, values.advantages, low, high)
+            if objective.dual_clip is not None:
+                bound = -values.advantages * objective.dual_clip
+                each = torch.where(values.advantages < 0, torch.minimum(each, bound), each)
+        kl = torch.zeros_like(log_ratio)
+        if objective.kl_coef:
+            kl = kl_estimate(objective.kl_estimator, values.logprobs, values.reference_logprobs)
+        each = each + objective.kl_coef * kl
+        if objective.entropy_coef:
+            each = each - objective.entropy_coef * values.entropy
+        weight = values.mask / tokens if objective.reduction == "token" else values.mask / (lengths * sequences)
+        total = (each * weight).sum()
         with torch.no_grad():
-            outside = (ratio < 1 - clip_low) & (values.advantages < 0) | (ratio > 1 + clip_high) & (
-                values.advantages > 0
-            )
+            above, below = ratio > 1 + high, ratio < 1 - low
+            gains = values.advantages > 0
+            cut = above | below if objective.surrogate == "cispo" else above & gains | below & (values.advantages < 0)
             sums = {
                 "loss": total.detach() * tokens,
                 "kl": (kl * values.mask).sum(),
-                "entropy": (values.entropy * values.mask).sum(),
-                "clipped": (outside * values.mask).sum(),
+                "entropy": (values.entropy * values.mask).sum().detach(),
+                "clipped": (cut * values.mask).sum(),
                 "prob_error": (log_ratio.abs().exp() * values.mask).sum(),
                 "tokens": values.mask.sum(),
             }

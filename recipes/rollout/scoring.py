@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from recipes.engines.base import Completion, TokenSequence
-from recipes.rl.advantages import group_advantages, informative
+from recipes.rl.advantages import group_advantages, informative, leave_one_out_advantages, whiten_over_tokens
 from recipes.rollout.prompts import Prompt
 from recipes.runtime.config import RewardConfig
 from reward_server.client import Length, RewardClient, Score, ScoreItem
@@ -149,15 +149,25 @@ def reward_table(groups: Sequence[Sequence[Trajectory]]) -> tuple[torch.Tensor, 
 
 
 def training_sequences(
-    groups: Sequence[Sequence[Trajectory]], *, normalize: bool
+    groups: Sequence[Sequence[Trajectory]], *, estimator: str
 ) -> tuple[list[list[TokenSequence]], list[bool]]:
     """What there is to learn from: the valid responses of groups whose rewards differ, with their advantages.
+
+    Args:
+        groups: a prompt's responses each.
+        estimator: of the advantages: grpo, dr_grpo, rloo or reinforce_pp.
 
     Returns:
         one list a group (empty where it teaches nothing), and which groups teach.
     """
     rewards, valid = reward_table(groups)
-    advantages = group_advantages(rewards, valid, normalize=normalize)
+    if estimator == "rloo":
+        advantages = leave_one_out_advantages(rewards, valid)
+    else:
+        advantages = group_advantages(rewards, valid, normalize=estimator == "grpo")
+    if estimator == "reinforce_pp":
+        lengths = torch.tensor([[len(t.completion.ids) for t in group] for group in groups])
+        advantages = whiten_over_tokens(advantages, valid, lengths)
     teaches = informative(rewards, valid).tolist()
     chosen = [
         [

@@ -79,19 +79,32 @@ class OptimizerConfig:
 
 @dataclass
 class AlgorithmConfig:
-    """GRPO (Shao et al. 2024, arXiv 2402.03300).
+    """A policy update; the formulas are in `recipes.rl`.
 
     Attributes:
+        advantage: grpo (a group's rewards less their mean, over their standard deviation), dr_grpo (not divided), rloo
+            (less the mean of the others), reinforce_pp (dr_grpo's, whitened over all tokens of the step).
+        surrogate: clip, or cispo, whose clipped ratio only weighs the log-probability.
+        ratio: of each token, or of the whole sequence (GSPO).
         clip_low, clip_high: the probability ratio is clipped to [1 - clip_low, 1 + clip_high].
-        kl_coef: weight of the k3 estimate of KL to the reference policy; 0 runs no reference pass.
-        normalize: divide a group's centred rewards by their standard deviation (GRPO) or not (Dr. GRPO).
+        dual_clip: bound on the loss of a bad response, as a multiple of its advantage, above 1; null leaves it open.
+        kl_coef: weight of KL to the reference policy; 0 runs no reference pass.
+        kl_estimator: k1, k2 or k3.
+        entropy_coef: weight of the entropy bonus.
+        reduction: mean over tokens (DAPO), or over responses of the means over their tokens (GRPO's paper, GSPO).
         updates: optimizer steps a rollout; its groups are dealt out among them.
     """
 
+    advantage: str = "grpo"
+    surrogate: str = "clip"
+    ratio: str = "token"
     clip_low: float = 0.2
     clip_high: float = 0.2
+    dual_clip: float | None = None
     kl_coef: float = 0.001
-    normalize: bool = True
+    kl_estimator: str = "k3"
+    entropy_coef: float = 0.0
+    reduction: str = "token"
     updates: int = 1
 
 
@@ -262,6 +275,20 @@ def validate(config: Config) -> None:
         ConfigError: naming the keys and the fix.
     """
     _one_of("engine", config.engine, ("megatron",))
+    algorithm = config.algorithm
+    _one_of("algorithm.advantage", algorithm.advantage, ("grpo", "dr_grpo", "rloo", "reinforce_pp"))
+    _one_of("algorithm.surrogate", algorithm.surrogate, ("clip", "cispo"))
+    _one_of("algorithm.ratio", algorithm.ratio, ("token", "sequence"))
+    _one_of("algorithm.kl_estimator", algorithm.kl_estimator, ("k1", "k2", "k3"))
+    _one_of("algorithm.reduction", algorithm.reduction, ("token", "sequence"))
+    _require(
+        algorithm.surrogate == "clip" or (algorithm.ratio == "token" and algorithm.dual_clip is None),
+        "algorithm.surrogate=cispo weighs tokens: set algorithm.ratio=token and algorithm.dual_clip=null",
+    )
+    _require(
+        algorithm.dual_clip is None or algorithm.dual_clip > 1,
+        f"algorithm.dual_clip={algorithm.dual_clip}: expected above 1, such as 3",
+    )
     _one_of("model.precision", config.model.precision, ("float32", "bfloat16"))
     _one_of("model.fp8", config.model.fp8, ("none", "delayed", "tensorwise", "blockwise"))
     _one_of("model.transformer", config.model.transformer, ("auto", "local", "te"))

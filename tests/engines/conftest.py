@@ -18,6 +18,7 @@ from conversion import hf_to_megatron
 from tests.conftest import finish, start
 from tests.conversion.models import VOCABULARY, save_folder
 from tests.engines import reference
+from tests.engines.constants import OBJECTIVES
 
 LAYOUTS = {
     "tp1": ["parallel.tensor=1"],
@@ -143,6 +144,7 @@ class World:
             "train qwen3": self.train_task(KL, model="qwen3-untied"),
             "generate": self.generate_task(),
         }
+        tasks |= {name: self.train_task(KL, SMALL, objective=name) for name in OBJECTIVES if name != "grpo"}
         if launch == "tp2":
             tasks["train sequence parallel"] = self.train_task(KL, SEQUENCE, SMALL)
             tasks["train qwen3 sequence parallel"] = self.train_task(KL, SEQUENCE, model="qwen3-untied")
@@ -219,13 +221,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture(scope="session")
-def expected_training(world: World) -> Callable[[str, float], list[dict[str, float]]]:
+def expected_training(world: World) -> Callable[..., list[dict[str, float]]]:
     """Four steps of the plain implementation."""
 
     @cache
-    def run(model: str, kl_coef: float) -> list[dict[str, float]]:
+    def run(model: str, kl_coef: float, objective: str = "grpo") -> list[dict[str, float]]:
         torch.manual_seed(0)
-        batches = world.batches(model)
-        return reference.train(world.hf(model), batches, kl_coef=kl_coef, weight_decay=WEIGHT_DECAY)
+        batches, differs = world.batches(model), OBJECTIVES[objective]
+        return reference.train(world.hf(model), batches, kl_coef=kl_coef, weight_decay=WEIGHT_DECAY, **differs)
 
     return run

@@ -33,7 +33,16 @@ def response_logprobs(model: Any, batch: dict[str, Any]) -> list[list[float]]:
 
 
 def train(
-    folder: Path, batches: list[dict[str, Any]], *, kl_coef: float, weight_decay: float
+    folder: Path,
+    batches: list[dict[str, Any]],
+    *,
+    kl_coef: float,
+    weight_decay: float,
+    surrogate: str = "clip",
+    ratio: str = "token",
+    reduction: str = "token",
+    dual_clip: float | None = None,
+    entropy_coef: float = 0.0,
 ) -> list[dict[str, float]]:
     """One AdamW step a batch; the loss is written out from the papers' formulas and shares no code with ours."""
     model, frozen = load_model(folder), load_model(folder)
@@ -52,15 +61,23 @@ def train(
             logprobs, entropy = _response(model, sequence, batch["temperature"])
             with torch.no_grad():
                 reference, _ = _response(frozen, sequence, batch["temperature"])
-            ratio = (logprobs - torch.tensor(sequence["old_logprobs"])).exp()
+            change = logprobs - torch.tensor(sequence["old_logprobs"])
+            r = change.mean().exp().expand(len(change)) if ratio == "sequence" else change.exp()
             advantage = sequence["advantage"]
-            bounded = ratio.clamp(1 - CLIP_LOW, 1 + CLIP_HIGH)
-            surrogate = torch.minimum(advantage * ratio, advantage * bounded)
+            bounded = r.clamp(1 - CLIP_LOW, 1 + CLIP_HIGH)
+            if surrogate == "cispo":
+                gain = advantage * bounded.detach() * logprobs
+                clipped += int((r != bounded).sum())
+            else:
+                gain = torch.minimum(advantage * r, advantage * bounded)
+                clipped += int(((advantage * r) > (advantage * bounded)).sum())
+                if dual_clip is not None and advantage < 0:
+                    gain = gain.clamp_min(dual_clip * advantage)
             kl = (reference - logprobs).exp() - (reference - logprobs) - 1
-            total = total + (-surrogate + kl_coef * kl).sum() / count
+            each = -gain + kl_coef * kl - entropy_coef * entropy
+            total = total + (each.sum() / count if reduction == "token" else each.mean() / len(batch["sequences"]))
             kl_sum += float(kl.detach().sum())
             entropy_sum += float(entropy.detach().sum())
-            clipped += int(((advantage * ratio) > (advantage * bounded)).sum())
         optimizer.zero_grad()
         total.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

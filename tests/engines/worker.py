@@ -23,10 +23,10 @@ from megatron.core import parallel_state  # noqa: E402
 from recipes.engines.base import Sampling, TokenBatch, TokenSequence  # noqa: E402
 from recipes.engines.megatron.engine import MegatronEngine  # noqa: E402
 from recipes.engines.megatron.vocabulary import token_logprobs  # noqa: E402
-from recipes.rl.losses import grpo_loss  # noqa: E402
+from recipes.rl.losses import Objective, policy_loss  # noqa: E402
 from recipes.runtime.config import load  # noqa: E402
 from recipes.runtime.launch import init_process_group  # noqa: E402
-from tests.engines.constants import CLIP_HIGH, CLIP_LOW  # noqa: E402
+from tests.engines.constants import CLIP_HIGH, CLIP_LOW, OBJECTIVES  # noqa: E402
 
 Task = dict[str, Any]
 
@@ -44,12 +44,13 @@ def _batch(values: dict[str, Any]) -> TokenBatch:
     return TokenBatch(sequences, values["temperature"])
 
 
-def _steps(engine: MegatronEngine, batches: list[dict[str, Any]]) -> list[dict[str, float]]:
+def _steps(engine: MegatronEngine, batches: list[dict[str, Any]], name: str) -> list[dict[str, float]]:
     kl_coef = engine.config.algorithm.kl_coef
     found = []
     for values in batches:
         batch = _batch(values)
-        loss = grpo_loss(tokens=batch.response_tokens, clip_low=CLIP_LOW, clip_high=CLIP_HIGH, kl_coef=kl_coef)
+        objective = Objective(clip_low=CLIP_LOW, clip_high=CLIP_HIGH, kl_coef=kl_coef, **OBJECTIVES[name])
+        loss = policy_loss(objective, tokens=batch.response_tokens, sequences=len(batch.sequences))
         metrics = engine.train_step(batch, loss, learning_rate=values["learning_rate"], reference=kl_coef > 0)
         found.append(metrics | {"loss": metrics["loss"] / metrics["tokens"]})
     return found
@@ -62,7 +63,7 @@ def train(layout: list[str], task: Task) -> Any:
     found: dict[str, Any] = {"state": state, "before": engine.logprobs(_batch(task["probe"])), "steps": []}
     saves = {int(steps): Path(folder) for steps, folder in task.get("save", {}).items()}
     for number, values in enumerate(task["batches"], 1):
-        found["steps"] += _steps(engine, [values])
+        found["steps"] += _steps(engine, [values], task.get("objective", "grpo"))
         if number in saves:
             engine.save(saves[number], {"step": number, "text": "ä", "ratio": 0.1})
             found["logits"] = engine.logits(task["probe"]["sequences"][0]["ids"]).tolist()
@@ -120,12 +121,13 @@ def vocabulary(layout: list[str], task: Task) -> Any:
             expected = torch.log_softmax(whole / temperature, -1)
             expected_entropy = -(expected.exp() * expected).sum(-1)
             expected = expected.gather(-1, targets[..., None])[..., 0]
-            (expected * weights).sum().backward()
+            entropy_weights = torch.randn(3, 5, generator=generator)
+            (expected * weights + expected_entropy * entropy_weights).sum().backward()
             width = padded // size
             shard = logits[..., rank * width : (rank + 1) * width].clone().requires_grad_()
             given = shard.detach().clone()
             found, entropy = token_logprobs(shard, targets, temperature=temperature, valid=valid, group=group)
-            (found * weights).sum().backward()
+            (found * weights + entropy * entropy_weights).sum().backward()
             assert whole.grad is not None
             assert shard.grad is not None
             gradient = torch.zeros_like(logits)
@@ -135,7 +137,6 @@ def vocabulary(layout: list[str], task: Task) -> Any:
                 "entropy": (entropy - expected_entropy).abs().max(),
                 "gradient": (shard.grad - gradient[..., rank * width : (rank + 1) * width]).abs().max(),
                 "input": (shard.detach() - given).abs().max(),
-                "entropy has gradient": torch.tensor(float(entropy.requires_grad)),
             }
             for name, value in differences.items():
                 worst[name] = max(worst.get(name, 0.0), float(value.detach()))

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from recipes.rl.advantages import group_advantages, informative
+from recipes.rl.advantages import group_advantages, informative, leave_one_out_advantages, whiten_over_tokens
 
 ALL = [True, True, True, True]
 
@@ -99,3 +99,26 @@ def test_informative_groups() -> None:
     table = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 1.0], [1.0, 1.0, 9.0], [1.0, 9.0, 9.0], [0.0, 0.0, 0.0]])
     mask = torch.tensor([[True] * 3, [True] * 3, [True, True, False], [True, False, False], [False] * 3])
     assert informative(table, mask).tolist() == [True, False, False, False, False]
+
+
+def test_leave_one_out_by_hand() -> None:
+    table, valid = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[True, True, True]])
+    # Baselines 2.5, 2 and 1.5.
+    assert leave_one_out_advantages(table, valid).tolist() == [[-1.5, 0.0, 1.5]]
+    gap = leave_one_out_advantages(torch.tensor([[1.0, 999.0, 3.0]]), torch.tensor([[True, False, True]]))
+    assert gap.tolist() == [[-2.0, 0.0, 2.0]]  # baselines 3 and 1
+    alone = leave_one_out_advantages(torch.tensor([[5.0, 1.0]]), torch.tensor([[True, False]]))
+    assert alone.tolist() == [[0.0, 0.0]]
+
+
+def test_whitened_advantages_have_mean_0_and_variance_1_over_tokens() -> None:
+    generator = torch.Generator().manual_seed(1)
+    advantages = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    lengths = torch.randint(1, 50, (5, 4), generator=generator)
+    valid = torch.rand(5, 4, generator=generator) > 0.2
+    white = whiten_over_tokens(advantages, valid, lengths)
+    weight = (lengths * valid).double()
+    assert float((white * weight).sum()) == pytest.approx(0, abs=1e-9)
+    assert float((white.square() * weight).sum() / weight.sum()) == pytest.approx(1)
+    assert (white[~valid] == 0).all()
+    assert (whiten_over_tokens(torch.ones(2, 2), torch.ones(2, 2, dtype=torch.bool), torch.ones(2, 2)) == 0).all()

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from recipes.rl.losses import TokenValues, clipped_objective, grpo_loss, kl_k3, supervised_loss
+from recipes.rl.losses import (
+    Loss,
+    Objective,
+    TokenValues,
+    clipped_objective,
+    kl_estimate,
+    kl_k3,
+    policy_loss,
+    supervised_loss,
+)
+
+
+def grpo_loss(*, tokens: float, **objective: Any) -> Loss:
+    return policy_loss(Objective(**objective), tokens=tokens, sequences=1)
 
 
 def _values(
@@ -96,6 +110,83 @@ def test_gradient_on_policy_is_minus_advantage_over_tokens() -> None:
     assert sums["prob_error"].item() == pytest.approx(4)
 
 
+def _loss(objective: Objective, logprobs: Tensor, *, sequences: float = 1, **values: Tensor) -> Tensor:
+    tokens = float(values.get("mask", torch.ones_like(logprobs)).sum())
+    return policy_loss(objective, tokens=tokens, sequences=sequences)(_values(logprobs, **values))[0]
+
+
+def test_sequence_ratio_is_the_geometric_mean() -> None:
+    """GSPO: ratios 2 and 1/4 have the geometric mean sqrt(1/2); A = 1 and -1 by row."""
+    old = torch.zeros(2, 2)
+    logprobs = torch.tensor([[2.0, 0.25], [2.0, 0.25]]).log().requires_grad_()
+    advantages = torch.tensor([[1.0, 1.0], [-1.0, -1.0]])
+    objective = Objective(ratio="sequence", clip_low=0.5, clip_high=0.5, reduction="sequence")
+    total = _loss(objective, logprobs, advantages=advantages, old=old, sequences=2)
+    # (-.70711 + .70711) / 2 = 0; each row's gradient is -A r / (2 rows * 2 tokens) a token.
+    assert total.item() == pytest.approx(0, abs=1e-6)
+    total.backward()
+    share = math.sqrt(0.5) / 4
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == [pytest.approx([-share, -share]), pytest.approx([share, share])]
+    # Clipped at 1 - .2 the bad response is left alone as a whole, the good one still pushed.
+    narrow = Objective(ratio="sequence", clip_low=0.2, clip_high=0.2, reduction="sequence")
+    logprobs.grad = None
+    _loss(narrow, logprobs, advantages=advantages, old=old, sequences=2).backward()
+    assert logprobs.grad.tolist() == [pytest.approx([-share, -share]), [0.0, 0.0]]
+
+
+def test_cispo_keeps_every_tokens_gradient() -> None:
+    """Ratios 4 and 1/4 clipped to 1.25 and .75 weigh the log-probabilities: gradient -A w / 2 a token."""
+    logprobs = torch.tensor([[4.0, 0.25]]).log().requires_grad_()
+    advantages = torch.tensor([[2.0, 2.0]])
+    objective = Objective(surrogate="cispo", clip_low=0.25, clip_high=0.25)
+    total = _loss(objective, logprobs, advantages=advantages, old=torch.zeros(1, 2))
+    assert total.item() == pytest.approx(-(2 * 1.25 * math.log(4) + 2 * 0.75 * math.log(0.25)) / 2, rel=1e-6)
+    total.backward()
+    assert logprobs.grad is not None
+    assert logprobs.grad[0].tolist() == pytest.approx([-1.25, -0.75])
+
+
+def test_dual_clip_bounds_what_a_bad_token_can_cost() -> None:
+    """Ratio 10 with A = -1 costs 10 without a bound and 3 with one, and then pushes no more; A = 1 is not touched."""
+    logprobs = torch.tensor([[10.0, 10.0]]).log().requires_grad_()
+    advantages = torch.tensor([[-1.0, 1.0]])
+    free = _loss(Objective(), logprobs, advantages=advantages, old=torch.zeros(1, 2))
+    assert free.item() == pytest.approx((10 - 1.2) / 2)
+    bounded = _loss(Objective(dual_clip=3.0), logprobs, advantages=advantages, old=torch.zeros(1, 2))
+    assert bounded.item() == pytest.approx((3 - 1.2) / 2)
+    bounded.backward()
+    assert logprobs.grad is not None
+    assert logprobs.grad[0].tolist() == [0.0, 0.0]
+
+
+def test_kl_estimates_by_hand() -> None:
+    # x = ln 2: k1 = -.693147, k2 = .240227, k3 = 2 - 1 - .693147 = .306853
+    logprobs, reference = torch.tensor([-1.0]), torch.tensor([-1.0 + math.log(2)])
+    found = {name: float(kl_estimate(name, logprobs, reference)) for name in ("k1", "k2", "k3")}
+    assert found == pytest.approx({"k1": -0.693147, "k2": 0.240227, "k3": 0.306853}, abs=1e-6)
+
+
+def test_reductions_weigh_long_and_short_responses() -> None:
+    """Two responses of 3 and 1 tokens, A = 1 and -1 on policy: by token (-3 + 1) / 4, by response (-1 + 1) / 2."""
+    logprobs = torch.full((2, 3), -1.0)
+    mask = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
+    advantages = torch.tensor([[1.0] * 3, [-1.0] * 3])
+    by_token = _loss(Objective(), logprobs, mask=mask, advantages=advantages)
+    assert by_token.item() == pytest.approx(-0.5)
+    by_response = _loss(Objective(reduction="sequence"), logprobs, mask=mask, advantages=advantages, sequences=2)
+    assert by_response.item() == pytest.approx(0.0)
+
+
+def test_entropy_bonus_pays_for_entropy() -> None:
+    entropy = torch.tensor([[1.0, 3.0]], requires_grad=True)
+    total = _loss(Objective(entropy_coef=0.1), torch.full((1, 2), -1.0), entropy=entropy)
+    assert total.item() == pytest.approx(-0.1 * 2.0)
+    total.backward()
+    assert entropy.grad is not None
+    assert entropy.grad[0].tolist() == pytest.approx([-0.05, -0.05])
+
+
 def test_grpo_loss_by_hand_with_clipping_and_kl() -> None:
     # Ratios e^(lp - old): e^(-1 + 1) = 1, 2 and .5; A = 1, 1, -1; clip .2: -1, -min(2, 1.2) = -1.2, max(.5, .8) = .8.
     logprobs = torch.tensor([[-1.0, -1.0, -1.0]], requires_grad=True)
@@ -130,16 +221,25 @@ def _random_values(rows: int, width: int) -> TokenValues:
 
 
 @pytest.mark.parametrize("sizes", [[8], [1] * 8, [3, 5], [2, 2, 2, 2], [7, 1]])
-@pytest.mark.parametrize("kind", ["grpo", "grpo with KL", "supervised"])
-def test_any_division_into_micro_batches_adds_up(sizes: list[int], kind: str) -> None:
+@pytest.mark.parametrize(
+    "objective",
+    [
+        None,
+        Objective(),
+        Objective(clip_high=0.28, kl_coef=0.3, dual_clip=3.0, entropy_coef=0.1),
+        Objective(ratio="sequence", reduction="sequence", kl_coef=0.2, kl_estimator="k2"),
+        Objective(surrogate="cispo", reduction="sequence"),
+    ],
+    ids=["supervised", "grpo", "dapo", "gspo", "cispo"],
+)
+def test_any_division_into_micro_batches_adds_up(sizes: list[int], objective: Objective | None) -> None:
     """A mean within each micro-batch would weigh tokens by how the batch happened to be divided."""
     whole = _random_values(8, 6)
     tokens = float(whole.mask.sum())
-    coefficient = 0.3 if kind == "grpo with KL" else 0.0
     loss = (
         supervised_loss(tokens=tokens)
-        if kind == "supervised"
-        else grpo_loss(tokens=tokens, clip_low=0.2, clip_high=0.28, kl_coef=coefficient)
+        if objective is None
+        else policy_loss(objective, tokens=tokens, sequences=float((whole.mask.sum(-1) > 0).sum()))
     )
 
     def run(parts: list[slice]) -> tuple[Tensor, Tensor, dict[str, float]]:

@@ -25,7 +25,7 @@ def test_null_rewards_leave_the_loss_and_the_group() -> None:
         trajectory(ONE, None, status="timeout", tokens=4),
         trajectory(ONE, 0.0, tokens=1),
     ]
-    [sequences], teaches = training_sequences([group], normalize=True)
+    [sequences], teaches = training_sequences([group], estimator="grpo")
     assert teaches == [True]
     assert [s.response_length for s in sequences] == [2, 1]
     # Mean of 1 and 0 is .5; the unbiased standard deviation sqrt((.25 + .25) / 1) = .70711; .5 / .70711 = .70711.
@@ -34,12 +34,29 @@ def test_null_rewards_leave_the_loss_and_the_group() -> None:
 
 def test_sequences_carry_prompt_response_and_the_samplers_logprobs() -> None:
     group = [trajectory(TWO, 1.0, tokens=2), trajectory(TWO, 3.0, tokens=3)]
-    [[first, second]], _ = training_sequences([group], normalize=False)
+    [[first, second]], _ = training_sequences([group], estimator="dr_grpo")
     assert first.ids == (1, 2, 3, 10, 11)
     assert first.prompt_length == 3
     assert first.old_logprobs == (-0.1, -0.2)
     assert (first.advantage, second.advantage) == (-1.0, 1.0)
     assert (first.response_length, second.response_length) == (2, 3)
+
+
+def test_every_estimator_by_hand() -> None:
+    """Rewards 1, 0, 0, 0 with 2, 1, 1, 1 tokens."""
+    group = [trajectory(ONE, 1.0, tokens=2), *(trajectory(ONE, 0.0, tokens=1) for _ in range(3))]
+
+    def advantages(estimator: str) -> list[float]:
+        [sequences], _ = training_sequences([group], estimator=estimator)
+        return [s.advantage for s in sequences]
+
+    assert advantages("dr_grpo") == [0.75, -0.25, -0.25, -0.25]
+    assert advantages("grpo") == pytest.approx([1.5, -0.5, -0.5, -0.5], rel=1e-5)
+    # The others' means: 0 for the first, 1/3 for the rest.
+    assert advantages("rloo") == pytest.approx([1.0, -1 / 3, -1 / 3, -1 / 3])
+    # Over five tokens: mean (2 * .75 - 3 * .25) / 5 = .15; deviations .6, -.4; variance (2 * .36 + 3 * .16) / 5 = .24.
+    root = math.sqrt(0.24)
+    assert advantages("reinforce_pp") == pytest.approx([0.6 / root, -0.4 / root, -0.4 / root, -0.4 / root])
 
 
 def test_groups_that_teach_nothing_are_empty() -> None:
@@ -49,7 +66,7 @@ def test_groups_that_teach_nothing_are_empty() -> None:
         [trajectory(TWO, 1.0), trajectory(TWO, 0.0)],
         [trajectory(THREE, 1.0), trajectory(THREE, None, status="verifier_error")],
     ]
-    sequences, teaches = training_sequences(groups, normalize=True)
+    sequences, teaches = training_sequences(groups, estimator="grpo")
     assert [len(s) for s in sequences] == [0, 2, 0]
     assert teaches == [False, True, False]
 

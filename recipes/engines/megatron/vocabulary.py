@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class _TokenLogProbs(torch.autograd.Function):
-    """log softmax(logits / T)[target] with gradient, and the entropy of softmax(logits / T) without."""
+    """log softmax(logits / T)[target] and the entropy of softmax(logits / T), both with gradient."""
 
     @staticmethod
     def forward(
@@ -36,19 +36,29 @@ class _TokenLogProbs(torch.autograd.Function):
         total, target, spread = sums
         log_total = total.log()
         probabilities = weights.div_(total[..., None])
-        ctx.save_for_backward(probabilities, local, here)
-        ctx.temperature, ctx.dtype = temperature, logits.dtype
         entropy = log_total - spread / total
-        ctx.mark_non_differentiable(entropy)
+        ctx.save_for_backward(probabilities, local, here, entropy)
+        ctx.temperature, ctx.dtype = temperature, logits.dtype
+        # A loss without an entropy bonus sends no gradient that way, and should not pay for zeros.
+        ctx.set_materialize_grads(False)
         return target - log_total, entropy
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, None]:
-        probabilities, local, here = ctx.saved_tensors
-        # d logprob / d logit = (onehot - p) / T
-        scale = (grad / ctx.temperature)[..., None]
-        gradient = probabilities * -scale
-        gradient.scatter_add_(-1, local[..., None], torch.where(here[..., None], scale, torch.zeros_like(scale)))
+    def backward(
+        ctx: Any, grad: Tensor | None, grad_entropy: Tensor | None
+    ) -> tuple[Tensor | None, None, None, None, None]:
+        probabilities, local, here, entropy = ctx.saved_tensors
+        gradient = torch.zeros_like(probabilities)
+        if grad is not None:
+            # d logprob / d logit = (onehot - p) / T
+            scale = (grad / ctx.temperature)[..., None]
+            gradient = probabilities * -scale
+            gradient.scatter_add_(-1, local[..., None], torch.where(here[..., None], scale, torch.zeros_like(scale)))
+        if grad_entropy is not None:
+            # d entropy / d logit = -p (log p + entropy) / T
+            scale = (grad_entropy / ctx.temperature)[..., None]
+            logs = probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+            gradient -= scale * probabilities * (logs + entropy[..., None])
         return gradient.to(ctx.dtype), None, None, None, None
 
 
@@ -65,6 +75,6 @@ def token_logprobs(
         group: the tensor parallel group.
 
     Returns:
-        log-probabilities (differentiable) and entropies (not), both [...] in float32.
+        log-probabilities and entropies, both differentiable, [...] in float32.
     """
     return _TokenLogProbs.apply(logits, targets, temperature, valid, group)

@@ -63,8 +63,10 @@ def test_other_objectives_are_the_same_at_every_layout(
     for rank in world.results(layout):
         for step, wanted in zip(rank[objective]["steps"], expected, strict=False):
             assert step["clipped"] == wanted["clipped"]
-            for name in ("loss", "grad_norm", "entropy"):
-                assert step[name] == pytest.approx(wanted[name], rel=1e-5, abs=1e-6), name
+            for name in ("grad_norm", "entropy"):
+                assert step[name] == pytest.approx(wanted[name], rel=1e-5), name
+            # A difference of terms near 1, whose own rounding is what is left of it.
+            assert step["loss"] == pytest.approx(wanted["loss"], abs=1e-5)
 
 
 def test_the_batches_are_a_fair_trial(world: World, expected_training: Expected) -> None:

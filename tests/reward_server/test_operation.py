@@ -138,7 +138,9 @@ def test_slow_and_silent_clients_hold_nobody_up(server: RewardServerProcess) -> 
     assert post(server, {"preset": "gated", "items": [item(0)]}).status_code == 200
 
 
-def test_killed_scorers_lose_no_item_of_a_loaded_server(tmp_path: Path) -> None:
+@pytest.mark.parametrize("victim", ["scorer", "worker"])
+def test_killed_processes_lose_no_item_of_a_loaded_server(victim: str, tmp_path: Path) -> None:
+    """A scoring process dies behind its HTTP worker's back; an HTTP worker takes its connections with it."""
     log = tmp_path / "log"
     with RewardServerProcess(workers=2, log_path=log) as server:
         stop = threading.Event()
@@ -159,10 +161,11 @@ def test_killed_scorers_lose_no_item_of_a_loaded_server(tmp_path: Path) -> None:
             thread.start()
         for _ in range(6):
             time.sleep(0.4)
-            everyone = psutil.Process(server.pid).children(recursive=True)
-            scorers = [process for process in everyone if "reward_server.scorer" in process.cmdline()]
-            if scorers:
-                os.kill(scorers[0].pid, signal.SIGKILL)
+            workers = psutil.Process(server.pid).children()
+            scorers = [process for worker in workers for process in worker.children()]
+            victims = scorers if victim == "scorer" else [w for w in workers if w.children()]
+            if victims:
+                os.kill(victims[0].pid, signal.SIGKILL)
         stop.set()
         for thread in threads:
             thread.join(60)

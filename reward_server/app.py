@@ -213,6 +213,9 @@ class _ScoreEndpoint:
                 return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _keep(self, identity: tuple[bytes, int], answer: Answer) -> None:
+        # The same request may have run twice at the same time.
+        if (before := self._kept.pop(identity, None)) is not None:
+            self._kept_bytes -= len(before.body)
         self._kept[identity] = answer
         self._kept_bytes += len(answer.body)
         while len(self._kept) > _KEPT_ANSWERS or self._kept_bytes > _KEPT_BYTES:

@@ -25,7 +25,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from reward_server.schema import RequestError
+from reward_server.schema import MAX_BATCH_ITEMS, RequestError
 from reward_server.scorer import LENGTHS, NO_ITEM, PROGRESS
 
 logger = logging.getLogger(__name__)
@@ -215,7 +215,7 @@ class ScorerPool:
             if job.crashes[index] > 1:
                 job.given[index] = "verifier_error"
         if job.kills >= _KILLS_PER_JOB:
-            job.given.update(dict.fromkeys(range(index, _MOST_ITEMS), "timeout"))
+            job.given.update(dict.fromkeys(range(index, MAX_BATCH_ITEMS), "timeout"))
 
     async def _serve(self, scorer: _Scorer) -> str:
         """Feeds a process until it has to be replaced; returns why."""
@@ -242,9 +242,6 @@ class ScorerPool:
                 continue
             self._work.clear()
             await self._work.wait()
-
-
-_MOST_ITEMS = 512
 
 
 class _Scorer:

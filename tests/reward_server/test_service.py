@@ -213,6 +213,30 @@ def test_a_fault_in_a_verifier_is_null_never_zero(capfd: pytest.CaptureFixture[s
     assert "SECRET" not in log
 
 
+def test_a_full_queue_answers_429_with_a_time_to_come_back() -> None:
+    crowded = Settings(verifiers="tests.reward_server.faulty:VERIFIERS", queue_limit=1, item_limit_s=1.0)
+    body = {"preset": "gated", "items": [item(response="<think>t</think><answer>RUN AWAY</answer>")]}
+    with serving(crowded) as url, RewardClient(url) as client:
+        client.wait_ready(20)
+        answers: list[httpx.Response] = []
+        first = threading.Thread(
+            target=lambda: answers.append(httpx.post(f"{url}/v1/score", json=body, trust_env=False, timeout=20))
+        )
+        first.start()
+        time.sleep(0.3)
+        refused = httpx.post(f"{url}/v1/score", json=body, trust_env=False, timeout=20)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
+        first.join()
+    assert answers[0].json()["results"][0]["status"] == "timeout"
+
+
+def test_an_empty_token_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("\n")
+    arguments = command("--port", 0, "--token-file", tmp_path / "token")
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, "token is empty" in done.stderr) == (2, True)
+
+
 def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "reward_server", *map(str, arguments)]
 
@@ -230,7 +254,15 @@ def test_a_port_in_use_is_one_clear_line_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--port", "70000"), ("--workers", "0"), ("--port-file", "/no/such/folder/port", "--port", 0)]
+    "arguments",
+    [
+        ("--port", "70000"),
+        ("--workers", "0"),
+        ("--port-file", "/no/such/folder/port", "--port", 0),
+        ("--token-file", "/no/such/token", "--port", 0),
+        ("--judge-url", "http://127.0.0.1:9/v1"),
+        ("--queue-limit", "0"),
+    ],
 )
 def test_wrong_arguments_exit_with_2(arguments: tuple[object, ...]) -> None:
     done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=20)

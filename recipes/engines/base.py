@@ -56,15 +56,17 @@ class TokenSequence:
 
     Attributes:
         ids: prompt, then response.
-        prompt_length: tokens of `ids` that belong to the prompt.
-        advantage: of the response.
-        old_logprobs: of the response's tokens under the policy that sampled them; empty means none are known.
+        prompt_length: tokens of `ids` that belong to the prompt, at least 1.
+        advantages: of each response token; empty for zeros.
+        old_logprobs: of each response token under the policy before the update; empty where nothing compares with it.
+        weights: of each response token in the policy gradient, constants that correct for the sampler; empty for ones.
     """
 
     ids: tuple[int, ...]
     prompt_length: int
-    advantage: float = 0.0
+    advantages: tuple[float, ...] = ()
     old_logprobs: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()
 
     @property
     def response_length(self) -> int:

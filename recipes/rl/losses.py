@@ -1,8 +1,7 @@
 """Losses on token log-probabilities, as sums over global denominators.
 
 Every function takes what one micro-batch holds and divides by a count over the whole batch, so that micro-batches and
-data parallel ranks add up to the same gradient however the batch is divided. Left out: value losses, and weights that
-correct for a sampler that computes other probabilities than the trainer.
+data parallel ranks add up to the same gradient however the batch is divided. Left out: value losses.
 """
 
 from __future__ import annotations
@@ -27,7 +26,8 @@ class TokenValues:
         entropy: of the current policy's distribution, in nats, with gradient.
         mask: 1 where the token belongs to a response that counts, else 0.
         advantages: of the token's response.
-        old_logprobs: of the policy that sampled it.
+        old_logprobs: of the policy before the update.
+        weights: of the token in the policy gradient, constants; 1 where nothing is corrected.
         reference_logprobs: of the reference policy; zeros where there is none.
     """
 
@@ -36,6 +36,7 @@ class TokenValues:
     mask: Tensor
     advantages: Tensor
     old_logprobs: Tensor
+    weights: Tensor
     reference_logprobs: Tensor
 
 
@@ -129,7 +130,7 @@ def policy_loss(objective: Objective, *, tokens: float, sequences: float) -> Los
         kl = torch.zeros_like(log_ratio)
         if objective.kl_coef:
             kl = kl_estimate(objective.kl_estimator, values.logprobs, values.reference_logprobs)
-        each = each + objective.kl_coef * kl
+        each = each * values.weights + objective.kl_coef * kl
         if objective.entropy_coef:
             each = each - objective.entropy_coef * values.entropy
         weight = values.mask / tokens if objective.reduction == "token" else values.mask / (lengths * sequences)

@@ -174,7 +174,7 @@ def training_sequences(
             TokenSequence(
                 ids=t.prompt.ids + t.completion.ids,
                 prompt_length=len(t.prompt.ids),
-                advantage=float(advantages[number, copy]),
+                advantages=(float(advantages[number, copy]),) * len(t.completion.ids),
                 old_logprobs=t.completion.logprobs,
             )
             for copy, t in enumerate(group)

@@ -25,8 +25,9 @@ LAYOUTS = {
     "tp2": ["parallel.tensor=2"],
     "pp2": ["parallel.pipeline=2"],
     "dp2": ["parallel.tensor=1"],
+    "tp2 pp2": ["parallel.tensor=2", "parallel.pipeline=2"],
 }
-PROCESSES = {"tp1": 1, "tp2": 2, "pp2": 2, "dp2": 2}
+PROCESSES = {"tp1": 1, "tp2": 2, "pp2": 2, "dp2": 2, "tp2 pp2": 4}
 COMMON = [
     *("model.max_length=128", "rollout.max_new_tokens=32", "parallel.timeout_minutes=1"),
     *("optimizer.weight_decay=0.05", "parallel.micro_batch_tokens=4096"),
@@ -34,9 +35,29 @@ COMMON = [
 WEIGHT_DECAY, KL_COEF = 0.05, 0.2
 NO_KL, KL = "algorithm.kl_coef=0.0", f"algorithm.kl_coef={KL_COEF}"
 SMALL = "parallel.micro_batch_tokens=50"
+EACH_ALONE = "parallel.micro_batch_tokens=1"
+RECOMPUTE = "parallel.recompute=true"
 SHARDED = "parallel.distributed_optimizer=true"
 SEQUENCE = "parallel.sequence=true"
 MODELS = ("qwen2-tied", "qwen3-untied")
+# Layout and settings of the steps whose whole gradients are compared.
+GRADIENTS: dict[str, tuple[str, list[str]]] = {
+    "one micro-batch": ("tp1", [NO_KL]),
+    "small micro-batches": ("tp1", [NO_KL, SMALL]),
+    "a sequence a micro-batch": ("tp1", [NO_KL, EACH_ALONE]),
+    "recompute": ("tp1", [NO_KL, SMALL, RECOMPUTE]),
+    "tp2": ("tp2", [NO_KL]),
+    "tp2 sequence parallel": ("tp2", [NO_KL, SMALL, SEQUENCE]),
+    "tp2 sequence parallel recompute": ("tp2", [NO_KL, SMALL, SEQUENCE, RECOMPUTE]),
+    "pp2": ("pp2", [NO_KL, SMALL]),
+    "pp2 recompute": ("pp2", [NO_KL, SMALL, RECOMPUTE]),
+    "dp2": ("dp2", [NO_KL]),
+    "dp2 small micro-batches": ("dp2", [NO_KL, SMALL]),
+    "tp2 pp2": ("tp2 pp2", [NO_KL, SMALL]),
+    "tp2 pp2 sequence parallel": ("tp2 pp2", [NO_KL, EACH_ALONE, SEQUENCE]),
+    "one micro-batch KL": ("tp1", [KL]),
+    "tp2 pp2 sequence parallel KL": ("tp2 pp2", [KL, SMALL, SEQUENCE]),
+}
 PROMPT_LENGTHS, LIMIT = (3, 17, 1, 9, 30), 24
 
 Results = dict[str, Any]
@@ -59,15 +80,21 @@ class World:
 
     @cache  # noqa: B019
     def batches(self, model: str) -> list[Results]:
-        """Four batches of uneven sequences with ratios on both sides of the clip range; the last has one sequence."""
+        """Four batches of uneven sequences with ratios on both sides of the clip range; the last has one sequence.
+
+        In the first ones four and two sequences share a prompt, and one of them is a single token.
+        """
         rng, policy, found = random.Random(1), reference.load_model(self.hf(model)), []
-        shapes = [(3, 30), (1, 1), (12, 40), (5, 2), (20, 17), (2, 9), (7, 25)]
+        prompts: dict[int, list[int]] = {}
+        shapes = [(12, 30), (12, 1), (12, 40), (5, 2), (5, 17), (2, 9), (12, 25)]
         advantages = [1.5, 0.8, -0.6, 1.1, 0.3, -1.2, 2.0]
         for number, count in enumerate((7, 6, 5, 1)):
             sequences = []
             for (prompt, response), advantage in zip(shapes[number : number + count], advantages, strict=False):
-                ids = [rng.randrange(VOCABULARY) for _ in range(prompt + response)]
-                sequences.append({"ids": ids, "prompt_length": prompt, "advantage": advantage, "old_logprobs": []})
+                shared = prompts.setdefault(prompt, [rng.randrange(VOCABULARY) for _ in range(prompt)])
+                ids = shared + [rng.randrange(VOCABULARY) for _ in range(response)]
+                weights = [rng.choice((0.5, 1.0, 2.0)) for _ in range(response)]
+                sequences.append({"ids": ids, "prompt_length": prompt, "advantage": advantage, "weights": weights})
             batch = {"sequences": sequences, "temperature": 0.8, "learning_rate": 1e-3 * (number + 1)}
             for sequence, logprobs in zip(sequences, reference.response_logprobs(policy, batch), strict=True):
                 sequence["old_logprobs"] = [value + rng.gauss(0, 0.2) for value in logprobs]
@@ -131,12 +158,34 @@ class World:
     def _resuming(self, name: str, *overrides: str) -> Results:
         return self.train_task(*overrides, first=2, load=str(self.saved(name)))
 
+    def gradient_folder(self, name: str) -> Path:
+        """Where a launch saves the gradient of `GRADIENTS[name]`."""
+        return self.root / "gradients" / name.replace(" ", "-")
+
+    def _gradient_tasks(self, layout: str) -> dict[str, Results]:
+        (self.root / "gradients").mkdir(exist_ok=True)
+        return {
+            f"gradient: {name}": {
+                "kind": "gradient",
+                "model": str(self.checkpoint("qwen2-tied")),
+                "overrides": overrides,
+                # The second batch: at the first one's weights, yet its ratios are others.
+                "batch": self.batches("qwen2-tied")[1],
+                "save": str(self.gradient_folder(name)),
+            }
+            for name, (wanted, overrides) in GRADIENTS.items()
+            if wanted == layout
+        }
+
     def _tasks(self, launch: str) -> dict[str, Results]:
         if launch == "tp2 again":
             return self._tp2_again()
         if launch == "dp2 again":
             return {"resume": self._resuming("dp2", KL, SHARDED)}
+        if launch == "tp2 pp2":
+            return self._gradient_tasks(launch)
         tasks = {
+            **self._gradient_tasks(launch),
             "vocabulary": {"kind": "vocabulary", "model": ""},
             "train": self.train_task(NO_KL),
             "train in small micro-batches": self.train_task(NO_KL, SMALL),
@@ -182,6 +231,7 @@ class World:
             tasks[name] = self._failing(load=str(broken))
         tasks["no training state"] = self._failing(load=str(self.checkpoint("qwen2-tied")))
         tasks["missing model"] = self._failing(model=str(self.root / "nowhere"))
+        tasks["experts"] = self._failing(model=str(self.checkpoint("qwen3moe-untied")))
         tasks["another model"] = self._failing(load=str(self.checkpoint("qwen3-untied")))
         return tasks
 

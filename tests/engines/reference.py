@@ -43,9 +43,10 @@ def train(
     reduction: str = "token",
     dual_clip: float | None = None,
     entropy_coef: float = 0.0,
+    model: Any = None,
 ) -> list[dict[str, float]]:
     """One AdamW step a batch; the loss is written out from the papers' formulas and shares no code with ours."""
-    model, frozen = load_model(folder), load_model(folder)
+    model, frozen = model or load_model(folder), load_model(folder)
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() == 1]
     optimizer = torch.optim.AdamW(
@@ -74,7 +75,7 @@ def train(
                 if dual_clip is not None and advantage < 0:
                     gain = gain.clamp_min(dual_clip * advantage)
             kl = (reference - logprobs).exp() - (reference - logprobs) - 1
-            each = -gain + kl_coef * kl - entropy_coef * entropy
+            each = -gain * torch.tensor(sequence["weights"]) + kl_coef * kl - entropy_coef * entropy
             total = total + (each.sum() / count if reduction == "token" else each.mean() / len(batch["sequences"]))
             kl_sum += float(kl.detach().sum())
             entropy_sum += float(entropy.detach().sum())
@@ -96,6 +97,13 @@ def train(
             }
         )
     return results
+
+
+def gradient(folder: Path, batch: dict[str, Any], *, kl_coef: float) -> dict[str, Tensor]:
+    """The clipped gradient of the first step on `batch`, by parameter name."""
+    model = load_model(folder)
+    train(folder, [batch], kl_coef=kl_coef, weight_decay=0.0, model=model)
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
 @torch.no_grad()

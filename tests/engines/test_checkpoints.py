@@ -104,3 +104,10 @@ def test_a_damaged_checkpoint_is_named(task: str, said: tuple[str, ...], world: 
         assert kind == "CheckpointError", message
         for part in said:
             assert part in message
+
+
+def test_experts_are_refused_before_anything_is_built(world: World) -> None:
+    for rank in world.results("tp2 again"):
+        kind, message = rank["experts"]["error"]
+        assert kind == "ConfigError"
+        assert "model.path: a mixture of experts" in message

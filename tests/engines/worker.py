@@ -21,6 +21,7 @@ megatron_cpu.install()
 from megatron.core import parallel_state  # noqa: E402
 
 from recipes.engines.base import Sampling, TokenBatch, TokenSequence  # noqa: E402
+from recipes.engines.megatron import vocabulary as vocabulary_module  # noqa: E402
 from recipes.engines.megatron.engine import MegatronEngine  # noqa: E402
 from recipes.engines.megatron.vocabulary import token_logprobs  # noqa: E402
 from recipes.rl.losses import Objective, policy_loss  # noqa: E402
@@ -38,7 +39,13 @@ def _engine(layout: list[str], task: Task) -> MegatronEngine:
 
 def _batch(values: dict[str, Any]) -> TokenBatch:
     sequences = tuple(
-        TokenSequence(tuple(s["ids"]), s["prompt_length"], s["advantage"], tuple(s["old_logprobs"]))
+        TokenSequence(
+            tuple(s["ids"]),
+            s["prompt_length"],
+            advantages=(s["advantage"],) * len(s["old_logprobs"]),
+            old_logprobs=tuple(s["old_logprobs"]),
+            weights=tuple(s["weights"]),
+        )
         for s in values["sequences"]
     )
     return TokenBatch(sequences, values["temperature"])
@@ -74,6 +81,16 @@ def train(layout: list[str], task: Task) -> Any:
     return found
 
 
+def gradient(layout: list[str], task: Task) -> Any:
+    """Takes one step and saves its gradient in the weights' place, so that it converts to Hugging Face's names."""
+    engine = _engine(layout, task)
+    found = _steps(engine, [task["batch"]], task.get("objective", "grpo"))
+    for parameter in engine.module.parameters():
+        parameter.data.copy_(parameter.main_grad)
+    engine.save(Path(task["save"]), {})
+    return found
+
+
 def generate(layout: list[str], task: Task) -> Any:
     """Samples by each of `samplings`; also the trainer's log-probabilities of what was sampled."""
     engine = _engine(layout, task)
@@ -102,48 +119,54 @@ def start(layout: list[str], task: Task) -> Any:
 
 
 def vocabulary(layout: list[str], task: Task) -> Any:
-    """token_logprobs on this rank's shard of random logits against torch on all of them: greatest differences."""
+    """token_logprobs on this rank's part of a random output matrix against torch on all of it: worst differences."""
     config = load(["output=unused", "model.path=unused", *layout])
     if not parallel_state.model_parallel_is_initialized():
         parallel_state.initialize_model_parallel(config.parallel.tensor, config.parallel.pipeline)
     group = parallel_state.get_tensor_model_parallel_group()
     size, rank = dist.get_world_size(group), dist.get_rank(group)
-    worst: dict[str, float] = {}
+    whole_chunks, worst = vocabulary_module._CHUNK_ELEMENTS, dict[str, float]()
     for valid, padded in ((96, 96), (99, 112), (50, 112)):
-        for temperature in (1.0, 0.7, 2.0):
+        for temperature, chunk in ((1.0, whole_chunks), (0.7, 4 * padded), (2.0, 1)):
+            vocabulary_module._CHUNK_ELEMENTS = chunk
             generator = torch.Generator().manual_seed(valid)
-            logits = torch.randn(3, 5, padded, generator=generator) * 4
-            logits[0, 0, :10] += 300  # far from uniform: a sum without the peak taken off would overflow
-            targets = torch.randint(0, valid, (3, 5), generator=generator)
-            targets[0, :2] = torch.tensor([0, valid - 1])
-            weights = torch.randn(3, 5, generator=generator)
-            whole = logits[..., :valid].clone().requires_grad_()
-            expected = torch.log_softmax(whole / temperature, -1)
+
+            def draw(*shape: int, generator: torch.Generator = generator) -> torch.Tensor:
+                return torch.randn(*shape, generator=generator)
+
+            hidden, weight = draw(15, 8), draw(padded, 8) * 2
+            hidden[0] *= 50  # far from uniform: a sum without the peak taken off would overflow
+            targets = torch.randint(0, valid, (15,), generator=generator)
+            targets[:2] = torch.tensor([0, valid - 1])
+            logprob_scale, entropy_scale = draw(15), draw(15)
+            whole = [hidden.clone().requires_grad_(), weight[:valid].clone().requires_grad_()]
+            expected = torch.log_softmax(whole[0] @ whole[1].t() / temperature, -1)
             expected_entropy = -(expected.exp() * expected).sum(-1)
-            expected = expected.gather(-1, targets[..., None])[..., 0]
-            entropy_weights = torch.randn(3, 5, generator=generator)
-            (expected * weights + expected_entropy * entropy_weights).sum().backward()
+            expected = expected.gather(-1, targets[:, None])[:, 0]
+            (expected * logprob_scale + expected_entropy * entropy_scale).sum().backward()
             width = padded // size
-            shard = logits[..., rank * width : (rank + 1) * width].clone().requires_grad_()
-            given = shard.detach().clone()
-            found, entropy = token_logprobs(shard, targets, temperature=temperature, valid=valid, group=group)
-            (found * weights + entropy * entropy_weights).sum().backward()
-            assert whole.grad is not None
-            assert shard.grad is not None
-            gradient = torch.zeros_like(logits)
-            gradient[..., :valid] = whole.grad
+            rows = slice(rank * width, (rank + 1) * width)
+            own = [hidden.clone().requires_grad_(), weight[rows].clone().requires_grad_()]
+            found, entropy = token_logprobs(*own, targets, temperature=temperature, valid=valid, group=group)
+            (found * logprob_scale + entropy * entropy_scale).sum().backward()
+            assert whole[0].grad is not None and whole[1].grad is not None  # noqa: PT018
+            assert own[0].grad is not None and own[1].grad is not None  # noqa: PT018
+            dist.all_reduce(own[0].grad, group=group)
+            weight_grad = torch.zeros_like(weight)
+            weight_grad[:valid] = whole[1].grad
             differences: dict[str, torch.Tensor] = {
                 "logprob": (found - expected).abs().max(),
                 "entropy": (entropy - expected_entropy).abs().max(),
-                "gradient": (shard.grad - gradient[..., rank * width : (rank + 1) * width]).abs().max(),
-                "input": (shard.detach() - given).abs().max(),
+                "hidden gradient": (own[0].grad - whole[0].grad).abs().max() / whole[0].grad.abs().max(),
+                "weight gradient": (own[1].grad - weight_grad[rows]).abs().max() / weight_grad.abs().max(),
             }
             for name, value in differences.items():
                 worst[name] = max(worst.get(name, 0.0), float(value.detach()))
+    vocabulary_module._CHUNK_ELEMENTS = whole_chunks
     return worst
 
 
-TASKS = {"train": train, "generate": generate, "start": start, "vocabulary": vocabulary}
+TASKS = {"train": train, "gradient": gradient, "generate": generate, "start": start, "vocabulary": vocabulary}
 
 
 def main() -> None:

@@ -40,6 +40,7 @@ def _values(
         mask=torch.ones_like(zeros) if mask is None else mask,
         advantages=zeros if advantages is None else advantages,
         old_logprobs=logprobs.detach() if old is None else old,
+        weights=more.get("weights", torch.ones_like(zeros)),
         reference_logprobs=more.get("reference", zeros),
     )
 
@@ -217,7 +218,7 @@ def _random_values(rows: int, width: int) -> TokenValues:
 
     mask = (torch.rand(rows, width, generator=generator) > 0.4).double()
     mask[2] = 0  # a row without a token that counts, as a filler row of a micro-batch
-    return TokenValues(-draw().abs(), draw().abs(), mask, draw(), -draw().abs(), -draw().abs())
+    return TokenValues(-draw().abs(), draw().abs(), mask, draw(), -draw().abs(), draw().abs(), -draw().abs())
 
 
 @pytest.mark.parametrize("sizes", [[8], [1] * 8, [3, 5], [2, 2, 2, 2], [7, 1]])

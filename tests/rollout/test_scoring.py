@@ -29,7 +29,7 @@ def test_null_rewards_leave_the_loss_and_the_group() -> None:
     assert teaches == [True]
     assert [s.response_length for s in sequences] == [2, 1]
     # Mean of 1 and 0 is .5; the unbiased standard deviation sqrt((.25 + .25) / 1) = .70711; .5 / .70711 = .70711.
-    assert [s.advantage for s in sequences] == pytest.approx([math.sqrt(0.5), -math.sqrt(0.5)], rel=1e-5)
+    assert [s.advantages[0] for s in sequences] == pytest.approx([math.sqrt(0.5), -math.sqrt(0.5)], rel=1e-5)
 
 
 def test_sequences_carry_prompt_response_and_the_samplers_logprobs() -> None:
@@ -38,7 +38,7 @@ def test_sequences_carry_prompt_response_and_the_samplers_logprobs() -> None:
     assert first.ids == (1, 2, 3, 10, 11)
     assert first.prompt_length == 3
     assert first.old_logprobs == (-0.1, -0.2)
-    assert (first.advantage, second.advantage) == (-1.0, 1.0)
+    assert (first.advantages[0], second.advantages[0]) == (-1.0, 1.0)
     assert (first.response_length, second.response_length) == (2, 3)
 
 
@@ -48,7 +48,7 @@ def test_every_estimator_by_hand() -> None:
 
     def advantages(estimator: str) -> list[float]:
         [sequences], _ = training_sequences([group], estimator=estimator)
-        return [s.advantage for s in sequences]
+        return [s.advantages[0] for s in sequences]
 
     assert advantages("dr_grpo") == [0.75, -0.25, -0.25, -0.25]
     assert advantages("grpo") == pytest.approx([1.5, -0.5, -0.5, -0.5], rel=1e-5)

@@ -1,4 +1,10 @@
-"""Divides a batch over data parallel ranks and into padded micro-batches."""
+"""Divides a batch over data parallel ranks and into packed micro-batches, a group's prompt in each only once.
+
+A micro-batch is one row of tokens without padding: the prompts of its groups, then their responses, each of which
+attends to its prompt and itself, at the positions it would have behind the prompt. Sequences that share no prompt stand
+alone. What a token sees is what it would see in a row of its own, so the gradient is the same, at a fraction of the
+tokens. Left out: prompts that share only their beginning.
+"""
 
 from __future__ import annotations
 
@@ -9,89 +15,156 @@ import torch
 from torch import Tensor
 
 from recipes.engines.base import TokenSequence
+from recipes.engines.megatron.attention import Packing
 
 
 @dataclass(frozen=True)
-class MicroBatch:
-    """Right-padded sequences; position t of every field belongs to the prediction of token t + 1.
+class Share:
+    """Sequences of one prompt that go into one micro-batch; `cost` is how many tokens they take there."""
+
+    members: tuple[int, ...]
+    cost: int
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """One micro-batch: packed model inputs, and where in a table of responses each prediction belongs.
 
     Attributes:
-        indices: of the sequences in the batch, -1 for a filler row.
-        inputs, targets: [rows, length] token ids.
-        mask: [rows, length], 1 where the target is a response token.
-        advantages, old_logprobs: [rows, length].
+        indices: of the sequences in the batch, one for each row of the table.
+        inputs: [1, tokens], token ids.
+        packing: who attends to whom, and at which positions.
+        sources: [predictions], the packed token whose output predicts the response token.
+        targets: [predictions], the response tokens.
+        places: [predictions], their places in the flattened table.
+        mask: [rows, width], 1 at response tokens.
+        advantages, old_logprobs, weights: [rows, width].
     """
 
     indices: tuple[int, ...]
     inputs: Tensor
+    packing: Packing
+    sources: Tensor
     targets: Tensor
+    places: Tensor
     mask: Tensor
     advantages: Tensor
     old_logprobs: Tensor
+    weights: Tensor
+
+    def table(self, values: Tensor) -> Tensor:
+        """Values of the predictions as a [rows, width] table, 0 elsewhere."""
+        return values.new_zeros(self.mask.numel()).index_put((self.places,), values).view_as(self.mask)
 
 
-def deal(lengths: Sequence[int], ranks: int) -> list[list[int]]:
-    """Sequence numbers for each data parallel rank, by falling length in turn, so that all get like loads."""
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    return [order[rank::ranks] for rank in range(ranks)]
+def divide(sequences: Sequence[TokenSequence], *, tokens: int) -> list[Share]:
+    """Groups sequences by their prompt; a group of more than `tokens` is divided, its prompt repeated."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, sequence in enumerate(sequences):
+        groups.setdefault(sequence.ids[: sequence.prompt_length], []).append(index)
+    shares = []
+    for prompt, members in groups.items():
+        # Long ones first: those that share a micro-batch are padded to one length in attention.
+        ordered = sorted(members, key=lambda i: (-len(sequences[i].ids), i))
+        chosen: list[int] = []
+        cost = len(prompt)
+        for index in ordered:
+            # The last token of a response predicts nothing and is left out.
+            own = sequences[index].response_length - 1
+            if chosen and cost + own > tokens:
+                shares.append(Share(tuple(chosen), cost))
+                chosen, cost = [], len(prompt)
+            chosen.append(index)
+            cost += own
+        shares.append(Share(tuple(chosen), cost))
+    return shares
 
 
-def plan(lengths: Sequence[int], own: Sequence[int], *, tokens: int, uniform: bool) -> list[list[int]]:
-    """Groups a rank's sequences into micro-batches of at most `tokens` padded tokens (at least one sequence each).
+def deal(costs: Sequence[int], ranks: int) -> list[list[int]]:
+    """Share numbers for each data parallel rank: the largest first, each to the rank with the least so far."""
+    dealt: list[list[int]] = [[] for _ in range(ranks)]
+    loads = [0] * ranks
+    for index in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
+        rank = loads.index(min(loads))
+        dealt[rank].append(index)
+        loads[rank] += costs[index]
+    return dealt
 
-    With `uniform` all have as many rows and will be padded to the longest sequence, as pipeline stages that exchange
-    activations of one shape need; missing rows are -1.
+
+def fill(costs: Sequence[int], own: Sequence[int], *, tokens: int) -> list[list[int]]:
+    """Puts a rank's shares into micro-batches of at most `tokens` (a larger share is alone): first fit, largest first.
+
+    At least one micro-batch comes out, empty where the rank has no share: all ranks take part in a step.
     """
-    if not own:
-        return [[-1]]
-    ordered = sorted(own, key=lambda i: (-lengths[i], i))
-    if uniform:
-        rows = min(len(ordered), max(1, tokens // max(lengths)))
-        count = -(-len(ordered) // rows)
-        padded = [*ordered, *[-1] * (count * rows - len(ordered))]
-        return [padded[i * rows : (i + 1) * rows] for i in range(count)]
-    groups: list[list[int]] = []
-    for index in ordered:
-        # Lengths fall, so the first sequence of a group sets the padding of all.
-        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= tokens:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-    return groups
+    bins: list[list[int]] = []
+    loads: list[int] = []
+    for index in sorted(own, key=lambda i: (-costs[i], i)):
+        place = next((i for i, load in enumerate(loads) if load + costs[index] <= tokens), len(bins))
+        if place == len(bins):
+            bins.append([])
+            loads.append(0)
+        bins[place].append(index)
+        loads[place] += costs[index]
+    return bins or [[]]
 
 
-def collate(
-    sequences: Sequence[TokenSequence],
-    indices: Sequence[int],
-    *,
-    length: int | None,
-    multiple: int,
-    where: torch.device,
-) -> MicroBatch:
-    """Pads the chosen sequences on the right.
+def pack(
+    sequences: Sequence[TokenSequence], shares: Sequence[Share], *, length: int, where: torch.device
+) -> PackedBatch:
+    """One micro-batch of the given shares, filled up with tokens that nobody sees to `length`."""
+    inputs, positions = torch.zeros(length, dtype=torch.long), torch.zeros(length, dtype=torch.long)
+    roots: list[tuple[int, int]] = []
+    branches: list[tuple[int, list[tuple[int, int]]]] = []
+    indices = [index for share in shares for index in share.members]
+    width = max((sequences[i].response_length for i in indices), default=1)
+    sources, targets, places = [], [], []
+    mask, advantages, old, weights = (torch.zeros(max(1, len(indices)), width) for _ in range(4))
+    cursor, row = 0, 0
 
-    Args:
-        sequences: the whole batch.
-        indices: which of them; -1 makes an empty row.
-        length: positions to pad to; None for the longest of the chosen.
-        multiple: round the length up to a multiple of this (sequence parallelism divides it).
-    """
-    chosen = [sequences[i] if i >= 0 else None for i in indices]
-    width = length or max((len(s.ids) - 1 for s in chosen if s), default=1)
-    width = -(-width // multiple) * multiple
-    inputs, targets = (
-        torch.zeros(len(chosen), width, dtype=torch.long),
-        torch.zeros(len(chosen), width, dtype=torch.long),
-    )
-    mask, advantages, old = (torch.zeros(len(chosen), width) for _ in range(3))
-    for row, sequence in enumerate(chosen):
-        if sequence is None:
-            continue
-        ids = torch.tensor(sequence.ids)
-        count, first = len(ids) - 1, sequence.prompt_length - 1
-        inputs[row, :count], targets[row, :count] = ids[:-1], ids[1:]
-        mask[row, first:count] = 1
-        advantages[row, first:count] = sequence.advantage
-        if sequence.old_logprobs:
-            old[row, first:count] = torch.tensor(sequence.old_logprobs)
-    return MicroBatch(tuple(indices), *(t.to(where) for t in (inputs, targets, mask, advantages, old)))
+    def place(ids: tuple[int, ...], first: int) -> tuple[int, int]:
+        nonlocal cursor
+        start, cursor = cursor, cursor + len(ids)
+        inputs[start:cursor] = torch.tensor(ids)
+        positions[start:cursor] = torch.arange(first, first + len(ids))
+        return start, len(ids)
+
+    for share in shares:
+        prompt_length = sequences[share.members[0]].prompt_length
+        alone = len(share.members) == 1
+        shown = sequences[share.members[0]].ids
+        root = place(shown[:-1] if alone else shown[:prompt_length], 0)
+        roots.append(root)
+        tails = []
+        for index in share.members:
+            sequence = sequences[index]
+            count = sequence.response_length
+            if alone:
+                after_prompt = root[0] + prompt_length
+            else:
+                after_prompt, held = place(sequence.ids[prompt_length:-1], prompt_length)
+                if held:
+                    tails.append((after_prompt, held))
+            # The first token of the response is predicted by the last one of the prompt.
+            sources.append(
+                torch.cat((torch.tensor([root[0] + prompt_length - 1]), after_prompt + torch.arange(count - 1)))
+            )
+            targets.append(torch.tensor(sequence.ids[prompt_length:]))
+            places.append(row * width + torch.arange(count))
+            mask[row, :count] = 1
+            for table, values in (
+                (advantages, sequence.advantages),
+                (old, sequence.old_logprobs),
+                (weights, sequence.weights),
+            ):
+                if values:
+                    table[row, :count] = torch.tensor(values)
+            if not sequence.weights:
+                weights[row, :count] = 1
+            row += 1
+        if tails:
+            branches.append((len(roots) - 1, tails))
+    none = torch.zeros(0, dtype=torch.long)
+    packing = Packing.of(positions, roots, branches, where)
+    columns = [torch.cat(parts) if parts else none for parts in (sources, targets, places)]
+    tensors = [t.to(where) for t in (*columns, mask, advantages, old, weights)]
+    return PackedBatch(tuple(indices), inputs[None].to(where), packing, *tensors)

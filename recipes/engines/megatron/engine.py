@@ -1,7 +1,7 @@
 """PolicyEngine on megatron-core: GPTModel, its pipeline schedules, DDP and optimizer, at any TP x PP x DP.
 
 The losses come from `recipes.rl`; here is only what it takes to evaluate them on a model in pieces. Left out: virtual
-pipeline stages, context and expert parallelism, packed batches.
+pipeline stages, context and expert parallelism.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ from torch import Tensor
 from conversion.checkpoint import open_checkpoint
 from recipes.engines.base import Completion, Sampling, TokenBatch
 from recipes.engines.megatron import state
-from recipes.engines.megatron.batching import MicroBatch, collate, deal, plan
-from recipes.engines.megatron.model import build_model
+from recipes.engines.megatron.batching import PackedBatch, deal, divide, fill, pack
+from recipes.engines.megatron.model import Stage, build_model
 from recipes.engines.megatron.sampling import Sampler
 from recipes.engines.megatron.vocabulary import token_logprobs
 from recipes.rl.losses import Loss, TokenValues
 from recipes.runtime import platform
 from recipes.runtime.config import Config, validate_model
+
+# What FP8 matrix products want their token count to be divisible by.
+_FP8_MULTIPLE = 16
 
 
 def megatron_loss_scale(micro_batches: int, data_parallel: int) -> float:
@@ -88,7 +91,8 @@ class MegatronEngine:
         self.optimizer = get_megatron_optimizer(self._optimizer_config(), [self.model])
         self.module.config.finalize_model_grads_func = finalize_model_grads
         self.module.config.grad_scale_func = self.optimizer.scale_loss
-        self.sampler = Sampler(self.module, self.architecture.vocab_size, self.device)
+        self.stage = Stage(self.module, config)
+        self.sampler = Sampler(self.stage, self.architecture.vocab_size, self.device)
         self.reference = (
             [p.detach().to("cpu", copy=True) for p in self.module.parameters()] if self._needs_reference else []
         )
@@ -154,9 +158,7 @@ class MegatronEngine:
                 self._swap_reference()
         for micro, values in zip(micro_batches, results, strict=True):
             for row, index in enumerate(micro.indices):
-                if index >= 0:
-                    sequence = batch.sequences[index]
-                    own[index] = values[row, sequence.prompt_length - 1 : len(sequence.ids) - 1].tolist()
+                own[index] = values[row, : batch.sequences[index].response_length].tolist()
         gathered: list[Any] = [own]
         if self.data_size > 1:
             gathered = [None] * self.data_size
@@ -181,15 +183,16 @@ class MegatronEngine:
         self.optimizer.zero_grad()
         scale = megatron_loss_scale(len(micro_batches), self.data_size)
 
-        def loss_of(logits: Tensor, *, number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        def loss_of(states: Tensor, *, number: int) -> tuple[Tensor, dict[str, Tensor]]:
             micro = micro_batches[number]
-            logprobs, entropy = self._token_values(logits, micro, batch.temperature)
+            logprobs, entropy = self._token_values(states, micro, batch.temperature)
             values = TokenValues(
                 logprobs=logprobs,
                 entropy=entropy,
                 mask=micro.mask,
                 advantages=micro.advantages,
                 old_logprobs=micro.old_logprobs,
+                weights=micro.weights,
                 reference_logprobs=references[number] if references else torch.zeros_like(micro.mask),
             )
             total, sums = loss(values)
@@ -204,63 +207,77 @@ class MegatronEngine:
         sums = self._reduce(outputs)
         return sums | {"grad_norm": float(grad_norm or 0.0), "stepped": float(stepped and math.isfinite(sums["loss"]))}
 
-    def _divide(self, batch: TokenBatch) -> list[MicroBatch]:
-        lengths = [len(sequence.ids) - 1 for sequence in batch.sequences]
-        uniform = self.config.parallel.pipeline > 1
-        shares = deal(lengths, self.data_size)
-        groups = plan(lengths, shares[self.data_rank], tokens=self.config.parallel.micro_batch_tokens, uniform=uniform)
+    def _divide(self, batch: TokenBatch) -> list[PackedBatch]:
+        limit = self.config.parallel.micro_batch_tokens
+        shares = divide(batch.sequences, tokens=limit)
+        costs = [share.cost for share in shares]
+        bins = fill(costs, deal(costs, self.data_size)[self.data_rank], tokens=limit)
+        lengths = [max(1, sum(costs[i] for i in chosen)) for chosen in bins]
+        if self.config.parallel.pipeline > 1:
+            # Stages exchange activations of one shape.
+            lengths = [max(lengths)] * len(lengths)
         multiple = self.config.parallel.tensor if self.config.parallel.sequence else 1
-        longest = max(lengths) if uniform else None
+        if self.config.model.fp8 != "none":
+            multiple *= _FP8_MULTIPLE
         return [
-            collate(batch.sequences, group, length=longest, multiple=multiple, where=self.device) for group in groups
+            pack(
+                batch.sequences,
+                [shares[i] for i in chosen],
+                length=-(-length // multiple) * multiple,
+                where=self.device,
+            )
+            for chosen, length in zip(bins, lengths, strict=True)
         ]
 
-    def _token_values(self, logits: Tensor, micro: MicroBatch, temperature: float) -> tuple[Tensor, Tensor]:
-        return token_logprobs(
-            logits,
+    def _token_values(self, states: Tensor, micro: PackedBatch, temperature: float) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies as the micro-batch's tables, from its last hidden states."""
+        logprobs, entropy = token_logprobs(
+            self.stage.to_output(states).index_select(0, micro.sources),
+            self.stage.output_weight,
             micro.targets,
             temperature=temperature,
             valid=self.architecture.vocab_size,
             group=parallel_state.get_tensor_model_parallel_group(),
         )
+        return micro.table(logprobs), micro.table(entropy)
 
     def _run(
-        self, micro_batches: list[MicroBatch], loss_of: Any, *, forward_only: bool, collect: bool = False
+        self, micro_batches: list[PackedBatch], loss_of: Any, *, forward_only: bool, collect: bool = False
     ) -> list[Any]:
         """One pass of the schedule over this rank's micro-batches; outputs exist on the last stage alone."""
 
-        def forward_step(batches: Iterator[tuple[int, MicroBatch]], model: Any) -> tuple[Tensor, Any]:
+        def forward_step(batches: Iterator[tuple[int, PackedBatch]], _: Any) -> tuple[Tensor, Any]:
             number, micro = next(batches)
-            output = model(input_ids=micro.inputs, position_ids=None, attention_mask=None)
-            return output, partial(loss_of, number=number)
+            states = self.stage.hidden(micro.inputs, micro.packing.positions[:, None], micro.packing)
+            return states, partial(loss_of, number=number)
 
-        rows, length = micro_batches[0].inputs.shape
         return get_forward_backward_func()(
             forward_step_func=forward_step,
             data_iterator=iter(enumerate(micro_batches)),
             model=[self.model],
             num_microbatches=len(micro_batches),
-            seq_length=length,
-            micro_batch_size=rows,
+            seq_length=micro_batches[0].inputs.shape[1],
+            micro_batch_size=1,
             forward_only=forward_only,
             collect_non_loss_data=collect,
         )
 
-    def _logprob_pass(self, batch: TokenBatch, micro_batches: list[MicroBatch]) -> list[Tensor]:
-        """[rows, length] log-probabilities for every micro-batch, on every pipeline stage."""
+    def _logprob_pass(self, batch: TokenBatch, micro_batches: list[PackedBatch]) -> list[Tensor]:
+        """[rows, width] log-probabilities for every micro-batch, on every pipeline stage."""
 
-        def values_of(logits: Tensor, *, number: int, non_loss_data: bool = True) -> Tensor:
-            return self._token_values(logits, micro_batches[number], batch.temperature)[0]
+        def values_of(states: Tensor, *, number: int, non_loss_data: bool = True) -> Tensor:
+            return self._token_values(states, micro_batches[number], batch.temperature)[0]
 
         outputs = self._run(micro_batches, values_of, forward_only=True, collect=True)
         if self.config.parallel.pipeline == 1:
             return outputs
-        stacked = torch.zeros(len(micro_batches), *micro_batches[0].inputs.shape, device=self.device)
-        if parallel_state.is_pipeline_last_stage():
-            stacked.copy_(torch.stack(outputs))
+        sizes = [micro.mask.numel() for micro in micro_batches]
+        joined = torch.zeros(sum(sizes), device=self.device)
+        if self.stage.last:
+            joined.copy_(torch.cat([values.flatten() for values in outputs]))
         last = parallel_state.get_pipeline_model_parallel_last_rank()
-        dist.broadcast(stacked, last, group=parallel_state.get_pipeline_model_parallel_group())
-        return list(stacked)
+        dist.broadcast(joined, last, group=parallel_state.get_pipeline_model_parallel_group())
+        return [part.view_as(micro.mask) for part, micro in zip(joined.split(sizes), micro_batches, strict=True)]
 
     def _reduce(self, outputs: list[dict[str, Tensor]]) -> dict[str, float]:
         """Adds the losses' sums up over micro-batches and data parallel ranks, for every stage."""

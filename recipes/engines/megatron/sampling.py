@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,8 @@ from megatron.core.transformer.utils import set_model_to_sequence_parallel
 from torch import Tensor
 
 from recipes.engines.base import Completion, Sampling
-from recipes.engines.megatron.attention import CachedRotary, KVCache, SdpaAttention
+from recipes.engines.megatron.attention import KVCache, SdpaAttention
+from recipes.engines.megatron.model import Stage
 
 # Rows are dropped from the batch once fewer than this share of it is still being written.
 _COMPACT_BELOW = 0.8
@@ -63,20 +63,19 @@ def choose(logits: Tensor, temperature: float, draws: Tensor) -> tuple[Tensor, T
 class Sampler:
     """Decodes with one rank's stage and shard of a GPTModel; all model parallel ranks call it together."""
 
-    def __init__(self, model: Any, vocabulary: int, where: torch.device) -> None:
-        self.model = model
+    def __init__(self, stage: Stage, vocabulary: int, where: torch.device) -> None:
+        self.stage = stage
+        self.model = stage.model
         self.vocabulary = vocabulary
         self.device = where
-        self.rotary: CachedRotary = model.rotary_pos_emb
-        self.attentions = [module for module in model.modules() if isinstance(module, SdpaAttention)]
-        self.first = parallel_state.is_pipeline_first_stage()
-        self.last = parallel_state.is_pipeline_last_stage()
+        self.attentions = [module for module in self.model.modules() if isinstance(module, SdpaAttention)]
+        self.first, self.last = stage.first, stage.last
 
     @torch.no_grad()
     def logits(self, ids: Sequence[int]) -> Tensor | None:
         """Logits [tokens, vocabulary] in float32 of one sequence, without a cache; None on all but the last stage."""
         with self._inference():
-            hidden = self._stage(torch.tensor([list(ids)], device=self.device), len(ids))
+            hidden = self._pass(torch.tensor([list(ids)], device=self.device), self._positions(len(ids)))
             return self._logits(hidden[:, 0]) if self.last else None
 
     @contextlib.contextmanager
@@ -113,7 +112,6 @@ class Sampler:
         finally:
             for attention in self.attentions:
                 attention.cache = None
-            self.rotary.rows = None
 
     def _decode(
         self, prompts: Sequence[Sequence[int]], numbers: Sequence[int], sampling: Sampling, cache: KVCache
@@ -124,7 +122,7 @@ class Sampler:
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.tensor(prompt)
-        hidden = self._stage(ids.to(self.device), width)
+        hidden = self._pass(ids.to(self.device), self._positions(width))
         logits = (
             self._logits(hidden[lengths - 1, torch.arange(len(prompts), device=self.device)]) if self.last else None
         )
@@ -159,8 +157,7 @@ class Sampler:
                 keep = alive.nonzero()[:, 0]
                 cache.keep(keep)
                 rows, chosen = rows[keep], chosen[keep]
-            self.rotary.rows = lengths[rows] + step
-            hidden = self._stage(chosen[:, None], 1)
+            hidden = self._pass(chosen[:, None], (lengths[rows] + step)[None])
             cache.length += 1
             logits = self._logits(hidden[0]) if self.last else None
 
@@ -173,28 +170,27 @@ class Sampler:
         ]
         return [completions[i : i + copies] for i in range(0, total, copies)]
 
-    def _stage(self, ids: Tensor, length: int) -> Tensor:
-        """This stage's hidden states [length, rows, hidden], handed on to the next stage."""
+    def _positions(self, count: int) -> Tensor:
+        return torch.arange(count, device=self.device)[:, None]
+
+    def _pass(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """This stage's hidden states [tokens, rows, hidden size], handed on to the next stage."""
         group = parallel_state.get_pipeline_model_parallel_group()
-        if self.first:
-            hidden = self.model.embedding(input_ids=ids, position_ids=None)
-        else:
+        if not self.first:
             config = self.model.config
-            hidden = torch.empty(length, len(ids), config.hidden_size, dtype=config.pipeline_dtype, device=self.device)
-            dist.recv(hidden, parallel_state.get_pipeline_model_parallel_prev_rank(), group=group)
-            self.model.decoder.set_input_tensor(hidden)
-        hidden = self.model.decoder(
-            hidden_states=hidden if self.first else None, attention_mask=None, rotary_pos_emb=self.rotary(length)
-        )
+            taken = torch.empty(
+                len(positions), len(ids), config.hidden_size, dtype=config.pipeline_dtype, device=self.device
+            )
+            dist.recv(taken, parallel_state.get_pipeline_model_parallel_prev_rank(), group=group)
+            self.model.decoder.set_input_tensor(taken)
+        hidden = self.stage.hidden(ids, positions)
         if not self.last:
             dist.send(hidden.contiguous(), parallel_state.get_pipeline_model_parallel_next_rank(), group=group)
         return hidden
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Logits [rows, vocabulary] in float32 from final hidden states [rows, hidden], on all tensor ranks."""
-        shared = self.model.share_embeddings_and_output_weights
-        weight = self.model.shared_embedding_or_output_weight() if shared else None
-        logits, _ = self.model.output_layer(hidden[None], weight=weight)
+        logits, _ = self.model.output_layer(hidden[None], weight=self.stage.output_weight)
         logits = tensor_parallel.gather_from_tensor_model_parallel_region(logits)[0].float()
         return logits[:, : self.vocabulary]
 

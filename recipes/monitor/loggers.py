@@ -1,10 +1,10 @@
-"""Step metrics: ``metrics.jsonl`` for programs, TensorBoard event files for eyes.
+"""Step metrics: ``metrics.jsonl`` for programs, TensorBoard event files for eyes, trackers where asked for.
 
-``metrics.jsonl`` is the record; TensorBoard holds the same numbers again. A kill at any instant costs at most the line
-being written: each line goes out in one ``write``, and readers skip a torn last line.
+``metrics.jsonl`` is the record; TensorBoard and the trackers hold the same numbers again. A kill at any instant costs
+at most the line being written: each line goes out in one ``write``, and readers skip a torn last line.
 
 Left out: gathering over ranks (the trainer reduces its metrics first and only rank 0 makes a logger), histograms and
-texts (rollout samples have their own parquet files), and hosted trackers (they read TensorBoard files).
+texts (rollout samples have their own parquet files).
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from recipes.monitor.run_folder import RunFolderError, metrics_path, replace_file, tensorboard_dir
+from recipes.monitor.trackers import Status, Tracker, TrackerFeed
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -33,12 +34,14 @@ class MetricsLogger:
 
     Args:
         run_dir: the run's folder; made when absent.
+        trackers: started by :func:`~recipes.monitor.trackers.make_trackers`; they get every finite value, from threads
+            of their own, and are closed with the logger. One that fails is reported on stderr and dropped.
 
     Raises:
         RunFolderError: a line other than the last of an existing ``metrics.jsonl`` is damaged.
     """
 
-    def __init__(self, run_dir: Path | str) -> None:
+    def __init__(self, run_dir: Path | str, trackers: Sequence[Tracker] = ()) -> None:
         self._path = metrics_path(run_dir)
         self._events_dir = tensorboard_dir(run_dir)
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,6 +50,7 @@ class MetricsLogger:
         self._file: BinaryIO | None = None
         self._last_step: int | None = None
         self._open()
+        self._feeds = [TrackerFeed(tracker) for tracker in trackers]
 
     def __enter__(self) -> MetricsLogger:
         """Return the logger itself."""
@@ -55,8 +59,11 @@ class MetricsLogger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close both outputs, whatever happened inside."""
-        self.close()
+        """Close all outputs, whatever happened inside; trackers learn how it ended."""
+        if kind is None:
+            self.close("finished")
+        else:
+            self.close("failed" if issubclass(kind, Exception) else "killed")
 
     def log(self, step: int, metrics: Mapping[str, float], seconds: float) -> None:
         """Record one training step.
@@ -83,25 +90,33 @@ class MetricsLogger:
         self._file.write(line.encode())
         self._last_step = step
         writer = self._tensorboard()
-        for name, value in values.items():
-            if value is not None:
-                writer.add_scalar(name, value, global_step=step)
+        finite = {name: value for name, value in values.items() if value is not None}
+        for name, value in finite.items():
+            writer.add_scalar(name, value, global_step=step)
         writer.flush()
+        for feed in self._feeds:
+            feed.log(step, finite)
 
     def truncate_after(self, step: int) -> None:
         """Forget every step above ``step``: a resumed run is about to do them again.
 
         The lines leave ``metrics.jsonl`` at once (by atomic rename). TensorBoard never rewrites event files; the next
-        one opens with a purge mark at ``step + 1``, which makes its readers drop the older points.
+        one opens with a purge mark at ``step + 1``, which makes its readers drop the older points. Trackers cannot
+        forget: they keep the older points beside those of the steps done again.
         """
-        self.close()
+        self._close_files()
         kept = [line for line, row in _lines(self._path) if row["step"] <= step]
         replace_file(self._path, b"".join(kept))
         self._purge_step = step + 1
         self._open()
 
-    def close(self) -> None:
-        """Close the files; calling it twice is harmless."""
+    def close(self, status: Status = "finished") -> None:
+        """Close the files, then the trackers, which learn how the run ended; calling it twice is harmless."""
+        self._close_files()
+        for feed in self._feeds:
+            feed.close(status)
+
+    def _close_files(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -28,6 +28,16 @@ def tensorboard_dir(run_dir: Path | str) -> Path:
     return Path(run_dir) / "tensorboard"
 
 
+def trackers_path(run_dir: Path | str) -> Path:
+    """Return the path of the trackers' own ids of the run, JSON."""
+    return Path(run_dir) / "trackers.json"
+
+
+def profile_dir(run_dir: Path | str) -> Path:
+    """Return the folder of the profiler's traces and tables, two files a profiled step and rank."""
+    return Path(run_dir) / "profile"
+
+
 def rollouts_dir(run_dir: Path | str) -> Path:
     """Return the folder of the rollout samples, one parquet file a sampled step."""
     return Path(run_dir) / "rollouts"

@@ -70,12 +70,13 @@ class Patience:
 
     def wait_after(self, failure: httpx.Response | Exception) -> float:
         """Seconds to wait before the next attempt, which goes to the next replica."""
-        answer = failure if isinstance(failure, httpx.Response) else None
-        self._last_error = describe(answer) if answer is not None else name(failure)  # type: ignore[arg-type]
         # Full jitter, so that the ranks of a job do not come back all at once.
         wait = random.uniform(0, min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2**self._tries))
-        if answer is not None:
-            wait = max(wait, _retry_after(answer))
+        if isinstance(failure, httpx.Response):
+            self._last_error = describe(failure)
+            wait = max(wait, _retry_after(failure))
+        else:
+            self._last_error = name(failure)
         waited = time.monotonic() - self._start
         wait = min(wait, max(0.0, self._total_timeout_s - waited))
         self._tries += 1

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TypedDict
 
 GIB = 2**30
 SHAPES = {
@@ -41,6 +42,15 @@ COMMON = {
     "hidden_act": "silu",
     "torch_dtype": "bfloat16",
 }
+
+
+class Row(TypedDict):
+    """What was measured of one size: GiB of weights, and the figures of each direction."""
+
+    size: str
+    gib: float
+    to_megatron: dict[str, float]
+    to_hf: dict[str, float]
 
 
 def make_model(folder: Path, size: str) -> None:
@@ -99,7 +109,7 @@ def direction(module: str, source: Path, target: Path) -> dict[str, float]:
     return result
 
 
-def measure(folder: Path, size: str) -> dict[str, object]:
+def measure(folder: Path, size: str) -> Row:
     source, megatron, back = folder / "huggingface", folder / "megatron", folder / "back"
     # In a process of its own: the kernel counts what this one holds when it starts a command as the command's.
     subprocess.run([sys.executable, __file__, "--make", str(source), "--sizes", size], check=True)
@@ -109,8 +119,8 @@ def measure(folder: Path, size: str) -> dict[str, object]:
     return {"size": size, "gib": gib, "to_megatron": there, "to_hf": direction("megatron_to_hf", megatron, back)}
 
 
-def worst(row: dict[str, object], key: str) -> float:
-    return max(row[name][key] for name in ("to_megatron", "to_hf"))  # type: ignore[index]
+def worst(row: Row, key: str) -> float:
+    return max(row["to_megatron"][key], row["to_hf"][key])
 
 
 def main() -> None:
@@ -136,7 +146,7 @@ def main() -> None:
     if len(rows) > 1:
         first, last = rows[0], rows[-1]
         result["growth"] = {
-            "bytes": round(last["gib"] / first["gib"], 2),  # type: ignore[operator]
+            "bytes": round(last["gib"] / first["gib"], 2),
             "seconds": round(worst(last, "seconds") / worst(first, "seconds"), 2),
             "peak_rss": round(worst(last, "peak_rss_gib") / worst(first, "peak_rss_gib"), 2),
         }

@@ -72,9 +72,11 @@ def wrk(url: str, body: bytes, connections: int, seconds: float) -> dict[str, fl
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in output or "Socket errors" in output:
         sys.exit(f"not every request was answered well:\n{output}")
-    value, unit = re.search(r"99%\s+([\d.]+)(us|ms|s)", output).groups()  # type: ignore[union-attr]
-    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1])  # type: ignore[index]
-    return {"rate": rate, "p99_ms": float(value) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[unit]}
+    p99 = re.search(r"99%\s+([\d.]+)(us|ms|s)", output)
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
+    if p99 is None or rate is None:
+        sys.exit(f"wrk printed no 99th percentile or no rate of requests:\n{output}")
+    return {"rate": float(rate[1]), "p99_ms": float(p99[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[p99[2]]}
 
 
 async def connections_answered(url: str, count: int) -> int:
@@ -109,7 +111,7 @@ def memory_growth(server: RewardServerProcess, rate: float) -> float:
 
 
 def worst_verifier_ms() -> float:
-    units = (
+    units: tuple[str, ...] = (
         "a",
         "A ",
         "(",

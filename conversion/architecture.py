@@ -79,6 +79,38 @@ class MegatronArchitecture:
     normalization: str = "RMSNorm"
     add_bias_linear: bool = False
 
+    def layer_arguments(self) -> dict[str, Any]:
+        """What TransformerConfig and NeMo's model_config.yaml call by one name."""
+        arguments: dict[str, Any] = {
+            "num_layers": self.num_layers,
+            "hidden_size": self.hidden_size,
+            "ffn_hidden_size": self.ffn_hidden_size,
+            "num_attention_heads": self.num_attention_heads,
+            "num_query_groups": self.num_query_groups,
+            "kv_channels": self.kv_channels,
+            "layernorm_epsilon": self.layernorm_epsilon,
+            "qk_layernorm": self.qk_layernorm,
+            "attention_dropout": 0.0,
+            "hidden_dropout": 0.0,
+        }
+        if self.moe is not None:
+            arguments |= {
+                "num_moe_experts": self.moe.num_experts,
+                "moe_router_topk": self.moe.top_k,
+                "moe_ffn_hidden_size": self.moe.ffn_hidden_size,
+                "moe_router_pre_softmax": self.moe.pre_softmax,
+            }
+        return arguments
+
+    def model_arguments(self) -> dict[str, Any]:
+        """What GPTModel and NeMo's model_config.yaml call by one name."""
+        return {
+            "share_embeddings_and_output_weights": self.share_embeddings_and_output_weights,
+            "rotary_base": self.rotary_base,
+            "seq_len_interpolation_factor": self.seq_len_interpolation_factor,
+            "position_embedding_type": "rope",
+        }
+
     def dimension(self, name: str) -> int:
         """Size behind a symbolic axis of the weight map, the keys below and those of experts."""
         if name in ("expert", "expert_ffn"):

@@ -1,4 +1,4 @@
-"""What the three commands share: the dtype option, the progress bar, and errors printed without a traceback."""
+"""What the commands share: options, the progress bar, the last line, and errors printed without a traceback."""
 
 from __future__ import annotations
 
@@ -34,6 +34,21 @@ def parser(command: str, description: str, epilog: str) -> argparse.ArgumentPars
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def conversion_parser(command: str, description: str, epilog: str, *, src: str, dst: str) -> argparse.ArgumentParser:
+    """A `parser` with what every conversion of SRC into DST takes; `src` and `dst` say what these are."""
+    made = parser(command, description, epilog)
+    made.add_argument("src", metavar="SRC", type=Path, help=src)
+    made.add_argument("dst", metavar="DST", type=Path, help=dst)
+    made.add_argument("--dtype", choices=DTYPES, help="dtype of the weights in DST (default: as in SRC)")
+    made.add_argument("--force", action="store_true", help="replace DST if it exists, once the new one is complete")
+    return made
+
+
+def converted(path: Path, family: str, tensors: int, parameters: int, dtype: str) -> str:
+    """The line with which a conversion ends."""
+    return f"{path}: {family}, {tensors} tensors, {parameters:,} parameters, {dtype}"
 
 
 @contextmanager

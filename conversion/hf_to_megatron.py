@@ -143,12 +143,14 @@ def _pieces(model: HuggingFaceModel, entry: Entry) -> Iterator[tuple[int, torch.
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = console.parser("hf_to_megatron", _DESCRIPTION, _EPILOG)
-    parser.add_argument("src", metavar="SRC", type=Path, help="Hugging Face folder: config.json and safetensors")
-    parser.add_argument("dst", metavar="DST", type=Path, help="checkpoint folder to create")
-    parser.add_argument("--dtype", choices=console.DTYPES, help="dtype of the weights in DST (default: as in SRC)")
+    parser = console.conversion_parser(
+        "hf_to_megatron",
+        _DESCRIPTION,
+        _EPILOG,
+        src="Hugging Face folder: config.json and safetensors",
+        dst="checkpoint folder to create",
+    )
     parser.add_argument("--layout", choices=LAYOUTS, default="megatron", help="form of DST (default: %(default)s)")
-    parser.add_argument("--force", action="store_true", help="replace DST if it exists, once the new one is complete")
     arguments = parser.parse_args(argv)
     return console.run(lambda: _command(arguments))
 
@@ -163,11 +165,8 @@ def _command(arguments: argparse.Namespace) -> int:
         force=arguments.force,
         progress=console.progress_bar,
     )
-    manifest = checkpoint.manifest
-    print(
-        f"{checkpoint.path}: {manifest.family}, {manifest.tensor_count} tensors, "
-        f"{manifest.parameter_count:,} parameters, {manifest.dtype}"
-    )
+    made = checkpoint.manifest
+    print(console.converted(checkpoint.path, made.family, made.tensor_count, made.parameter_count, made.dtype))
     return 0
 
 

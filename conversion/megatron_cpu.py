@@ -105,13 +105,15 @@ def _patch_factories() -> None:
             return _original(*args, **kwargs)
 
         setattr(torch, name, factory)
-    torch.Tensor.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
-    torch.nn.Module.cuda = lambda self, *_, **__: self  # type: ignore[method-assign]
+    tensor: Any = torch.Tensor
+    module: Any = torch.nn.Module
+    tensor.cuda = module.cuda = lambda self, *_, **__: self
 
 
 def _patch_tensor_type() -> None:
     """megatron/core/optimizer/optimizer.py: parameters are sorted by `param.type() == "torch.cuda.FloatTensor"`."""
-    original = torch.Tensor.type
+    tensor: Any = torch.Tensor
+    original = tensor.type
 
     def type_name(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         result = original(self, *args, **kwargs)
@@ -120,7 +122,7 @@ def _patch_tensor_type() -> None:
             return result.replace("torch.", "torch.cuda.", 1)
         return result
 
-    torch.Tensor.type = type_name  # type: ignore[method-assign, assignment]
+    tensor.type = type_name
 
 
 def _patch_megatron_random() -> None:

@@ -29,28 +29,15 @@ NO_FUSION: dict[str, Any] = {
 def transformer_arguments(architecture: MegatronArchitecture) -> dict[str, Any]:
     """Arguments of TransformerConfig that the architecture fixes."""
     arguments: dict[str, Any] = {
-        "num_layers": architecture.num_layers,
-        "hidden_size": architecture.hidden_size,
-        "num_attention_heads": architecture.num_attention_heads,
-        "num_query_groups": architecture.num_query_groups,
-        "kv_channels": architecture.kv_channels,
-        "ffn_hidden_size": architecture.ffn_hidden_size,
-        "layernorm_epsilon": architecture.layernorm_epsilon,
+        **architecture.layer_arguments(),
         "gated_linear_unit": architecture.gated_linear_unit,
         "activation_func": torch.nn.functional.silu,
         "normalization": architecture.normalization,
         "add_bias_linear": architecture.add_bias_linear,
         "add_qkv_bias": architecture.add_qkv_bias,
-        "qk_layernorm": architecture.qk_layernorm,
-        "attention_dropout": 0.0,
-        "hidden_dropout": 0.0,
     }
     if architecture.moe is not None:
         arguments |= {
-            "num_moe_experts": architecture.moe.num_experts,
-            "moe_router_topk": architecture.moe.top_k,
-            "moe_ffn_hidden_size": architecture.moe.ffn_hidden_size,
-            "moe_router_pre_softmax": architecture.moe.pre_softmax,
             "moe_router_load_balancing_type": "none",
             "moe_token_dispatcher_type": "allgather",
         }
@@ -61,13 +48,10 @@ def gpt_arguments(architecture: MegatronArchitecture, *, tensor_parallel: int) -
     """Arguments of GPTModel that the architecture fixes; the vocabulary padded for `tensor_parallel` ranks."""
     scaling = architecture.rope_scaling
     return {
+        **architecture.model_arguments(),
         "vocab_size": padded_vocabulary(architecture.vocab_size, tensor_parallel),
-        "share_embeddings_and_output_weights": architecture.share_embeddings_and_output_weights,
-        "position_embedding_type": "rope",
-        "rotary_base": architecture.rotary_base,
         "rope_scaling": scaling is not None,
         "rope_scaling_factor": scaling.factor if scaling else 1.0,
-        "seq_len_interpolation_factor": architecture.seq_len_interpolation_factor,
     }
 
 

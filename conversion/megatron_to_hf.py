@@ -111,12 +111,14 @@ def _write_shard(
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    parser = console.parser("megatron_to_hf", _DESCRIPTION, _EPILOG)
-    parser.add_argument("src", metavar="SRC", type=Path, help="Megatron checkpoint folder, or what NeMo-Aligner saved")
-    parser.add_argument("dst", metavar="DST", type=Path, help="Hugging Face folder to create")
-    parser.add_argument("--dtype", choices=console.DTYPES, help="dtype of the weights in DST (default: as in SRC)")
+    parser = console.conversion_parser(
+        "megatron_to_hf",
+        _DESCRIPTION,
+        _EPILOG,
+        src="Megatron checkpoint folder, or what NeMo-Aligner saved",
+        dst="Hugging Face folder to create",
+    )
     parser.add_argument("--hf-files", type=Path, metavar="FOLDER", help="for NeMo's own: config.json and tokenizer")
-    parser.add_argument("--force", action="store_true", help="replace DST if it exists, once the new one is complete")
     arguments = parser.parse_args(argv)
     return console.run(lambda: _command(arguments))
 
@@ -134,10 +136,7 @@ def _command(arguments: argparse.Namespace) -> int:
     written = open_model(arguments.dst)
     parameters = sum(entry.parameters for entry in written.family.entries(written.architecture))
     dtype = next(iter(written.tensors.values())).dtype
-    print(
-        f"{arguments.dst}: {written.family.name}, {len(written.tensors)} tensors, "
-        f"{parameters:,} parameters, {dtype_name(dtype)}"
-    )
+    print(console.converted(arguments.dst, written.family.name, len(written.tensors), parameters, dtype_name(dtype)))
     return 0
 
 

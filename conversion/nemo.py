@@ -64,28 +64,16 @@ def model_config(architecture: MegatronArchitecture, dtype: torch.dtype, tokeniz
         "sequence_parallel": False,
         "encoder_seq_length": architecture.max_position_embeddings,
         "max_position_embeddings": architecture.max_position_embeddings,
-        "num_layers": architecture.num_layers,
-        "hidden_size": architecture.hidden_size,
-        "ffn_hidden_size": architecture.ffn_hidden_size,
-        "num_attention_heads": architecture.num_attention_heads,
-        "num_query_groups": architecture.num_query_groups,
-        "kv_channels": architecture.kv_channels,
+        **architecture.layer_arguments(),
+        **architecture.model_arguments(),
         "normalization": architecture.normalization.lower(),
-        "layernorm_epsilon": architecture.layernorm_epsilon,
         "activation": "fast-swiglu",
         "bias": architecture.add_bias_linear,
         "qkv_bias": architecture.add_qkv_bias,
-        "qk_layernorm": architecture.qk_layernorm,
-        "position_embedding_type": "rope",
-        "rotary_base": architecture.rotary_base,
         "rotary_percentage": 1.0,
-        "seq_len_interpolation_factor": architecture.seq_len_interpolation_factor,
         "scale_positional_embedding": scaling is not None,
-        "share_embeddings_and_output_weights": architecture.share_embeddings_and_output_weights,
         "make_vocab_size_divisible_by": VOCABULARY_MULTIPLE,
         "override_vocab_size": padded_vocabulary(architecture.vocab_size),
-        "hidden_dropout": 0.0,
-        "attention_dropout": 0.0,
         "ffn_dropout": 0.0,
         "apply_query_key_layer_scaling": False,
         "bias_activation_fusion": False,
@@ -94,13 +82,7 @@ def model_config(architecture: MegatronArchitecture, dtype: torch.dtype, tokeniz
         "tokenizer": {"library": "huggingface", "type": str(tokenizer), "use_fast": True},
     }
     if architecture.moe is not None:
-        config |= {
-            "num_moe_experts": architecture.moe.num_experts,
-            "moe_router_topk": architecture.moe.top_k,
-            "moe_ffn_hidden_size": architecture.moe.ffn_hidden_size,
-            "moe_router_pre_softmax": architecture.moe.pre_softmax,
-            "moe_aux_loss_coeff": 0.0,
-        }
+        config["moe_aux_loss_coeff"] = 0.0
     return config
 
 

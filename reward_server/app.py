@@ -67,6 +67,13 @@ class Settings:
     judge: Mapping[str, Any] | None = None
 
 
+class _Application(FastAPI):
+    """Tells of itself by the wire's own models (`openapi.document`)."""
+
+    def openapi(self) -> dict[str, Any]:
+        return document(self.title, PATHS)
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Makes the application; its pool of scoring processes lives as long as the application does."""
     settings = settings or Settings()
@@ -97,8 +104,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         if app.state.judge is not None:
             await app.state.judge.close()
 
-    app = FastAPI(title="Medatron reward server", lifespan=lifespan)
-    app.openapi = lambda: document(app.title, PATHS)  # type: ignore[method-assign]
+    app = _Application(title="Medatron reward server", lifespan=lifespan)
     for path, kind in PATHS.items():
         # Beside FastAPI's own routing, which costs a one-item request as much time again as its scoring.
         app.router.routes.append(Route(path, _ScoreEndpoint(app, kind, settings, metrics), methods=["POST"]))

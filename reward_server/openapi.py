@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from reward_server.schema import PresetInfo, ScoreRequest, ScoreResponse
 
@@ -64,8 +65,9 @@ def document(title: str, paths: Mapping[str, str]) -> dict[str, Any]:
         title: of the service.
         paths: path of each scoring endpoint to its kind of body (`adapters.ADAPTERS`).
     """
-    models = [(model, "validation") for model in (ScoreRequest, ScoreResponse, PresetInfo)]
-    names, schemas = models_json_schema(models, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+    wire: tuple[type[BaseModel], ...] = (ScoreRequest, ScoreResponse, PresetInfo)
+    models: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in wire]
+    names, schemas = models_json_schema(models, ref_template="#/components/schemas/{model}")
     components = dict(schemas["$defs"])
     components["Error"] = {
         "type": "object",

@@ -99,7 +99,7 @@ def _item(prompt: Prompt, identity: str, text: str, completion: Completion, conf
         config.length_mode,  # type: ignore[arg-type]  # one of its values, as the configuration has checked
         config.length_target,
         len(completion.ids),
-        config.length_shape,  # type: ignore[arg-type]
+        config.length_shape,  # type: ignore[arg-type]  # checked as the mode is
         config.length_buffer,
         config.length_only_correct,
     )
@@ -108,8 +108,8 @@ def _item(prompt: Prompt, identity: str, text: str, completion: Completion, conf
         task=prompt.example.task,
         response=text,
         reference=prompt.example.reference(),
-        match=config.match,  # type: ignore[arg-type]
-        format=config.format,  # type: ignore[arg-type]
+        match=config.match,  # type: ignore[arg-type]  # checked as the mode is
+        format=config.format,  # type: ignore[arg-type]  # checked as the mode is
         length=wanted if config.length_mode != "none" else None,
     )
 

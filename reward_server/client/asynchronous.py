@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import uuid
 from collections.abc import Callable, Sequence
 
 import httpx
 
-from reward_server.client.retry import RETRIED, Patience, check_settings, headers
+from reward_server.client.retry import RETRIED, Replicas, headers
 from reward_server.client.wire import PresetInfo, Score, ScoreItem, batch_body, batches, check_ids, join, read_batch
 
 
@@ -34,11 +33,7 @@ class AsyncRewardClient:
         on_retry: Callable[[str], None] | None = None,
         concurrency: int = 64,
     ) -> None:
-        self.urls = check_settings([url] if isinstance(url, str) else url, attempt_timeout_s, total_timeout_s)
-        self._attempt_timeout_s = attempt_timeout_s
-        self._total_timeout_s = total_timeout_s
-        self._on_retry = on_retry
-        self._turn = itertools.count()
+        self._replicas = Replicas(url, attempt_timeout_s, total_timeout_s, on_retry)
         self._slots = asyncio.Semaphore(concurrency)
         limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
         self._http = httpx.AsyncClient(trust_env=False, headers=headers(token), limits=limits)
@@ -67,7 +62,7 @@ class AsyncRewardClient:
         return join([read_batch(preset, batch, body) for batch, body in zip(parts, bodies, strict=True)])
 
     async def _post(self, body: bytes) -> bytes:
-        patience = Patience(self.urls, next(self._turn), self._attempt_timeout_s, self._total_timeout_s, self._on_retry)
+        patience = self._replicas.patience()
         identity = {"X-Request-Id": uuid.uuid4().hex}
         failure: httpx.Response | Exception
         while True:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 import uuid
 from collections.abc import Callable, Sequence
 
 import httpx
 
-from reward_server.client.retry import RETRIED, Patience, check_settings, describe, headers, name
+from reward_server.client.retry import RETRIED, Replicas, describe, headers, name
 from reward_server.client.wire import (
     PresetInfo,
     RewardProtocolError,
@@ -49,11 +48,7 @@ class RewardClient:
         token: str | None = None,
         on_retry: Callable[[str], None] | None = None,
     ) -> None:
-        self.urls = check_settings([url] if isinstance(url, str) else url, attempt_timeout_s, total_timeout_s)
-        self._attempt_timeout_s = attempt_timeout_s
-        self._total_timeout_s = total_timeout_s
-        self._on_retry = on_retry
-        self._turn = itertools.count()
+        self._replicas = Replicas(url, attempt_timeout_s, total_timeout_s, on_retry)
         # Without the environment: a cluster's HTTP_PROXY cannot reach a job's own node.
         self._http = httpx.Client(trust_env=False, headers=headers(token))
 
@@ -75,14 +70,14 @@ class RewardClient:
             RewardProtocolError: when something else than a reward server answers.
         """
         start = time.monotonic()
-        for url in self.urls:
+        for url in self._replicas.urls:
             self._wait_ready(url, start, deadline_s)
 
     def _wait_ready(self, url: str, start: float, deadline_s: float) -> None:
         while True:
             left = start + deadline_s - time.monotonic()
             try:
-                answer = self._http.get(f"{url}/readyz", timeout=max(0.05, min(self._attempt_timeout_s, left)))
+                answer = self._http.get(f"{url}/readyz", timeout=max(0.05, min(self._replicas.attempt_timeout_s, left)))
                 if answer.status_code == 200:
                     return
                 last_error = describe(answer)
@@ -115,7 +110,7 @@ class RewardClient:
         return join([read_batch(preset, batch, self._post(batch_body(preset, batch))) for batch in batches(items)])
 
     def _post(self, body: bytes) -> bytes:
-        patience = Patience(self.urls, next(self._turn), self._attempt_timeout_s, self._total_timeout_s, self._on_retry)
+        patience = self._replicas.patience()
         # One id for all attempts: a server that has answered already gives the same answer again.
         identity = {"X-Request-Id": uuid.uuid4().hex}
         failure: httpx.Response | Exception

@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reward_server.client.blocking import RewardClient
-from reward_server.client.wire import RewardClientError, Score, ScoreItem
+from reward_server.client.wire import RewardClientError, Score, ScoreItem, Task
 
 
 def trl_reward(
-    prompts: Sequence[Any], completions: Sequence[Any], task: Sequence[str], reference: Sequence[Any], **_: Any
+    prompts: Sequence[Any], completions: Sequence[Any], task: Sequence[Task], reference: Sequence[Any], **_: Any
 ) -> list[float | None]:
     """A TRL reward function; the data set has the columns `task` and `reference` (a mapping, or JSON text of one).
 
@@ -43,9 +43,9 @@ def compute_score(
     return {"score": score.reward, **score.components}
 
 
-def _score(responses: Sequence[str], tasks: Sequence[str], references: Sequence[Any]) -> list[Score]:
+def _score(responses: Sequence[str], tasks: Sequence[Task], references: Sequence[Any]) -> list[Score]:
     items = [
-        ScoreItem(str(i), task, response, _mapping(reference))  # type: ignore[arg-type]
+        ScoreItem(str(i), task, response, _mapping(reference))
         for i, (response, task, reference) in enumerate(zip(responses, tasks, references, strict=True))
     ]
     return _client().score(os.environ.get("MEDATRON_REWARD_PRESET", "gated"), items)[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -16,26 +17,45 @@ _MAX_BACKOFF_S = 10.0
 RETRIED = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
 
 
-class Patience:
-    """The attempts of one call: its deadline, its waits, and the replica to ask next.
+class Replicas:
+    """Whom to ask, and how patiently: the settings of both clients. Thread-safe.
 
     Args:
-        urls: base URLs of the replicas.
-        first: which of them to ask first.
-        attempt_timeout_s, total_timeout_s, on_retry: as the clients'.
+        url, attempt_timeout_s, total_timeout_s, on_retry: as `RewardClient`'s.
+
+    Raises:
+        ValueError: for no URL, one without http(s), or a time that is not positive.
     """
 
     def __init__(
         self,
-        urls: Sequence[str],
-        first: int,
+        url: str | Sequence[str],
         attempt_timeout_s: float,
         total_timeout_s: float,
         on_retry: Callable[[str], None] | None,
     ) -> None:
-        self._urls, self._next = urls, first
-        self._attempt_timeout_s, self._total_timeout_s = attempt_timeout_s, total_timeout_s
-        self._on_retry = on_retry
+        urls = [url] if isinstance(url, str) else url
+        if not urls or not all(url.startswith(("http://", "https://")) for url in urls):
+            raise ValueError(
+                f"reward server url: expected http://host:port, got {', '.join(map(repr, urls)) or 'none'}"
+            )
+        if attempt_timeout_s <= 0 or total_timeout_s <= 0:
+            raise ValueError("attempt_timeout_s and total_timeout_s: expected seconds above 0")
+        self.urls = [url.rstrip("/") for url in urls]
+        self.attempt_timeout_s, self.total_timeout_s = attempt_timeout_s, total_timeout_s
+        self.on_retry = on_retry
+        self._turn = itertools.count()
+
+    def patience(self) -> Patience:
+        """For the next batch; it begins with the replica after that of the batch before."""
+        return Patience(self, next(self._turn))
+
+
+class Patience:
+    """The attempts of one batch: its deadline, its waits, and the replica to ask next, from number `first` on."""
+
+    def __init__(self, replicas: Replicas, first: int) -> None:
+        self._replicas, self._next = replicas, first
         self._start = time.monotonic()
         self._tries = 0
         self._last_error = "the deadline passed before the first attempt"
@@ -43,7 +63,7 @@ class Patience:
     @property
     def url(self) -> str:
         """The replica to ask now."""
-        return self._urls[self._next % len(self._urls)]
+        return self._replicas.urls[self._next % len(self._replicas.urls)]
 
     def timeout(self) -> float:
         """Seconds for the next attempt.
@@ -51,10 +71,11 @@ class Patience:
         Raises:
             RewardServerUnavailable: the deadline has passed.
         """
-        left = self._start + self._total_timeout_s - time.monotonic()
+        waited = time.monotonic() - self._start
+        left = self._replicas.total_timeout_s - waited
         if left <= 0:
-            raise RewardServerUnavailable(" or ".join(self._urls), time.monotonic() - self._start, self._last_error)
-        return min(self._attempt_timeout_s, left)
+            raise RewardServerUnavailable(" or ".join(self._replicas.urls), waited, self._last_error)
+        return min(self._replicas.attempt_timeout_s, left)
 
     def accept(self, answer: httpx.Response) -> bool:
         """Whether an answer is the end of it; False means to wait and ask again.
@@ -70,35 +91,23 @@ class Patience:
 
     def wait_after(self, failure: httpx.Response | Exception) -> float:
         """Seconds to wait before the next attempt, which goes to the next replica."""
-        answer = failure if isinstance(failure, httpx.Response) else None
-        self._last_error = describe(answer) if answer is not None else name(failure)  # type: ignore[arg-type]
         # Full jitter, so that the ranks of a job do not come back all at once.
         wait = random.uniform(0, min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2**self._tries))
-        if answer is not None:
-            wait = max(wait, _retry_after(answer))
+        if isinstance(failure, httpx.Response):
+            self._last_error = describe(failure)
+            wait = max(wait, _retry_after(failure))
+        else:
+            self._last_error = name(failure)
         waited = time.monotonic() - self._start
-        wait = min(wait, max(0.0, self._total_timeout_s - waited))
+        wait = min(wait, max(0.0, self._replicas.total_timeout_s - waited))
         self._tries += 1
-        if self._on_retry is not None:
-            self._on_retry(
+        if self._replicas.on_retry is not None:
+            self._replicas.on_retry(
                 f"reward server {self.url}: {self._last_error}; attempt {self._tries} failed, {waited:.1f} of "
-                f"{self._total_timeout_s:.0f} s gone, next in {wait:.1f} s"
+                f"{self._replicas.total_timeout_s:.0f} s gone, next in {wait:.1f} s"
             )
         self._next += 1
         return wait
-
-
-def check_settings(urls: Sequence[str], attempt_timeout_s: float, total_timeout_s: float) -> list[str]:
-    """The base URLs without a slash at the end.
-
-    Raises:
-        ValueError: for none, one without http(s), or a time that is not positive.
-    """
-    if not urls or not all(url.startswith(("http://", "https://")) for url in urls):
-        raise ValueError(f"reward server url: expected http://host:port, got {', '.join(map(repr, urls)) or 'none'}")
-    if attempt_timeout_s <= 0 or total_timeout_s <= 0:
-        raise ValueError("attempt_timeout_s and total_timeout_s: expected seconds above 0")
-    return [url.rstrip("/") for url in urls]
 
 
 def headers(token: str | None) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import json
 import os
 import shutil
@@ -24,6 +23,7 @@ from conversion import hf_to_megatron
 from conversion.checkpoint import publish, write_manifest
 from conversion.errors import CheckpointError, DestinationError
 from conversion.release import ReleaseError, main, release
+from tests.conversion.hub import Hub
 from tests.conversion.models import save_folder
 
 _REPOSITORY = Path(__file__).parents[2]
@@ -178,38 +178,41 @@ def test_wrong_places_are_named(run: Path, tmp_path: Path) -> None:
         release(run, tmp_path / "out")
 
 
-class _Hub(http.server.BaseHTTPRequestHandler):
-    """Enough of the hub to be refused by."""
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        body = json.dumps({"error": "you shall not pass"}).encode()
-        self.send_response(403)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        return
-
-
 @pytest.fixture
-def hub() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+def hub() -> Iterator[Hub]:
+    server = Hub()
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
+    yield server
     server.shutdown()
     thread.join()
     server.server_close()
 
 
-def test_a_refused_upload_keeps_the_release(run: Path, hub: str) -> None:
-    out = run.parent / "out"
+def _release_to(hub: Hub, run: Path, out: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "conversion.release", str(run), str(out), "--push-to-hub", "org/model"]
-    environment = {**os.environ, "HF_ENDPOINT": hub, "HF_TOKEN": "hf_test"}
-    done = subprocess.run(command, cwd=_REPOSITORY, env=environment, capture_output=True, text=True, timeout=120)
+    # A proxy and the user's own cache have no part in it; Xet, the hub's newer storage, has a protocol of its own.
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_test", "HF_HOME": str(run.parent / "hf_home")}
+    environment |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "HF_HUB_DISABLE_XET": "1"}
+    return subprocess.run(command, cwd=_REPOSITORY, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_the_hub_gets_the_release_whole_and_private(run: Path, hub: Hub) -> None:
+    out = run.parent / "medatron-tiny"
+    done = _release_to(hub, run, out)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"uploaded to {hub.url}/org/model\n")
+    assert (hub.created["organization"], hub.created["name"]) == ("org", "model")
+    assert hub.created["visibility"] == "private"
+    assert hub.summary == "Release medatron-tiny"
+    assert hub.tokens == {"Bearer hf_test"}
+    assert hub.files == {file.name: file.read_bytes() for file in out.iterdir()}
+
+
+def test_a_refused_upload_keeps_the_release(run: Path, hub: Hub) -> None:
+    hub.refuses = True
+    out = run.parent / "out"
+    done = _release_to(hub, run, out)
     assert done.returncode == 1
     assert "org/model: not uploaded" in done.stderr
     assert "is complete" in done.stderr

@@ -6,6 +6,7 @@ import datetime
 import random
 import re
 from fractions import Fraction
+from typing import Any
 
 import pytest
 
@@ -131,7 +132,7 @@ class _Fixed(random.Random):
         assert a <= value <= b
         return value
 
-    def choice(self, seq):  # type: ignore[no-untyped-def]
+    def choice(self, seq: Any) -> Any:
         value = self._values.pop(0)
         assert value in seq
         return value
@@ -184,7 +185,7 @@ def test_scores_by_hand() -> None:
 
     def score(name: str, *items: str) -> float:
         class Chosen(random.Random):
-            def sample(self, *_: object) -> list[str]:  # type: ignore[override]
+            def sample(self, *_: Any, **__: Any) -> list[Any]:
                 return list(items)
 
         result = CALCULATORS[name].draw(Chosen()).solve(Work(digits=None), 0)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from recipes.data.calculators import CALCULATORS
 from recipes.data.example import Example, read_examples
 from recipes.data.facts import COLUMNS, FACTS, VALUES, WORDINGS
-from recipes.data.generator import ELEMENTARY, GROUPS, PERFECT, SPLITS, Generator, Teacher, fact_split
+from recipes.data.generator import ELEMENTARY, GROUPS, PERFECT, SPLITS, Generator, Split, Teacher, fact_split
 from recipes.prepare_data import TEACHER, embedded
 
 
@@ -19,8 +21,8 @@ def _words(example: Example) -> str:
     return " ".join(sorted(re.findall(r"[\w./-]+", example.question.rstrip("?.").casefold())))
 
 
-def _generator(split: str, teacher: Teacher = PERFECT) -> Generator:
-    return Generator(split, teacher, TEACHER)  # type: ignore[arg-type]
+def _generator(split: Split, teacher: Teacher = PERFECT) -> Generator:
+    return Generator(split, teacher, TEACHER)
 
 
 def test_the_same_seed_draws_the_same_rows() -> None:
@@ -29,9 +31,9 @@ def test_the_same_seed_draws_the_same_rows() -> None:
         assert first == second
 
 
-def test_files_depend_on_the_seed_and_held_out_files_do_not(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_files_depend_on_the_seed_and_held_out_files_do_not(tmp_path: Path) -> None:
     """Results of several seeds are only comparable on the same questions."""
-    settings = {"train": 20, "sft": 20, "heldout": 8, "calculators": "all"}
+    settings: dict[str, Any] = {"train": 20, "sft": 20, "heldout": 8, "calculators": "all"}
     for name, seed in (("a", 0), ("again", 0), ("b", 1)):
         embedded(tmp_path / name, seed=seed, **settings)
     for file in ("train", "sft", "validation", "test"):
@@ -45,7 +47,7 @@ def test_no_held_out_question_occurs_in_training(group: str) -> None:
     """A leak here would show as learning that is only recall."""
     rng = random.Random(5)
     seen = {_words(_generator("train").draw(rng, group)) for _ in range(3000)}
-    for split in ("validation", "test"):
+    for split in SPLITS[1:]:
         for example in _generator(split).unique(random.Random(11), group, 100):
             assert _words(example) not in seen, example.question
 
@@ -150,7 +152,7 @@ def test_asking_for_more_questions_than_exist_says_how_many_there_are() -> None:
         _generator("test").unique(random.Random(0), "text", 9999)
 
 
-def test_files_read_back_whole(embedded_data) -> None:  # type: ignore[no-untyped-def]
+def test_files_read_back_whole(embedded_data: Path) -> None:
     for name in ("train", "sft", "validation", "test"):
         rows = read_examples(embedded_data / f"{name}.jsonl")
         assert {e.group for e in rows} == set(GROUPS)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from recipes.data.example import Example
+from recipes.data.example import Example, Task
 from recipes.data.prompts import messages, trace_response
 
 CHOICE = Example("1", "s", "choice", "Which?", "B", context="A note.", options={"A": "one", "B": "two"})
@@ -30,7 +32,7 @@ def test_the_papers_styles_say_task_form_and_length() -> None:
 @pytest.mark.parametrize("style", ["plain", "med_u1", "med_rlvr"])
 def test_the_answer_is_not_in_the_prompt(style: str) -> None:
     example = Example("1", "s", "text", "What?", "zinc", aliases=("Zn",), meta={"trace": {"think": "t", "answer": "a"}})
-    text = str(messages(example, style))  # type: ignore[arg-type]
+    text = str(messages(example, style))
     assert "zinc" not in text
     assert "Zn" not in text
 
@@ -46,10 +48,10 @@ def test_the_answer_is_not_in_the_prompt(style: str) -> None:
         ("choice", "A", "letter"),
     ],
 )
-def test_each_task_has_its_instruction(style: str, task: str, answer: object, word: str) -> None:
+def test_each_task_has_its_instruction(style: str, task: Task, answer: Any, word: str) -> None:
     options = {"A": "one", "B": "two"} if task == "choice" else None
-    example = Example("1", "s", task, "?", answer, options=options)  # type: ignore[arg-type]
-    user = messages(example, style)[-1]["content"]  # type: ignore[arg-type]
+    example = Example("1", "s", task, "?", answer, options=options)
+    user = messages(example, style)[-1]["content"]
     assert word in user
     assert "tokens" not in user
 

@@ -14,7 +14,7 @@ from reward_server.client import AsyncRewardClient, RewardClient, RewardServerUn
 from reward_server.process import RewardServerProcess
 
 OPTIONS = {"A": "Aspirin", "B": "Heparin", "C": "Warfarin", "D": "Alteplase"}
-LABEL = {"task": "choice", "reference": {"answer": "C", "options": OPTIONS}}
+LABEL: dict[str, Any] = {"task": "choice", "reference": {"answer": "C", "options": OPTIONS}}
 RIGHT, WRONG = (f"<think>t</think><answer>{letter}</answer>" for letter in "CA")
 
 
@@ -48,7 +48,8 @@ def configured(server: RewardServerProcess, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_trl(configured: None) -> None:
-    columns = {"task": ["choice", "choice"], "reference": [LABEL["reference"], json.dumps(LABEL["reference"])]}
+    references = [LABEL["reference"], json.dumps(LABEL["reference"])]
+    columns: dict[str, Any] = {"task": ["choice", "choice"], "reference": references}
     chats = [[{"role": "assistant", "content": text}] for text in (RIGHT, WRONG)]
     assert frameworks.trl_reward(["Q", "Q"], chats, **columns, trainer_state=None) == [1.0, 0.1]
     # Arrow fills the options that other rows have with None.
@@ -62,7 +63,7 @@ def test_verl(configured: None) -> None:
 
 
 def items(count: int) -> list[ScoreItem]:
-    return [ScoreItem(str(n), "choice", (RIGHT, WRONG)[n % 2], LABEL["reference"]) for n in range(count)]  # type: ignore[arg-type]
+    return [ScoreItem(str(n), "choice", (RIGHT, WRONG)[n % 2], LABEL["reference"]) for n in range(count)]
 
 
 def test_the_asyncio_client_scores_in_order(server: RewardServerProcess) -> None:

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from recipes.data.example import Example
+from recipes.data.example import Example, Task
 from recipes.rollout.prompts import DataError, Prompt, PromptOrder, make_prompts
 from tests.rollout.samples import prompt
 
-KINDS = {"choice": 7, "number": 5, "text": 3}
+KINDS: dict[Task, int] = {"choice": 7, "number": 5, "text": 3}
 
 
 def _pool() -> list[Prompt]:
-    return [prompt(f"{task}/{n}", task, skill=f"{n}") for task, count in KINDS.items() for n in range(count)]  # type: ignore[arg-type]
+    return [prompt(f"{task}/{n}", task, skill=f"{n}") for task, count in KINDS.items() for n in range(count)]
 
 
 def _order(mix: dict[str, float] | None = None, *, adaptive: bool = False, seed: int = 0) -> PromptOrder:

@@ -224,10 +224,12 @@ class Norm:
     gradients to be reduced over the tensor parallel group.
     """
 
-    def __new__(cls, config: Any, hidden_size: int, eps: float = 1e-5, **_: Any) -> nn.Module:  # type: ignore[misc]
+    def __new__(  # type: ignore[misc]  # megatron-core builds a layer by calling its class
+        cls, config: Any, hidden_size: int, eps: float = 1e-5, **_: Any
+    ) -> nn.Module:
         """Builds the torch module."""
         kind = nn.RMSNorm if config.normalization == "RMSNorm" else nn.LayerNorm
         module = kind(hidden_size, eps=eps, dtype=config.params_dtype)
         for parameter in module.parameters():
-            parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+            parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]  # its own mark
         return module

@@ -1,39 +1,45 @@
 """GRPO on Megatron with rewards from the reward server: `python -m recipes.grpo [experiment=NAME] [key=value ...]`.
 
 One loop: draw prompts, sample a group of responses to each, score them over HTTP, take each group's rewards as one
-another's baseline, and take a clipped policy gradient step. The same code runs one process on a laptop and hundreds
+another's baseline, and take clipped policy gradient steps. The same code runs one process on a laptop and hundreds
 under srun. The run's folder (`output`) holds the resolved configuration, metrics.jsonl, TensorBoard files, rollout
-samples and checkpoints; started again with the same folder, the run goes on from the last checkpoint.
+samples and checkpoints; started again with the same folder, the run goes on from the last checkpoint. SIGUSR1 makes it
+save and end with exit code 75.
 
 Settings that have no default: output=FOLDER, model.path=MEGATRON_CHECKPOINT. Others often set: data.train=[FILE,...],
-reward.url=URL (empty starts a server for the run), parallel.processes, parallel.tensor, trainer.steps.
+algorithm=grpo|dr_grpo|dapo|gspo|cispo|rloo|reinforce_pp, reward.url=URL (empty starts a server for the run),
+parallel.processes, parallel.tensor, trainer.steps, trainer.save_every.
 
 Left out: a learned critic and reward models; rollouts older than the policy.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import time
-from collections.abc import Iterator
+import sys
 
 from recipes.data.example import read_examples
 from recipes.engines import create_engine
-from recipes.engines.base import PolicyEngine, Sampling, TokenBatch
-from recipes.monitor.loggers import MetricsLogger
-from recipes.monitor.progress import TrainingProgress
-from recipes.monitor.rollouts import write_rollouts
+from recipes.engines.base import PolicyEngine, TokenBatch, TokenSequence
+from recipes.monitor.monitor import TrainingMonitor
 from recipes.rl.losses import Objective, policy_loss
-from recipes.rollout.metrics import rollout_metrics, rollout_records, update_metrics
+from recipes.rollout.collect import collect
+from recipes.rollout.metrics import rollout_metrics, rollout_records, speed_metrics, update_metrics
 from recipes.rollout.prompts import PromptOrder, make_prompts
-from recipes.rollout.scoring import check_same_reward, reward_definition, score, training_sequences
+from recipes.rollout.scoring import check_same_reward, reward_definition
 from recipes.rollout.server import reward_client
+from recipes.rollout.training import training_data
+from recipes.runtime import interruption
 from recipes.runtime.config import AlgorithmConfig, Config
 from recipes.runtime.launch import from_leader, is_leader, run
+from recipes.runtime.phases import Phases
 from recipes.runtime.run_folder import RunFolder
 from recipes.runtime.schedule import learning_rate
-from recipes.runtime.tokenizer import load_tokenizer, stop_ids
+from recipes.runtime.tokenizer import load_tokenizer
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on; the message says why and what to change."""
 
 
 def train(config: Config) -> None:
@@ -48,60 +54,56 @@ def train(config: Config) -> None:
         tokenizer,
         style=config.data.style,
         length_target=config.reward.length_target,
-        max_tokens=config.model.max_length - config.rollout.max_new_tokens,
+        max_tokens=config.model.max_length - (config.rollout.min_new_tokens or config.rollout.max_new_tokens),
     )
     order = PromptOrder(prompts, mix=config.data.mix, adaptive=config.rollout.adaptive, seed=config.seed)
     engine = create_engine(config)
-    step, seconds, saved_reward = 0, 0.0, None
+    step, seconds, skipped, saved_reward, stopped = 0, 0.0, 0, None, False
     if (latest := folder.latest()) is not None:
         state = engine.load(latest)
-        step, seconds, saved_reward = state["step"], state["seconds"], state["reward"]
+        step, seconds, skipped, saved_reward = state["step"], state["seconds"], state["skipped"], state["reward"]
         order.restore(state["order"])
 
-    with reward_client(config.reward) as client, _monitor(config, step) as (logger, progress):
-        if logger and dropped:
+    with reward_client(config.reward) as client, TrainingMonitor(config, step) as monitor:
+        if is_leader() and dropped:
             print(f"{dropped} of {len(examples)} prompts are longer than the context allows and were left out")
         reward = reward_definition(client, config.reward)
         check_same_reward(saved_reward, reward, config.reward)
-        while not _finished(config, step, seconds):
-            step, began = step + 1, time.monotonic()
-            asked = order.next(config.rollout.prompts)
-            completions = engine.generate([p.ids for p in asked], _sampling(config, step, stop_ids(tokenizer)))
-            sampled = time.monotonic()
-            groups = score(asked, completions, tokenizer=tokenizer, client=client, config=config.reward)
-            scored = time.monotonic()
-            sequences, teaches = training_sequences(groups, estimator=config.algorithm.advantage)
-            order.observe(asked, teaches)
+        while not (stopped or _finished(config, step, seconds)):
+            step, phases = step + 1, Phases()
+            rollout = collect(order, engine, step, tokenizer=tokenizer, client=client, config=config, phases=phases)
             rate = learning_rate(config.optimizer, _progress(config, step, seconds), step)
-            updates = _update(engine, config, sequences, rate)
-            trained = time.monotonic()
-            seconds = from_leader(seconds + trained - began)
-
-            if logger and progress:
-                metrics = {
-                    **rollout_metrics(groups, teaches),
+            with phases("train"):
+                data = training_data(rollout.groups, engine, config.algorithm, config.rollout.temperature)
+                updates = _update(engine, config, data.groups, rate)
+            seconds = from_leader(seconds + phases.total)
+            skipped = _count_skipped(skipped, updates, config)
+            monitor.record(
+                step,
+                {
+                    **rollout_metrics(rollout, data.teaches),
                     **update_metrics(updates, rate),
-                    "time/generate_s": sampled - began,
-                    "time/score_s": scored - sampled,
-                    "time/train_s": trained - scored,
-                }
-                logger.log(step, metrics, seconds)
-                progress.update(step, metrics, trained - began)
-                if config.rollout.samples_every and (step == 1 or step % config.rollout.samples_every == 0):
-                    write_rollouts(config.output, step, rollout_records(groups, step))
+                    **data.metrics,
+                    **speed_metrics(rollout, data.groups, phases.seconds),
+                },
+                seconds,
+                phases.total,
+                samples=rollout_records(rollout.sampled, step),
+            )
+            stopped = interruption.stop_asked()
             every = config.trainer.save_every
-            if _finished(config, step, seconds) or (every and step % every == 0):
-                state = {"step": step, "seconds": seconds, "order": order.state(), "reward": reward}
+            if stopped or _finished(config, step, seconds) or (every and step % every == 0):
+                state = {"step": step, "seconds": seconds, "skipped": skipped, "reward": reward}
+                state |= {"order": order.state(), "score": monitor.score()}
                 engine.save(folder.step_path(step), state)
                 if is_leader():
                     folder.prune(config.trainer.keep)
-
-
-def _sampling(config: Config, step: int, stops: tuple[int, ...]) -> Sampling:
-    rollout = config.rollout
-    # Prompts of different steps share numbers, so the step is part of the seed.
-    seed = config.seed * 1_000_003 + step
-    return Sampling(rollout.group_size, rollout.temperature, rollout.max_new_tokens, stops, seed)
+    if stopped and not _finished(config, step, seconds):
+        if is_leader():
+            print(
+                f"asked to stop: saved after step {step} of {config.trainer.steps}; the same command goes on from there"
+            )
+        sys.exit(interruption.EXIT_STOPPED)
 
 
 def _finished(config: Config, step: int, seconds: float) -> bool:
@@ -114,36 +116,45 @@ def _progress(config: Config, step: int, seconds: float) -> float:
     return min(1.0, max((step - 1) / config.trainer.steps, by_clock))
 
 
-def _update(engine: PolicyEngine, config: Config, sequences: list[list], rate: float) -> list[dict[str, float]]:
-    """The optimizer steps of one rollout; its groups are dealt out among them."""
+def _update(
+    engine: PolicyEngine, config: Config, groups: list[list[TokenSequence]], rate: float
+) -> list[dict[str, float]]:
+    """The optimizer steps of one rollout: in every epoch its groups are dealt out among the mini-batches."""
     algorithm, results = config.algorithm, []
-    for part in range(algorithm.updates):
-        chosen = tuple(s for group in sequences[part :: algorithm.updates] for s in group)
-        if not chosen:
-            continue
-        batch = TokenBatch(chosen, config.rollout.temperature)
-        loss = policy_loss(_objective(algorithm), tokens=batch.response_tokens, sequences=len(chosen))
-        results.append(engine.train_step(batch, loss, learning_rate=rate, reference=algorithm.kl_coef > 0))
+    objective = _objective(algorithm)
+    for _ in range(algorithm.epochs):
+        for part in range(algorithm.mini_batches):
+            chosen = tuple(s for group in groups[part :: algorithm.mini_batches] for s in group)
+            if not chosen:
+                continue
+            batch = TokenBatch(chosen, config.rollout.temperature)
+            loss = policy_loss(objective, tokens=batch.response_tokens, sequences=len(chosen))
+            results.append(engine.train_step(batch, loss, learning_rate=rate, reference=objective.kl_coef > 0))
     return results
 
 
 def _objective(algorithm: AlgorithmConfig) -> Objective:
     names = {field.name for field in dataclasses.fields(Objective)}
-    return Objective(**{name: value for name, value in dataclasses.asdict(algorithm).items() if name in names})
+    chosen = {name: value for name, value in dataclasses.asdict(algorithm).items() if name in names}
+    if algorithm.kl_place == "reward":
+        chosen["kl_coef"] = 0.0
+    return Objective(**chosen)
 
 
-@contextlib.contextmanager
-def _monitor(config: Config, step: int) -> Iterator[tuple[MetricsLogger | None, TrainingProgress | None]]:
-    """Metrics and live progress on rank 0, nothing on the others."""
-    if not is_leader():
-        yield None, None
-        return
-    with (
-        MetricsLogger(config.output) as logger,
-        TrainingProgress(config.trainer.steps, config.name, initial_step=step) as progress,
-    ):
-        logger.truncate_after(step)
-        yield logger, progress
+def _count_skipped(before: int, updates: list[dict[str, float]], config: Config) -> int:
+    """Steps in a row that could not be taken, this one included.
+
+    Raises:
+        TrainingError: when there are `trainer.max_skipped` of them.
+    """
+    if not updates or any(update["stepped"] for update in updates):
+        return 0
+    if before + 1 >= config.trainer.max_skipped:
+        raise TrainingError(
+            f"loss or gradient was not finite for {before + 1} steps in a row (trainer.max_skipped); no such step was "
+            "taken. Start again from the last checkpoint with a lower optimizer.learning_rate, or look at the rollouts"
+        )
+    return before + 1
 
 
 if __name__ == "__main__":

@@ -10,27 +10,21 @@ trainer.steps, trainer.max_seconds, optimizer.learning_rate.
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Iterator
 from typing import Any
-
-from rich.console import Console
 
 from recipes.data.example import read_examples
 from recipes.data.prompts import trace_response
 from recipes.engines import create_engine
 from recipes.engines.base import TokenBatch, TokenSequence
-from recipes.monitor.loggers import MetricsLogger
+from recipes.monitor.monitor import TrainingMonitor
 from recipes.rl.losses import supervised_loss
 from recipes.rollout.prompts import DataError, Prompt, PromptOrder, make_prompts
 from recipes.runtime.config import Config
 from recipes.runtime.launch import from_leader, is_leader, run
+from recipes.runtime.phases import Phases
 from recipes.runtime.run_folder import RunFolder
 from recipes.runtime.schedule import learning_rate
 from recipes.runtime.tokenizer import load_tokenizer
-
-_LOG_EVERY = 20
 
 
 def train(config: Config) -> None:
@@ -58,24 +52,19 @@ def train(config: Config) -> None:
         step, seconds = state["step"], state["seconds"]
         order.restore(state["order"])
 
-    with _logger(config, step) as logger:
-        if logger and dropped:
+    with TrainingMonitor(config, step) as monitor:
+        if is_leader() and dropped:
             print(f"{dropped} of {len(examples)} rows are longer than model.max_length and were left out")
         while step < config.trainer.steps and not (0 < config.trainer.max_seconds <= seconds):
-            step, began = step + 1, time.monotonic()
+            step, phases = step + 1, Phases()
             batch = TokenBatch(tuple(sequences[p.example.id] for p in order.next(config.trainer.batch)))
             by_clock = seconds / config.trainer.max_seconds if config.trainer.max_seconds else 0.0
             rate = learning_rate(config.optimizer, min(1.0, max((step - 1) / config.trainer.steps, by_clock)), step)
             loss = supervised_loss(tokens=batch.response_tokens)
             sums = engine.train_step(batch, loss, learning_rate=rate, reference=False)
-            seconds = from_leader(seconds + time.monotonic() - began)
-            if logger:
-                mean = sums["loss"] / sums["tokens"]
-                logger.log(step, {"policy/loss": mean, "policy/learning_rate": rate}, seconds)
-                if step == 1 or step % _LOG_EVERY == 0 or step == config.trainer.steps:
-                    Console().print(
-                        f"{config.name}  step {step}/{config.trainer.steps}  loss {mean:.4f}  {seconds:.0f} s"
-                    )
+            seconds = from_leader(seconds + phases.total)
+            metrics = {"policy/loss": sums["loss"] / sums["tokens"], "policy/learning_rate": rate}
+            monitor.record(step, metrics, seconds, phases.total)
         engine.save(folder.step_path(step), {"step": step, "seconds": seconds, "order": order.state()})
 
 
@@ -83,16 +72,6 @@ def _sequence(prompt: Prompt, tokenizer: Any) -> TokenSequence:
     response = tokenizer(trace_response(prompt.example), add_special_tokens=False).input_ids
     ids = (*prompt.ids, *response, tokenizer.eos_token_id)
     return TokenSequence(ids=ids, prompt_length=len(prompt.ids))
-
-
-@contextlib.contextmanager
-def _logger(config: Config, step: int) -> Iterator[MetricsLogger | None]:
-    if not is_leader():
-        yield None
-        return
-    with MetricsLogger(config.output) as logger:
-        logger.truncate_after(step)
-        yield logger
 
 
 if __name__ == "__main__":

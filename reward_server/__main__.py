@@ -41,6 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     # Covers the time before uvicorn takes the signals over, and the moment after it hands them back.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
+    # Slurm sends it to all processes of a job ahead of the time limit; it is meant for the trainer.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if args.parent_pid is not None:
         lifetime.stop_with_parent(args.parent_pid)
     try:

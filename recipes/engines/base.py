@@ -33,6 +33,10 @@ class Sampling:
     max_new_tokens: int
     stop_ids: tuple[int, ...]
     seed: int = 0
+    top_k: int = 0
+    top_p: float = 1.0
+    stop_strings: tuple[str, ...] = ()
+    limits: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,10 @@ class PolicyEngine(Protocol):
         ...
 
     def train_step(self, batch: TokenBatch, loss: Loss, *, learning_rate: float, reference: bool) -> dict[str, float]:
-        """One optimizer step; returns the loss's sums over the batch, `grad_norm`, and 1.0 or 0.0 as `stepped`."""
+        """One optimizer step; returns the loss's sums over the batch, `grad_norm`, and 1.0 or 0.0 as `stepped`.
+
+        Where the loss or the gradient is not finite nothing changes and `stepped` is 0.
+        """
         ...
 
     def save(self, folder: Path, state: dict[str, Any]) -> None:

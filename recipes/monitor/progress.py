@@ -22,7 +22,8 @@ _ACCURACY = "accuracy/"
 
 
 class TrainingProgress:
-    """Shows where a run stands: bar, step, reward, accuracy by task, length, KL, entropy, pace and time left.
+    """Shows where a run stands: bar, step, reward, accuracy by task, length, KL, entropy, pace and time left; for SFT
+    the loss, pace and time left.
 
     On a terminal it is a live panel at the foot of the screen, and whatever else is printed scrolls above it. Elsewhere
     (Slurm logs, pipes) it prints one line every ``every`` steps, and always the first and the last step.
@@ -101,14 +102,16 @@ class TrainingProgress:
         metrics = self._metrics
         tasks = sorted(key for key in metrics if key.startswith(_ACCURACY) and key != f"{_ACCURACY}mean")
         pace = sum(self._seconds) / len(self._seconds) if self._seconds else math.nan
+        clock = [("s/step", _number(pace, "{:.1f}")), ("left", duration(self.seconds_left()))]
+        if "reward/mean" not in metrics and "policy/loss" in metrics:
+            return [("loss", _number(metrics["policy/loss"], "{:.4f}")), *clock]
         return [
             ("reward", _number(metrics.get("reward/mean"), "{:.3f}")),
             *((key.removeprefix(_ACCURACY), _number(metrics[key], "{:.1%}")) for key in tasks),
             ("length", _number(metrics.get("length/mean"), "{:.0f}")),
             ("KL", _number(metrics.get("policy/kl"), "{:.4f}")),
             ("entropy", _number(metrics.get("policy/entropy"), "{:.3f}")),
-            ("s/step", _number(pace, "{:.1f}")),
-            ("left", duration(self.seconds_left())),
+            *clock,
         ]
 
     def _line(self, step: int) -> str:

@@ -7,6 +7,7 @@ filter of truncated responses, which is a plain mask.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -185,7 +186,7 @@ def task_medians(rewards: Tensor, valid: Tensor, tasks: Tasks) -> dict[Task, flo
 
 
 def logistic_rewards(
-    rewards: Tensor, valid: Tensor, tasks: Tasks, centres: Mapping[Task, float], scale: float = 0.25
+    rewards: Tensor, valid: Tensor, tasks: Tasks, centres: Mapping[Any, float], scale: float = 0.25
 ) -> Tensor:
     """MedGRPO's rewards, 1 / (1 + exp(-(r - centre of the task) / scale)) (Su et al. 2025, arXiv 2512.06581).
 

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from recipes.data.example import REPORT_GROUPS
+from recipes.engines.base import TokenSequence
 from recipes.monitor.rollouts import RolloutRecord
+from recipes.rollout.collect import Rollout
 from recipes.rollout.scoring import Trajectory
+from recipes.runtime import platform
 
 
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if len(values) else float("nan")
 
 
-def rollout_metrics(groups: Sequence[Sequence[Trajectory]], teaches: Sequence[bool]) -> dict[str, float]:
-    """Metrics of one step's rollouts; a task without samples is left out.
+def rollout_metrics(rollout: Rollout, teaches: Sequence[bool]) -> dict[str, float]:
+    """Metrics of all that one step sampled; a task without samples is left out.
 
     Accuracy is the share of scored responses whose status is `correct`; lengths are in tokens of the response.
+
+    Args:
+        rollout: of the step.
+        teaches: which of `rollout.groups` have something to learn from.
     """
-    everything = [t for group in groups for t in group]
+    everything = [t for group in rollout.sampled for t in group]
     scored = [t for t in everything if t.score.reward is not None]
     metrics = {"reward/mean": _mean([t.score.reward or 0.0 for t in scored])}
     accuracies = []
@@ -31,15 +38,20 @@ def rollout_metrics(groups: Sequence[Sequence[Trajectory]], teaches: Sequence[bo
             metrics[f"reward/{name}"] = _mean([t.score.reward or 0.0 for t in own])
             metrics[f"accuracy/{name}"] = _mean([t.score.status == "correct" for t in own])
             accuracies.append(metrics[f"accuracy/{name}"])
+            for component in sorted({part for t in own for part in t.score.components}):
+                metrics[f"reward/{name}/{component}"] = _mean([t.score.components.get(component, 0.0) for t in own])
     metrics["accuracy/mean"] = _mean(accuracies)
     for component in sorted({name for t in scored for name in t.score.components}):
         metrics[f"reward/component/{component}"] = _mean([t.score.components.get(component, 0.0) for t in scored])
     lengths = [len(t.completion.ids) for t in everything]
     metrics["length/mean"] = _mean(lengths)
-    metrics["length/p90"] = float(np.percentile(lengths, 90))
+    for share in (10, 50, 90, 100):
+        metrics[f"length/p{share}"] = float(np.percentile(lengths, share))
     metrics["length/truncated_share"] = _mean([not t.completion.finished for t in everything])
     metrics["format/error_share"] = _mean([t.score.status in ("malformed", "no_answer") for t in scored])
     metrics["groups/zero_advantage_share"] = 1 - _mean([float(t) for t in teaches])
+    metrics["groups/left_out_share"] = 1 - len(rollout.groups) / len(rollout.sampled)
+    metrics["groups/batches"] = float(rollout.batches)
     metrics["groups/null_reward_share"] = 1 - len(scored) / len(everything)
     return metrics
 
@@ -54,12 +66,27 @@ def update_metrics(updates: Sequence[dict[str, float]], rate: float) -> dict[str
             "kl": "policy/kl",
             "entropy": "policy/entropy",
             "clipped": "policy/clip_share",
-            "prob_error": "mismatch/token_prob_error",
         }
         metrics |= {shown: sum(u[name] for u in updates) / tokens for name, shown in names.items()}
+        # Before the first update the policy is the one that sampled: what differs is how the two computed it.
+        metrics["mismatch/token_prob_error"] = updates[0]["prob_error"] / updates[0]["tokens"]
         metrics["policy/grad_norm"] = _mean([u["grad_norm"] for u in updates])
         metrics["policy/skipped_updates"] = float(sum(not u["stepped"] for u in updates))
     return metrics
+
+
+def speed_metrics(
+    rollout: Rollout, trained: Sequence[Sequence[TokenSequence]], seconds: Mapping[str, float]
+) -> dict[str, float]:
+    """Seconds of each phase, response tokens a second in sampling and training, and this rank's peak memory in GiB."""
+    sampled = sum(len(t.completion.ids) for group in rollout.sampled for t in group)
+    learned = sum(s.response_length for group in trained for s in group)
+    return {
+        **{f"time/{name}_s": value for name, value in seconds.items()},
+        "speed/sampled_tokens_per_s": sampled / max(seconds["generate"], 1e-9),
+        "speed/trained_tokens_per_s": learned / max(seconds["train"], 1e-9),
+        "memory/peak_gib": platform.peak_memory() / 2**30,
+    }
 
 
 def rollout_records(groups: Sequence[Sequence[Trajectory]], step: int) -> list[RolloutRecord]:

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from recipes.engines.base import Completion, TokenSequence
-from recipes.rl.advantages import group_advantages, informative, leave_one_out_advantages, whiten_over_tokens
+from recipes.engines.base import Completion
 from recipes.rollout.prompts import Prompt
 from recipes.runtime.config import RewardConfig
 from reward_server.client import Length, RewardClient, Score, ScoreItem
@@ -51,8 +50,17 @@ def score(
     tokenizer: Any,
     client: RewardClient | None,
     config: RewardConfig,
+    first_group: int = 0,
 ) -> list[list[Trajectory]]:
     """Scores every completion; collective, with a client on rank 0 alone.
+
+    Args:
+        prompts: what was asked.
+        completions: the responses to each prompt.
+        tokenizer: of the checkpoint.
+        client: of the reward server, None on all ranks but 0.
+        config: preset and limits.
+        first_group: number of the first prompt within the step.
 
     Raises:
         RewardError: the server stayed away, refused the request, or failed on more than `config.max_null_share`.
@@ -66,7 +74,9 @@ def score(
     scores = iter(_ask(items, client, config))
     return [
         [Trajectory(prompt, c, text, next(scores), number) for c, text in zip(group, group_texts, strict=True)]
-        for number, (prompt, group, group_texts) in enumerate(zip(prompts, completions, texts, strict=True))
+        for number, (prompt, group, group_texts) in enumerate(
+            zip(prompts, completions, texts, strict=True), first_group
+        )
     ]
 
 
@@ -146,42 +156,3 @@ def reward_table(groups: Sequence[Sequence[Trajectory]]) -> tuple[torch.Tensor, 
     rewards = torch.tensor([[t.score.reward or 0.0 for t in group] for group in groups], dtype=torch.float64)
     valid = torch.tensor([[t.score.reward is not None for t in group] for group in groups])
     return rewards, valid
-
-
-def training_sequences(
-    groups: Sequence[Sequence[Trajectory]], *, estimator: str
-) -> tuple[list[list[TokenSequence]], list[bool]]:
-    """What there is to learn from: the valid responses of groups whose rewards differ, with their advantages.
-
-    Args:
-        groups: a prompt's responses each.
-        estimator: of the advantages: grpo, dr_grpo, rloo or reinforce_pp.
-
-    Returns:
-        one list a group (empty where it teaches nothing), and which groups teach.
-    """
-    rewards, valid = reward_table(groups)
-    if estimator == "rloo":
-        advantages = leave_one_out_advantages(rewards, valid)
-    else:
-        advantages = group_advantages(rewards, valid, normalize=estimator == "grpo")
-    if estimator == "reinforce_pp":
-        lengths = torch.tensor([[len(t.completion.ids) for t in group] for group in groups])
-        advantages = whiten_over_tokens(advantages, valid, lengths)
-    teaches = informative(rewards, valid).tolist()
-    chosen = [
-        [
-            TokenSequence(
-                ids=t.prompt.ids + t.completion.ids,
-                prompt_length=len(t.prompt.ids),
-                advantages=(float(advantages[number, copy]),) * len(t.completion.ids),
-                old_logprobs=t.completion.logprobs,
-            )
-            for copy, t in enumerate(group)
-            if valid[number, copy]
-        ]
-        if teaches[number]
-        else []
-        for number, group in enumerate(groups)
-    ]
-    return chosen, teaches

@@ -92,7 +92,17 @@ class AlgorithmConfig:
         kl_estimator: k1, k2 or k3.
         entropy_coef: weight of the entropy bonus.
         reduction: mean over tokens (DAPO), or over responses of the means over their tokens (GRPO's paper, GSPO).
-        updates: optimizer steps a rollout; its groups are dealt out among them.
+        mini_batches: optimizer steps an epoch; the rollout's groups are dealt out among them.
+        epochs: passes over a rollout; from the second update on the ratio is no longer 1.
+        kl_place: whether KL is a term of the loss, or charged to each token's advantage (REINFORCE++).
+        tasks: how kinds of task share a step: pooled; per_task (advantages divided by the task's deviation instead of
+            the group's, for advantage dr_grpo or rloo); components (GDPO: each of `component_weights` against its own
+            group); logistic (rewards through a logistic around the kind's median, `task_medians`).
+        task_medians: median reward of the starting model for each kind of task (choice, calculation, text).
+        component_weights: weight of each component of the reward (answer, format, length).
+        overlong_filter: leave responses cut at the limit out of the loss; they still count in their group's baseline.
+        importance: weight of the policy loss against a sampler that computes other probabilities than the trainer:
+            none, truncated, masked or sequence_masked, with bounds importance_low and importance_high.
     """
 
     advantage: str = "grpo"
@@ -105,7 +115,21 @@ class AlgorithmConfig:
     kl_estimator: str = "k3"
     entropy_coef: float = 0.0
     reduction: str = "token"
-    updates: int = 1
+    mini_batches: int = 1
+    epochs: int = 1
+    kl_place: str = "loss"
+    tasks: str = "pooled"
+    task_medians: dict[str, float] = field(default_factory=dict)
+    component_weights: dict[str, float] = field(default_factory=dict)
+    overlong_filter: bool = False
+    importance: str = "none"
+    importance_low: float = 0.0
+    importance_high: float = 2.0
+
+    @property
+    def reads_reference(self) -> bool:
+        """Whether updates compare the policy with the reference policy."""
+        return self.kl_coef > 0
 
 
 @dataclass
@@ -115,14 +139,25 @@ class RolloutConfig:
     Attributes:
         prompts: prompts a step, over all ranks.
         group_size: responses a prompt.
+        max_batches: above 1, groups of equal rewards (before any length term) are replaced by sampling further prompts,
+            up to so many batches of `prompts` a step (DAPO's dynamic sampling); then the step takes what there is.
+        top_k, top_p: sample from the likeliest tokens alone; 0 and 1 from all.
+        stop: strings that end a response.
+        min_new_tokens: room that a prompt must leave in model.max_length; null for max_new_tokens. Below that, a
+            response to a long prompt has what room is left.
         adaptive: draw prompts whose skill lately gave groups of mixed rewards more often.
         samples_every: steps between files of sampled rollouts; 0 writes none.
     """
 
     prompts: int = 32
     group_size: int = 8
+    max_batches: int = 1
     max_new_tokens: int = 1024
+    min_new_tokens: int | None = None
     temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    stop: list[str] = field(default_factory=list)
     adaptive: bool = False
     samples_every: int = 10
 
@@ -187,7 +222,11 @@ class TrainerConfig:
         max_seconds: stop after so many seconds of training even if steps are left; 0 means no limit.
         batch: sequences an optimizer step (SFT alone).
         save_every: steps between checkpoints; 0 keeps only the last.
-        keep: checkpoints to keep.
+        keep: checkpoints to keep; the best is kept beside them.
+        best: metric whose mean since the checkpoint before decides which one is the best.
+        max_skipped: stop after so many steps in a row whose loss or gradient was not finite; each is skipped.
+        trackers: wandb, mlflow; metrics.jsonl and TensorBoard files are always written.
+        profile_first, profile_steps: steps to trace with torch's profiler.
     """
 
     steps: int = 100
@@ -195,6 +234,11 @@ class TrainerConfig:
     batch: int = 32
     save_every: int = 0
     keep: int = 2
+    best: str = "accuracy/mean"
+    max_skipped: int = 5
+    trackers: list[str] = field(default_factory=list)
+    profile_first: int = 1
+    profile_steps: int = 0
 
 
 @dataclass
@@ -228,8 +272,9 @@ def load(overrides: Sequence[str]) -> Config:
         ConfigError: for an unknown key or group, a missing or mistyped value, or a broken cross-field rule.
     """
     schema = OmegaConf.structured(Config)
-    # Hydra closes every section against new keys; this one's keys are names of tasks.
-    schema.data.mix._set_flag("struct", False)
+    # Hydra closes every section against new keys; the keys of these are names of tasks and components.
+    for names in (schema.data.mix, schema.algorithm.task_medians, schema.algorithm.component_weights):
+        names._set_flag("struct", False)
     ConfigStore.instance().store(name="schema", node=schema)
     try:
         with initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):
@@ -275,20 +320,7 @@ def validate(config: Config) -> None:
         ConfigError: naming the keys and the fix.
     """
     _one_of("engine", config.engine, ("megatron",))
-    algorithm = config.algorithm
-    _one_of("algorithm.advantage", algorithm.advantage, ("grpo", "dr_grpo", "rloo", "reinforce_pp"))
-    _one_of("algorithm.surrogate", algorithm.surrogate, ("clip", "cispo"))
-    _one_of("algorithm.ratio", algorithm.ratio, ("token", "sequence"))
-    _one_of("algorithm.kl_estimator", algorithm.kl_estimator, ("k1", "k2", "k3"))
-    _one_of("algorithm.reduction", algorithm.reduction, ("token", "sequence"))
-    _require(
-        algorithm.surrogate == "clip" or (algorithm.ratio == "token" and algorithm.dual_clip is None),
-        "algorithm.surrogate=cispo weighs tokens: set algorithm.ratio=token and algorithm.dual_clip=null",
-    )
-    _require(
-        algorithm.dual_clip is None or algorithm.dual_clip > 1,
-        f"algorithm.dual_clip={algorithm.dual_clip}: expected above 1, such as 3",
-    )
+    _validate_algorithm(config)
     _one_of("model.precision", config.model.precision, ("float32", "bfloat16"))
     _one_of("model.fp8", config.model.fp8, ("none", "delayed", "tensorwise", "blockwise"))
     _one_of("model.transformer", config.model.transformer, ("auto", "local", "te"))
@@ -320,14 +352,18 @@ def validate(config: Config) -> None:
             f"{parallel.processes} / tensor {parallel.tensor} / pipeline {parallel.pipeline}); choose a multiple of it",
         )
     _require(
-        rollout.prompts % config.algorithm.updates == 0,
-        f"algorithm.updates={config.algorithm.updates} does not divide rollout.prompts={rollout.prompts}",
-    )
-    _require(
         rollout.max_new_tokens < config.model.max_length,
         f"rollout.max_new_tokens={rollout.max_new_tokens} leaves no room for a prompt in model.max_length="
         f"{config.model.max_length}",
     )
+    _require(
+        rollout.min_new_tokens is None or 1 <= rollout.min_new_tokens <= rollout.max_new_tokens,
+        f"rollout.min_new_tokens={rollout.min_new_tokens}: expected 1 to rollout.max_new_tokens="
+        f"{rollout.max_new_tokens}",
+    )
+    _require(0 < rollout.top_p <= 1, f"rollout.top_p={rollout.top_p}: expected above 0 and at most 1")
+    _require(rollout.top_k >= 0, f"rollout.top_k={rollout.top_k}: expected at least 0 (all tokens)")
+    _require(rollout.max_batches >= 1, f"rollout.max_batches={rollout.max_batches}: expected at least 1")
     _require(rollout.temperature > 0, f"rollout.temperature={rollout.temperature}: expected a positive number")
     _require(
         (config.reward.length_mode == "none") == (config.reward.length_target is None),
@@ -342,11 +378,63 @@ def validate(config: Config) -> None:
         not parallel.sequence or parallel.tensor > 1,
         "parallel.sequence=true divides activations over tensor parallel ranks; set parallel.tensor above 1",
     )
+    strange = set(config.trainer.trackers) - {"wandb", "mlflow"}
+    _require(not strange, f"trainer.trackers: {sorted(strange)} are not known; expected wandb, mlflow")
     unknown = set(config.data.mix) - {"choice", "calculation", "text"}
     _require(not unknown, f"data.mix: {sorted(unknown)} are not kinds of task; expected choice, calculation, text")
     _require(
         config.model.fp8 == "none" or config.model.precision == "bfloat16",
         f"model.fp8={config.model.fp8} computes beside bfloat16; set model.precision=bfloat16",
+    )
+    _require(
+        config.model.fp8 == "none" or config.algorithm.importance != "none",
+        f"model.fp8={config.model.fp8}: responses are sampled in bfloat16 and trained on in FP8; set "
+        "algorithm.importance=truncated (or masked) to correct for it",
+    )
+
+
+def _validate_algorithm(config: Config) -> None:
+    algorithm, prompts = config.algorithm, config.rollout.prompts
+    _one_of("algorithm.advantage", algorithm.advantage, ("grpo", "dr_grpo", "rloo", "reinforce_pp"))
+    _one_of("algorithm.surrogate", algorithm.surrogate, ("clip", "cispo"))
+    _one_of("algorithm.ratio", algorithm.ratio, ("token", "sequence"))
+    _one_of("algorithm.kl_estimator", algorithm.kl_estimator, ("k1", "k2", "k3"))
+    _one_of("algorithm.kl_place", algorithm.kl_place, ("loss", "reward"))
+    _one_of("algorithm.reduction", algorithm.reduction, ("token", "sequence"))
+    _one_of("algorithm.tasks", algorithm.tasks, ("pooled", "per_task", "components", "logistic"))
+    _one_of("algorithm.importance", algorithm.importance, ("none", "truncated", "masked", "sequence_masked"))
+    _require(
+        algorithm.surrogate == "clip" or (algorithm.ratio == "token" and algorithm.dual_clip is None),
+        "algorithm.surrogate=cispo weighs tokens: set algorithm.ratio=token and algorithm.dual_clip=null",
+    )
+    _require(
+        algorithm.dual_clip is None or algorithm.dual_clip > 1,
+        f"algorithm.dual_clip={algorithm.dual_clip}: expected above 1, such as 3",
+    )
+    _require(
+        algorithm.importance_low <= algorithm.importance_high,
+        f"algorithm.importance_low={algorithm.importance_low} is above importance_high={algorithm.importance_high}",
+    )
+    for key in ("mini_batches", "epochs"):
+        _require(getattr(algorithm, key) >= 1, f"algorithm.{key}={getattr(algorithm, key)}: expected at least 1")
+    _require(
+        prompts % algorithm.mini_batches == 0,
+        f"algorithm.mini_batches={algorithm.mini_batches} does not divide rollout.prompts={prompts}",
+    )
+    _require(
+        algorithm.tasks != "per_task" or algorithm.advantage in ("dr_grpo", "rloo"),
+        f"algorithm.tasks=per_task divides by the task's deviation, and algorithm.advantage={algorithm.advantage} by "
+        "another one as well; set algorithm.advantage=dr_grpo or rloo",
+    )
+    kinds, components = {"choice", "calculation", "text"}, {"answer", "format", "length"}
+    _require(
+        (algorithm.tasks == "logistic") == bool(algorithm.task_medians) and set(algorithm.task_medians) <= kinds,
+        "algorithm.tasks=logistic and algorithm.task_medians={choice: M, calculation: M, text: M} belong together",
+    )
+    _require(
+        (algorithm.tasks == "components") == bool(algorithm.component_weights)
+        and set(algorithm.component_weights) <= components,
+        "algorithm.tasks=components and algorithm.component_weights={answer: W, format: W, length: W} belong together",
     )
 
 

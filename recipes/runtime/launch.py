@@ -22,7 +22,7 @@ from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from recipes.runtime import platform
+from recipes.runtime import interruption, platform
 from recipes.runtime.config import Config, ConfigError, load, world_size
 
 _PR_SET_PDEATHSIG = 1
@@ -65,10 +65,13 @@ def _start_ranks(module: str, overrides: list[str], processes: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     arguments = ["--standalone", f"--nproc-per-node={processes}", "-m", module, *overrides]
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    interruption.forward_to_ranks()
     try:
         torchrun.main(arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
+        if failure.exitcode == interruption.EXIT_STOPPED:
+            sys.exit(interruption.EXIT_STOPPED)
         sys.exit(f"rank {rank} of {processes} ended with exit code {failure.exitcode}; all ranks were stopped")
     except SignalException as signal_error:
         sys.exit(128 + int(signal_error.sigval))
@@ -105,6 +108,8 @@ def run(main: Callable[[Config], None], module: str, description: str) -> None:
         print(f"usage: python -m {module} [GROUP=NAME ...] [key=value ...]\n\n{description}")
         return
     _adopt_slurm()
+    # As early as can be: until then the signal kills, and the rest of this function imports and reads for seconds.
+    interruption.listen()
     try:
         config = load(overrides)
     except ConfigError as error:

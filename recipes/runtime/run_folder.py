@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 from conversion.checkpoint import CheckpointError, open_checkpoint
@@ -33,18 +36,21 @@ class RunFolder:
             target = replaced.with_name(replaced.name.split(".replaced-")[0])
             shutil.rmtree(replaced) if target.exists() else replaced.rename(target)
         for leftover in self.checkpoints.glob("*.partial-*"):
-            shutil.rmtree(leftover)
+            leftover.unlink() if leftover.is_symlink() else shutil.rmtree(leftover)
         written = self.path / "config.yaml"
         if written.is_file() and self.latest() is not None:
-            changed = [
-                line
-                for line in _differences(from_yaml(written.read_text()), config)
-                if not line.startswith(_FREE_TO_CHANGE)
-            ]
+            differences = _differences(from_yaml(written.read_text()), config)
+            changed = [line for line in differences if not line.startswith(_FREE_TO_CHANGE)]
             if changed:
                 raise ConfigError(
                     f"{self.path}: holds a run with other settings ({'; '.join(changed)}); resume it with the same "
                     "ones, or choose another output folder"
+                )
+            if layout := [line for line in differences if line.startswith("parallel.")]:
+                print(
+                    f"{self.path}: goes on under another layout ({'; '.join(layout)}); sums are added up in another "
+                    "order from here on, so its figures equal those of the old layout up to rounding, not bit for bit",
+                    file=sys.stderr,
                 )
         written.write_text(to_yaml(config))
 
@@ -63,10 +69,25 @@ class RunFolder:
         steps = self.steps()
         return self.step_path(steps[-1]) if steps else None
 
+    def best(self) -> int | None:
+        """The step of the kept checkpoint with the highest score, the later of equal ones; None without scores."""
+        scores = {
+            step: json.loads((self.step_path(step) / "state.json").read_text()).get("score") for step in self.steps()
+        }
+        known = {step: score for step, score in scores.items() if score is not None}
+        return max(known, key=lambda step: (known[step], step)) if known else None
+
     def prune(self, keep: int) -> None:
-        """Deletes all but the last `keep` checkpoints."""
+        """Deletes all but the last `keep` checkpoints and the best, to which `checkpoints/best` is made to point."""
+        best = self.best()
+        if best is not None:
+            link = self.checkpoints / f"best.partial-{os.getpid()}"
+            link.unlink(missing_ok=True)
+            link.symlink_to(self.step_path(best).name)
+            link.replace(self.checkpoints / "best")
         for step in self.steps()[: -max(1, keep)]:
-            shutil.rmtree(self.step_path(step))
+            if step != best:
+                shutil.rmtree(self.step_path(step))
 
 
 def last_checkpoint(run: str | Path) -> Path:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from recipes.rollout.collect import Rollout
 from recipes.rollout.metrics import rollout_metrics, rollout_records, update_metrics
 from tests.rollout.samples import prompt, trajectory
 
@@ -25,7 +26,7 @@ def test_rollout_metrics_by_hand() -> None:
             trajectory(NUMBER, None, status="timeout", tokens=40),
         ],
     ]
-    found = rollout_metrics(groups, [True, False])
+    found = rollout_metrics(Rollout(groups[:1], groups, 2), [True])
     assert found == pytest.approx(
         {
             "reward/mean": 1.1 / 3,  # the unscored response is no zero
@@ -38,10 +39,21 @@ def test_rollout_metrics_by_hand() -> None:
             "reward/component/format": 2 / 3,
             "reward/component/length": 0.0,
             "length/mean": 25.0,
+            "reward/choice/answer": 1 / 2,
+            "reward/choice/format": 1.0,
+            "reward/choice/length": 0.0,
+            **dict.fromkeys(
+                ("reward/calculation/answer", "reward/calculation/format", "reward/calculation/length"), 0.0
+            ),
+            "length/p10": 13.0,  # .1 * 3 = .3 steps from 10
+            "length/p50": 25.0,
             "length/p90": 37.0,  # .9 * 3 = 2.7 steps from 10: 30 + .7 * 10
+            "length/p100": 40.0,
             "length/truncated_share": 1 / 4,
             "format/error_share": 1 / 3,
-            "groups/zero_advantage_share": 1 / 2,
+            "groups/zero_advantage_share": 0.0,
+            "groups/left_out_share": 1 / 2,
+            "groups/batches": 2.0,
             "groups/null_reward_share": 1 / 4,
         }
     )
@@ -50,7 +62,7 @@ def test_rollout_metrics_by_hand() -> None:
 def test_update_metrics_weigh_by_tokens() -> None:
     base = {"kl": 0.0, "entropy": 0.0, "clipped": 0.0, "prob_error": 0.0}
     updates = [
-        {**base, "loss": 3.0, "clipped": 1.0, "tokens": 10.0, "grad_norm": 2.0, "stepped": 1.0},
+        {**base, "loss": 3.0, "clipped": 1.0, "prob_error": 10.5, "tokens": 10.0, "grad_norm": 2.0, "stepped": 1.0},
         {**base, "loss": -1.0, "prob_error": 40.0, "tokens": 30.0, "grad_norm": 4.0, "stepped": 0.0},
     ]
     found = update_metrics(updates, 1e-5)
@@ -62,7 +74,7 @@ def test_update_metrics_weigh_by_tokens() -> None:
             "policy/kl": 0.0,
             "policy/entropy": 0.0,
             "policy/clip_share": 1 / 40,
-            "mismatch/token_prob_error": 1.0,
+            "mismatch/token_prob_error": 1.05,  # of the first update alone
             "policy/grad_norm": 3.0,
             "policy/skipped_updates": 1.0,
         }
@@ -74,7 +86,8 @@ def test_a_step_without_anything_to_learn_has_no_figures_of_an_update() -> None:
 
 
 def test_a_step_without_any_score_is_nan_and_not_zero() -> None:
-    found = rollout_metrics([[trajectory(CHOICE, None, status="timeout")]], [False])
+    groups = [[trajectory(CHOICE, None, status="timeout")]]
+    found = rollout_metrics(Rollout(groups, groups, 1), [False])
     assert math.isnan(found["reward/mean"])
     assert found["groups/null_reward_share"] == 1
     assert "accuracy/choice" not in found

@@ -1,74 +1,20 @@
-"""From completions to training sequences: masks, advantages, and the reward server's faults."""
+"""From completions to scored trajectories, and the reward server's faults."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import pytest
 
 from recipes.engines.base import Completion
-from recipes.rollout.scoring import RewardError, reward_table, score, training_sequences
+from recipes.rollout.scoring import RewardError, reward_table, score
 from recipes.runtime.config import RewardConfig
 from reward_server.client import RewardClient
 from reward_server.process import RewardServerProcess
 from tests.rollout.samples import prompt, trajectory
 
 ONE, TWO, THREE = (prompt(str(n), ids=range(1, n + 2)) for n in (1, 2, 3))
-
-
-def test_null_rewards_leave_the_loss_and_the_group() -> None:
-    """A missing reward that counted as 0 would punish a response for the server's fault."""
-    group = [
-        trajectory(ONE, 1.0, tokens=2),
-        trajectory(ONE, None, status="timeout", tokens=4),
-        trajectory(ONE, 0.0, tokens=1),
-    ]
-    [sequences], teaches = training_sequences([group], estimator="grpo")
-    assert teaches == [True]
-    assert [s.response_length for s in sequences] == [2, 1]
-    # Mean of 1 and 0 is .5; the unbiased standard deviation sqrt((.25 + .25) / 1) = .70711; .5 / .70711 = .70711.
-    assert [s.advantages[0] for s in sequences] == pytest.approx([math.sqrt(0.5), -math.sqrt(0.5)], rel=1e-5)
-
-
-def test_sequences_carry_prompt_response_and_the_samplers_logprobs() -> None:
-    group = [trajectory(TWO, 1.0, tokens=2), trajectory(TWO, 3.0, tokens=3)]
-    [[first, second]], _ = training_sequences([group], estimator="dr_grpo")
-    assert first.ids == (1, 2, 3, 10, 11)
-    assert first.prompt_length == 3
-    assert first.old_logprobs == (-0.1, -0.2)
-    assert (first.advantages[0], second.advantages[0]) == (-1.0, 1.0)
-    assert (first.response_length, second.response_length) == (2, 3)
-
-
-def test_every_estimator_by_hand() -> None:
-    """Rewards 1, 0, 0, 0 with 2, 1, 1, 1 tokens."""
-    group = [trajectory(ONE, 1.0, tokens=2), *(trajectory(ONE, 0.0, tokens=1) for _ in range(3))]
-
-    def advantages(estimator: str) -> list[float]:
-        [sequences], _ = training_sequences([group], estimator=estimator)
-        return [s.advantages[0] for s in sequences]
-
-    assert advantages("dr_grpo") == [0.75, -0.25, -0.25, -0.25]
-    assert advantages("grpo") == pytest.approx([1.5, -0.5, -0.5, -0.5], rel=1e-5)
-    # The others' means: 0 for the first, 1/3 for the rest.
-    assert advantages("rloo") == pytest.approx([1.0, -1 / 3, -1 / 3, -1 / 3])
-    # Over five tokens: mean (2 * .75 - 3 * .25) / 5 = .15; deviations .6, -.4; variance (2 * .36 + 3 * .16) / 5 = .24.
-    root = math.sqrt(0.24)
-    assert advantages("reinforce_pp") == pytest.approx([0.6 / root, -0.4 / root, -0.4 / root, -0.4 / root])
-
-
-def test_groups_that_teach_nothing_are_empty() -> None:
-    """They keep their place, since optimizer steps deal groups out by number."""
-    groups = [
-        [trajectory(ONE, 1.0), trajectory(ONE, 1.0)],
-        [trajectory(TWO, 1.0), trajectory(TWO, 0.0)],
-        [trajectory(THREE, 1.0), trajectory(THREE, None, status="verifier_error")],
-    ]
-    sequences, teaches = training_sequences(groups, estimator="grpo")
-    assert [len(s) for s in sequences] == [0, 2, 0]
-    assert teaches == [False, True, False]
 
 
 def test_reward_table() -> None:

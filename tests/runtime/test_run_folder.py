@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def _published(folder: RunFolder, *steps: int) -> None:
     for step in steps:
         folder.step_path(step).mkdir(parents=True)
         (folder.step_path(step) / "manifest.json").write_text("{}")
+        (folder.step_path(step) / "state.json").write_text("{}")
 
 
 def test_a_new_folder_holds_the_resolved_configuration(config: Config) -> None:
@@ -71,6 +73,20 @@ def test_prune_keeps_the_last(keep: int, left: list[int], config: Config) -> Non
     _published(folder, 9, 20, 100)
     folder.prune(keep)
     assert folder.steps() == left
+    assert not (folder.checkpoints / "best").exists()
+
+
+def test_the_best_is_kept_beside_the_last(config: Config) -> None:
+    """By its score, the later of equal ones; it may be old, and it must not keep others from going."""
+    folder = RunFolder(config.output)
+    for step, score in ((5, 0.2), (10, 0.7), (15, 0.7), (20, None), (25, 0.3)):
+        _published(folder, step)
+        (folder.step_path(step) / "state.json").write_text(json.dumps({"score": score}))
+        folder.prune(1)
+        expected = {5: [5], 10: [10], 15: [15], 20: [15, 20], 25: [15, 25]}[step]
+        assert folder.steps() == expected
+        assert (folder.checkpoints / "best").resolve() == folder.step_path(expected[0]).resolve()
+    assert folder.latest() == folder.step_path(25)
 
 
 @pytest.mark.parametrize(

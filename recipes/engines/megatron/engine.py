@@ -99,7 +99,7 @@ class MegatronEngine:
 
     @property
     def _needs_reference(self) -> bool:
-        return self.config.algorithm.kl_coef > 0
+        return self.config.algorithm.reads_reference
 
     def _optimizer_config(self) -> OptimizerConfig:
         chosen = self.config.optimizer
@@ -203,9 +203,14 @@ class MegatronEngine:
             group["lr"] = learning_rate * group.get("lr_mult", 1.0)
             # megatron-core leaves this to its own scheduler; without it biases and norms would be decayed as well.
             group["weight_decay"] = self.config.optimizer.weight_decay * group.get("wd_mult", 1.0)
-        stepped, grad_norm, _ = self.optimizer.step()
         sums = self._reduce(outputs)
-        return sums | {"grad_norm": float(grad_norm or 0.0), "stepped": float(stepped and math.isfinite(sums["loss"]))}
+        self.optimizer.prepare_grads()
+        grad_norm = float(self.optimizer.get_grad_norm())
+        # megatron-core's float32 and bfloat16 optimizers would step into whatever they are given.
+        finite = math.isfinite(grad_norm) and math.isfinite(sums["loss"])
+        if finite:
+            self.optimizer.step()
+        return sums | {"grad_norm": grad_norm, "stepped": float(finite)}
 
     def _divide(self, batch: TokenBatch) -> list[PackedBatch]:
         limit = self.config.parallel.micro_batch_tokens

@@ -1,0 +1,109 @@
+"""One step's rollout: prompts drawn, responses sampled and scored, until there are enough groups to learn from.
+
+Left out: keeping surplus groups for the next step, which would train on an older policy's responses.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from recipes.engines.base import PolicyEngine, Sampling
+from recipes.rl.advantages import informative
+from recipes.rollout.prompts import Prompt, PromptOrder
+from recipes.rollout.scoring import Trajectory, reward_table, score
+from recipes.runtime.config import Config
+from recipes.runtime.launch import is_leader
+from recipes.runtime.phases import Phases
+from recipes.runtime.tokenizer import stop_ids
+from reward_server.client import RewardClient
+
+Group = list[Trajectory]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What a step sampled.
+
+    Attributes:
+        groups: to train on, a prompt's responses each.
+        sampled: all of them, those left out by dynamic sampling as well.
+        batches: how many times prompts were drawn.
+    """
+
+    groups: list[Group]
+    sampled: list[Group]
+    batches: int
+
+
+def collect(
+    order: PromptOrder,
+    engine: PolicyEngine,
+    step: int,
+    *,
+    tokenizer: Any,
+    client: RewardClient | None,
+    config: Config,
+    phases: Phases,
+) -> Rollout:
+    """Samples and scores `rollout.prompts` groups; collective.
+
+    With `rollout.max_batches` above 1 only groups whose rewards differ before any length term count (DAPO's dynamic
+    sampling, arXiv 2503.14476, eq. 11), and further prompts are drawn until there are enough or batches run out.
+
+    Raises:
+        RewardError: see `recipes.rollout.scoring.score`.
+    """
+    wanted, most = config.rollout.prompts, config.rollout.max_batches
+    kept: list[Group] = []
+    sampled: list[Group] = []
+    batch = 0
+    while batch < most and len(kept) < wanted:
+        asked = order.next(wanted)
+        with phases("generate"):
+            sampling = _sampling(config, step, batch, asked, stop_ids(tokenizer))
+            completions = engine.generate([prompt.ids for prompt in asked], sampling)
+        with phases("score"):
+            groups = score(
+                asked, completions, tokenizer=tokenizer, client=client, config=config.reward, first_group=len(sampled)
+            )
+        rewards, valid = reward_table(groups)
+        order.observe(asked, informative(rewards, valid).tolist())
+        sampled += groups
+        mixed = informative(rewards - _length_terms(groups), valid).tolist()
+        kept += [group for group, each in zip(groups, mixed, strict=True) if each or most == 1]
+        batch += 1
+    if len(kept) < wanted and is_leader():
+        print(
+            f"step {step}: {len(kept)} of {wanted} groups have rewards that differ after {batch} batches "
+            "(rollout.max_batches); training on those",
+            file=sys.stderr,
+        )
+    return Rollout(kept[:wanted], sampled, batch)
+
+
+def _sampling(config: Config, step: int, batch: int, prompts: Sequence[Prompt], stops: tuple[int, ...]) -> Sampling:
+    rollout = config.rollout
+    room = [config.model.max_length - len(prompt.ids) for prompt in prompts]
+    return Sampling(
+        copies=rollout.group_size,
+        temperature=rollout.temperature,
+        max_new_tokens=rollout.max_new_tokens,
+        stop_ids=stops,
+        # Prompts of different steps and batches share numbers, so both are part of the seed.
+        seed=config.seed * 1_000_003 + step + (batch << 40),
+        top_k=rollout.top_k,
+        top_p=rollout.top_p,
+        stop_strings=tuple(rollout.stop),
+        limits=tuple(min(rollout.max_new_tokens, each) for each in room) if min(room) < rollout.max_new_tokens else (),
+    )
+
+
+def _length_terms(groups: Sequence[Group]) -> torch.Tensor:
+    return torch.tensor(
+        [[t.score.components.get("length", 0.0) for t in group] for group in groups], dtype=torch.float64
+    )

@@ -1,0 +1,225 @@
+"""A run that was broken off goes on as if nothing had happened: the same numbers to the last bit.
+
+Fails if anything that a step depends on (weights, optimizer, prompts, random draws, counters) is not in a checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+from recipes.monitor.rollouts import read_rollouts
+from recipes.runtime.interruption import EXIT_STOPPED
+from recipes.runtime.run_folder import RunFolder
+from reward_server.process import RewardServerProcess
+from tests.conftest import descendants, finish, wait_until_dead
+from tests.end_to_end.conftest import Settings
+from tests.end_to_end.launch import metrics, ranks, run, started, steps, wait_for
+
+pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
+STEPS = 6
+LAYOUTS = {
+    "tp1": ["parallel.processes=1", "parallel.tensor=1"],
+    "tp2": ["parallel.processes=2", "parallel.tensor=2"],
+    "dp2": ["parallel.processes=2", "parallel.tensor=1", "parallel.distributed_optimizer=true"],
+}
+# What a clock or a process's history says of a step, and not the step itself.
+MEASURED = ("seconds", "time/", "speed/", "memory/")
+
+
+@pytest.fixture(scope="module")
+def whole(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run of six steps without a break for each layout."""
+    folders = {}
+    for layout, overrides in LAYOUTS.items():
+        folder = tmp_path_factory.mktemp(layout)
+        run("recipes.grpo", *settings(folder / "run", f"trainer.steps={STEPS}", *overrides), log=folder / "log")
+        folders[layout] = folder / "run"
+    return folders
+
+
+def _tensors(folder: Path, tmp_path: Path) -> dict[str, torch.Tensor]:
+    """Everything in the last checkpoint's weights and optimizer, by name."""
+    latest, found = RunFolder(folder).latest(), {}
+    assert latest is not None
+    for part in ("model", "optimizer"):
+        target = tmp_path / f"{part}.pt"
+        dcp_to_torch_save(latest / part, target)
+
+        def walk(value: Any, name: str) -> None:
+            if isinstance(value, dict):
+                for key, each in value.items():
+                    walk(each, f"{name}/{key}")
+            elif isinstance(value, list):
+                for number, each in enumerate(value):
+                    walk(each, f"{name}/{number}")
+            elif isinstance(value, torch.Tensor):
+                found[name] = value
+
+        walk(torch.load(target, weights_only=False), part)
+    return found
+
+
+def _figures(folder: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if not k.startswith(MEASURED)} for row in metrics(folder)]
+
+
+def _assert_the_same_run(found: Path, wanted: Path, tmp_path: Path) -> None:
+    assert steps(found) == list(range(1, STEPS + 1))
+    assert _figures(found) == _figures(wanted)
+    ours, theirs = ([(r.step, r.group, r.response, r.reward) for r in read_rollouts(f)] for f in (found, wanted))
+    assert ours == theirs
+    before, after = _tensors(wanted, tmp_path), _tensors(found, tmp_path)
+    assert len(before) > 20
+    assert {"model", "optimizer"} == {name.split("/")[0] for name in before}
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]), name
+    states = [json.loads((RunFolder(f).step_path(STEPS) / "state.json").read_text()) for f in (found, wanted)]
+    for state in states:
+        # Scores are means since the checkpoint before, and the whole run has no other checkpoint.
+        del state["seconds"], state["score"]
+    assert states[0] == states[1]
+
+
+@pytest.mark.parametrize("layout", ["tp1", "dp2"])
+def test_killed_and_resumed_it_is_bit_identical(
+    layout: str, whole: dict[str, Path], settings: Settings, tmp_path: Path
+) -> None:
+    folder, log = tmp_path / "run", tmp_path / "log"
+    overrides = settings(folder, f"trainer.steps={STEPS}", "trainer.save_every=3", *LAYOUTS[layout])
+    process = started("recipes.grpo", *overrides, log=log)
+    wait_for(lambda: RunFolder(folder).steps() == [3], process, log)
+    family = descendants(process.pid)
+    os.kill(process.pid, signal.SIGKILL)
+    finish(process, log, 60)
+    assert not wait_until_dead(family, 60)
+    assert RunFolder(folder).steps() == [3]
+    run("recipes.grpo", *overrides, log=tmp_path / "second")
+    _assert_the_same_run(folder, whole[layout], tmp_path)
+
+
+def test_killed_at_five_random_points_it_is_bit_identical(
+    whole: dict[str, Path], settings: Settings, tmp_path: Path
+) -> None:
+    """Each time a random rank is killed at a random moment of start, sampling, scoring, update or save."""
+    folder, draws = tmp_path / "run", random.Random()
+    overrides = settings(folder, f"trainer.steps={STEPS}", "trainer.save_every=1", *LAYOUTS["tp2"])
+    points = []
+    for number in range(5):
+        log = tmp_path / f"log{number}"
+        process = started("recipes.grpo", *overrides, log=log)
+        wait_for(lambda process=process: len(ranks(process.pid)) == 2, process, log)
+        # A start takes some 6 s here and a step 1 s, so that most kills hit a step and some the start or a save.
+        delay, victim = draws.uniform(4, 8), draws.randrange(2)
+        time.sleep(delay)
+        points.append((round(delay, 3), victim, steps(folder)))
+        if process.poll() is not None:
+            break  # All steps are done.
+        family = descendants(process.pid)
+        alive = ranks(process.pid)
+        if victim in alive:
+            os.kill(alive[victim], signal.SIGKILL)
+        finish(process, log, 60)
+        assert not wait_until_dead(family, 60)
+    run("recipes.grpo", *overrides, log=tmp_path / "last")
+    print("killed at (seconds after the start, rank, steps so far):", points)
+    _assert_the_same_run(folder, whole["tp2"], tmp_path)
+
+
+def test_asked_to_stop_it_saves_and_goes_on_bit_identical(
+    whole: dict[str, Path], settings: Settings, tmp_path: Path
+) -> None:
+    """SIGUSR1 to the launcher, as to every process of a Slurm step ahead of the time limit."""
+    folder, log = tmp_path / "run", tmp_path / "log"
+    overrides = settings(folder, f"trainer.steps={STEPS}", *LAYOUTS["tp2"])
+    process = started("recipes.grpo", *overrides, log=log)
+    wait_for(lambda: len(steps(folder)) >= 2, process, log)
+    process.send_signal(signal.SIGUSR1)
+    output = finish(process, log, 60)
+    assert process.returncode == EXIT_STOPPED, output
+    done = steps(folder)[-1]
+    assert done < STEPS
+    assert f"asked to stop: saved after step {done} of {STEPS}; the same command goes on" in output
+    assert RunFolder(folder).steps() == [done]
+    run("recipes.grpo", *overrides, log=tmp_path / "second")
+    _assert_the_same_run(folder, whole["tp2"], tmp_path)
+
+
+def test_the_reward_server_may_be_away_for_a_while(whole: dict[str, Path], settings: Settings, tmp_path: Path) -> None:
+    """The run waits, says so, and is the same run when another server stands at the same address."""
+    folder, log = tmp_path / "run", tmp_path / "log"
+    with RewardServerProcess() as server:
+        url = server.url
+        overrides = settings(folder, f"trainer.steps={STEPS}", f"reward.url={url}", *LAYOUTS["tp2"])
+        process = started("recipes.grpo", *overrides, "reward.total_timeout_s=60", log=log)
+        wait_for(lambda: len(steps(folder)) >= 2, process, log)
+        for pid in (server.pid, *descendants(server.pid)):
+            os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: "waiting for the reward server" in log.read_text(), process, log)
+    time.sleep(3)
+    assert process.poll() is None
+    with RewardServerProcess(port=int(url.rsplit(":", 1)[1])):
+        output = finish(process, log, 120)
+    assert process.returncode == 0, output
+    _assert_the_same_run(folder, whole["tp2"], tmp_path)
+
+
+def test_another_layout_goes_on_and_says_so(whole: dict[str, Path], settings: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run("recipes.grpo", *settings(folder, "trainer.steps=2", *LAYOUTS["tp2"]), log=tmp_path / "first")
+    output = run("recipes.grpo", *settings(folder, "trainer.steps=3", *LAYOUTS["dp2"]), log=tmp_path / "second")
+    assert "goes on under another layout (parallel.tensor=2 became 1; parallel.distributed_optimizer=False" in output
+    assert "up to rounding, not bit for bit" in output
+    found, wanted = metrics(folder), metrics(whole["tp2"])[:3]
+    for key in ("policy/loss", "policy/grad_norm", "policy/entropy"):
+        assert found[2][key] == pytest.approx(wanted[2][key], rel=1e-2, abs=1e-3), key
+
+
+def test_steps_into_nothing_are_skipped_and_then_stop_the_run(settings: Settings, tmp_path: Path) -> None:
+    """An absurd rate makes the first step's weights, and so every loss after it, infinite."""
+    folder = tmp_path / "run"
+    overrides = ["optimizer.learning_rate=1e30", "trainer.max_skipped=2", "trainer.steps=20"]
+    output = run("recipes.grpo", *settings(folder, *overrides), log=tmp_path / "log", fails=True)
+    assert "not finite for 2 steps in a row (trainer.max_skipped)" in output
+    assert "Traceback" not in output
+    rows = metrics(folder)
+    assert rows[0]["policy/skipped_updates"] == 0
+    assert rows[-1]["policy/skipped_updates"] == 1
+
+
+def test_every_option_at_once(settings: Settings, tmp_path: Path) -> None:
+    """Dynamic sampling, several epochs, corrections, filters and limits work together, on two data parallel ranks."""
+    folder = tmp_path / "run"
+    overrides = [
+        *LAYOUTS["dp2"],
+        *("algorithm=reinforce_pp", "algorithm.kl_place=reward", "algorithm.kl_coef=0.01"),
+        *("algorithm.importance=sequence_masked", "algorithm.importance_low=0.5", "algorithm.overlong_filter=true"),
+        *("algorithm.epochs=2", "algorithm.mini_batches=2", "algorithm.entropy_coef=0.001"),
+        *("rollout.max_batches=3", "rollout.top_p=0.95", "rollout.top_k=50", "rollout.stop=['</answer>']"),
+        *("rollout.min_new_tokens=8", "trainer.profile_steps=1", "trainer.trackers=[mlflow]"),
+    ]
+    run("recipes.grpo", *settings(folder, *overrides), log=tmp_path / "log")
+    rows = metrics(folder)
+    assert len(rows) == 2
+    for row in rows:
+        assert 1 <= row["groups/batches"] <= 3
+        assert row["policy/updates"] in (2, 4)
+        # One model samples and trains, in float32.
+        assert row["mismatch/token_mult_prob_error"] == pytest.approx(1, abs=1e-4)
+        assert row["mismatch/mean_weight"] == pytest.approx(1, abs=1e-4)
+    assert rows[0]["policy/kl"] == pytest.approx(0, abs=1e-6)  # policy and reference are still one
+    assert rows[1]["policy/kl"] != 0
+    for record in read_rollouts(folder):
+        assert "</answer>" not in record.response[:-9]
+    assert list((folder / "profile").glob("step_000001.rank_0.json.gz"))
+    assert (folder / "mlruns").is_dir()

@@ -26,6 +26,13 @@ class Sampling:
         max_new_tokens: limit of a response, its end token included.
         stop_ids: tokens that end a response and belong to it.
         seed: with the prompt's number and the copy it fixes a response's random draws, whatever the layout.
+        top_k: only that many of the likeliest tokens may be drawn; 0 for all.
+        top_p: of these, only the fewest likeliest that hold this share of their probability; 1 for all.
+        stop_strings: a response ends with the token that completes one of them in its text.
+        limits: of each prompt's responses, in tokens and at most `max_new_tokens`; empty for that limit everywhere.
+
+    Raises:
+        EngineError: a value is out of its range.
     """
 
     copies: int
@@ -38,6 +45,18 @@ class Sampling:
     stop_strings: tuple[str, ...] = ()
     limits: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuses what would sample nothing or stop everywhere."""
+        if self.top_k < 0:
+            raise EngineError(f"top_k={self.top_k}: expected a number of tokens, or 0 for all")
+        if not 0 < self.top_p <= 1:
+            raise EngineError(f"top_p={self.top_p}: expected more than 0 and at most 1; 1 keeps every token")
+        if "" in self.stop_strings:
+            raise EngineError("stop_strings holds an empty string, which every text contains; remove it")
+        wrong = [limit for limit in self.limits if not 1 <= limit <= self.max_new_tokens]
+        if wrong:
+            raise EngineError(f"limits holds {wrong[0]}: expected 1 to max_new_tokens={self.max_new_tokens}")
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -45,8 +64,10 @@ class Completion:
 
     Attributes:
         ids: its tokens, the end token included.
-        logprobs: of each token under the sampling distribution, in nats.
-        finished: whether it ended by itself and not at the limit.
+        logprobs: of each token in nats, at the temperature and before top-k and top-p, as the trainer computes them.
+            Those of the filtered distribution would make the ratio of an unchanged policy differ from 1. The price: a
+            filtered sample is slightly off-policy, since tokens left in are drawn more often than these values say.
+        finished: whether a stop token or string ended it, and not the limit.
     """
 
     ids: tuple[int, ...]

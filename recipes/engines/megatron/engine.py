@@ -29,7 +29,7 @@ from recipes.engines.base import Completion, Sampling, TokenBatch
 from recipes.engines.megatron import state
 from recipes.engines.megatron.batching import PackedBatch, deal, divide, fill, pack
 from recipes.engines.megatron.model import Stage, build_model
-from recipes.engines.megatron.sampling import Sampler
+from recipes.engines.megatron.sampling import Sampler, decoder
 from recipes.engines.megatron.vocabulary import token_logprobs
 from recipes.rl.losses import Loss, TokenValues
 from recipes.runtime import platform
@@ -92,7 +92,7 @@ class MegatronEngine:
         self.module.config.finalize_model_grads_func = finalize_model_grads
         self.module.config.grad_scale_func = self.optimizer.scale_loss
         self.stage = Stage(self.module, config)
-        self.sampler = Sampler(self.stage, self.architecture.vocab_size, self.device)
+        self.sampler = Sampler(self.stage, self.architecture.vocab_size, self.device, decoder(config.model.path))
         self.reference = (
             [p.detach().to("cpu", copy=True) for p in self.module.parameters()] if self._needs_reference else []
         )

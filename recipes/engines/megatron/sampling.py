@@ -2,14 +2,14 @@
 
 A prompt is computed once for its whole group, finished rows leave the batch, and every response has random draws of its
 own, fixed by seed, prompt number and copy, so that rollouts do not depend on the layout. Works at any tensor and
-pipeline parallel size. Left out: top-k and top-p (their log-probabilities would differ from the trainer's), paged
-caches and continuous batching; that is what vLLM is for.
+pipeline parallel size. Left out: paged caches and continuous batching; that is what vLLM is for.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,10 +18,12 @@ from megatron.core import parallel_state, tensor_parallel
 from megatron.core.transformer.utils import set_model_to_sequence_parallel
 from torch import Tensor
 
-from recipes.engines.base import Completion, Sampling
+from recipes.engines.base import Completion, EngineError, Sampling
 from recipes.engines.megatron.attention import KVCache, SdpaAttention
 from recipes.engines.megatron.model import Stage
+from recipes.runtime.tokenizer import load_tokenizer
 
+Decode = Callable[[list[list[int]]], list[str]]
 # Rows are dropped from the batch once fewer than this share of it is still being written.
 _COMPACT_BELOW = 0.8
 
@@ -39,35 +41,68 @@ def uniform_draws(seed: int, numbers: Sequence[int], copies: int, count: int) ->
     return np.stack(rows)
 
 
-def choose(logits: Tensor, temperature: float, draws: Tensor) -> tuple[Tensor, Tensor]:
+def choose(
+    logits: Tensor, temperature: float, draws: Tensor, top_k: int = 0, top_p: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """One token a row by inverting the cumulative distribution, and its log-probability.
+
+    Top-k comes first, then the nucleus of what it left (Holtzman et al. 2020, arXiv:1904.09751, section 3.1): the
+    fewest likeliest tokens that hold at least `top_p`. Of tokens as likely as the last one kept, only some may stay.
 
     Args:
         logits: [rows, vocabulary], float32.
         temperature: 0 takes the likeliest token; its log-probability is then that at temperature 1.
-        draws: [rows], uniform in [0, 1).
+        draws: [rows], uniform in [0, 1].
+        top_k: 0 for the whole vocabulary.
+        top_p: 1 for all that `top_k` left.
 
     Returns:
-        token ids [rows] and log-probabilities [rows] in nats.
+        token ids [rows], and log-probabilities [rows] in nats of the distribution at the temperature, unfiltered.
     """
-    logprobs = torch.log_softmax(logits / temperature if temperature else logits, -1)
+    scaled = logits if temperature in (0, 1) else logits / temperature
+    peaks, likeliest = scaled.max(-1, keepdim=True)
+    weights = (scaled - peaks).exp_()
+    normalizers = peaks + weights.sum(-1, keepdim=True).log()
     if not temperature:
-        ids = logprobs.argmax(-1)
+        ids = likeliest
+    elif top_k or top_p < 1:
+        kept, order = scaled.topk(min(top_k, scaled.shape[-1])) if top_k else scaled.sort(descending=True)
+        weights = (kept - peaks).exp_()
+        cumulative = weights.cumsum(-1)
+        # A token stays while those before it hold less; at least the likeliest, whatever was rounded.
+        counts = (cumulative - weights < top_p * cumulative[:, -1:]).sum(-1, keepdim=True).clamp_min_(1)
+        ids = order.gather(-1, _invert(cumulative, counts, draws))
     else:
-        cumulative = logprobs.exp().cumsum(-1)
-        ids = torch.searchsorted(cumulative, (draws * cumulative[:, -1])[:, None]).squeeze(-1)
-        ids = ids.clamp_max(logits.shape[-1] - 1)
-    return ids, logprobs.gather(-1, ids[:, None])[:, 0]
+        ids = _invert(weights.cumsum(-1), torch.full_like(likeliest, scaled.shape[-1]), draws)
+    return ids[:, 0], (scaled.gather(-1, ids) - normalizers)[:, 0]
+
+
+def _invert(cumulative: Tensor, counts: Tensor, draws: Tensor) -> Tensor:
+    """Places [rows, 1] where draws [rows] fall among the first `counts` [rows, 1] of cumulative weights [rows, any]."""
+    totals = cumulative.gather(-1, counts - 1)
+    # Strictly below the total, since draws may be rounded to 1; so no token of weight 0 is ever drawn.
+    aims = torch.minimum(draws[:, None] * totals, totals.nextafter(torch.zeros_like(totals)))
+    return torch.minimum(torch.searchsorted(cumulative, aims, right=True), counts - 1)
+
+
+def decoder(checkpoint: str) -> Decode:
+    """Token ids to text by the checkpoint's tokenizer, which is read on first use.
+
+    Special tokens are spelled out, so that every token has at least one byte.
+    """
+    tokenizer = functools.cache(functools.partial(load_tokenizer, checkpoint))
+    return lambda rows: tokenizer().batch_decode(rows)
 
 
 class Sampler:
     """Decodes with one rank's stage and shard of a GPTModel; all model parallel ranks call it together."""
 
-    def __init__(self, stage: Stage, vocabulary: int, where: torch.device) -> None:
+    def __init__(self, stage: Stage, vocabulary: int, where: torch.device, decode: Decode) -> None:
         self.stage = stage
         self.model = stage.model
         self.vocabulary = vocabulary
         self.device = where
+        self.decode = decode
         self.attentions = [module for module in self.model.modules() if isinstance(module, SdpaAttention)]
         self.first, self.last = stage.first, stage.last
 
@@ -80,9 +115,16 @@ class Sampler:
 
     @contextlib.contextmanager
     def _inference(self) -> Iterator[None]:
-        """Evaluation mode, and no sequence parallelism: it wants lengths that divide, and saves nothing here."""
-        sequence_parallel = self.model.config.sequence_parallel
+        """Evaluation mode without sequence parallelism and FP8, put back afterwards.
+
+        Both want token counts that divide: by the tensor parallel size, where it saves nothing here, and by 16 for FP8
+        products, which a batch of single tokens is not. An FP8 policy is thus sampled in bfloat16: the trainer's
+        log-probabilities differ from the sampler's, and importance correction has to make up for it.
+        """
+        config = self.model.config
+        sequence_parallel, fp8 = config.sequence_parallel, config.fp8
         self.model.eval()
+        config.fp8 = None
         if sequence_parallel:
             set_model_to_sequence_parallel(self.model, False)
         try:
@@ -90,6 +132,7 @@ class Sampler:
         finally:
             if sequence_parallel:
                 set_model_to_sequence_parallel(self.model, True)
+            config.fp8 = fp8
             self.model.train()
 
     @torch.no_grad()
@@ -100,75 +143,107 @@ class Sampler:
 
         Args:
             prompts: token ids; none may be empty.
-            numbers: what identifies each prompt's random draws.
+            numbers: each prompt's place among the prompts of all ranks, which identifies its random draws and limit.
             sampling: the settings.
+
+        Raises:
+            EngineError: `sampling.limits` has none for a prompt.
         """
+        if sampling.limits and max(numbers) >= len(sampling.limits):
+            raise EngineError(
+                f"limits holds {len(sampling.limits)} numbers, and there is a prompt {max(numbers)} (from 0): "
+                "give one for every prompt, or none"
+            )
         cache = KVCache()
         for attention in self.attentions:
             attention.cache = cache
         try:
             with self._inference():
-                return self._decode(prompts, numbers, sampling, cache)
+                return self._respond(prompts, numbers, sampling, cache)
         finally:
             for attention in self.attentions:
                 attention.cache = None
 
-    def _decode(
+    def _respond(
         self, prompts: Sequence[Sequence[int]], numbers: Sequence[int], sampling: Sampling, cache: KVCache
     ) -> list[list[Completion]]:
-        copies, limit = sampling.copies, sampling.max_new_tokens
+        copies, total = sampling.copies, len(prompts) * sampling.copies
+        own = [sampling.limits[n] for n in numbers] if sampling.limits else [sampling.max_new_tokens] * len(prompts)
+        limits, limit = torch.tensor(own, device=self.device).repeat_interleave(copies), max(own)
+        logits, lengths = self._prefill(prompts, copies, limit, cache)
+        draws = torch.from_numpy(uniform_draws(sampling.seed, numbers, copies, limit)).float().to(self.device)
+        stops = torch.tensor(sampling.stop_ids, device=self.device)
+
+        tokens = torch.zeros(total, limit, dtype=torch.long, device=self.device)
+        logprobs = torch.zeros(total, limit, device=self.device)
+        counts = torch.zeros(total, dtype=torch.long, device=self.device)
+        finished = torch.zeros(total, dtype=torch.bool, device=self.device)
+        # Rows of the batch, and which of them are still being written: a row that has ended may stay for a while.
+        rows, alive = torch.arange(total, device=self.device), torch.ones_like(finished)
+        for step in range(limit):
+            chosen, chosen_logprobs = self._agree(logits, sampling, draws[rows, step])
+            tokens[rows, step], logprobs[rows, step] = chosen, chosen_logprobs
+            counts[rows] += alive
+            ended = torch.isin(chosen, stops)
+            if sampling.stop_strings:
+                written = tokens[rows[alive], : step + 1]
+                ended[alive] |= self._completes(written, sampling.stop_strings)
+            finished[rows] |= ended & alive
+            alive &= ~ended & (limits[rows] > step + 1)
+            left = int(alive.sum())
+            if not left:
+                break
+            if left < _COMPACT_BELOW * len(rows):
+                keep = alive.nonzero()[:, 0]
+                cache.keep(keep)
+                rows, chosen, alive = rows[keep], chosen[keep], alive[keep]
+            hidden = self._pass(chosen[:, None], (lengths[rows] + step)[None])
+            cache.length += 1
+            logits = self._logits(hidden[0]) if self.last else None
+
+        completions = [
+            Completion(tuple(ids[:count]), tuple(values[:count]), done)
+            for ids, values, count, done in zip(
+                tokens.tolist(), logprobs.tolist(), counts.tolist(), finished.tolist(), strict=True
+            )
+        ]
+        return [completions[i : i + copies] for i in range(0, total, copies)]
+
+    def _prefill(
+        self, prompts: Sequence[Sequence[int]], copies: int, limit: int, cache: KVCache
+    ) -> tuple[Tensor | None, Tensor]:
+        """Computes each prompt once and makes `copies` rows of it in the cache, with room for `limit` tokens more.
+
+        Returns:
+            logits [rows, vocabulary] after the prompts (None on all but the last stage), and prompt lengths [rows].
+        """
         lengths = torch.tensor([len(p) for p in prompts], device=self.device)
         width = int(lengths.max())
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.tensor(prompt)
         hidden = self._pass(ids.to(self.device), self._positions(width))
-        logits = (
-            self._logits(hidden[lengths - 1, torch.arange(len(prompts), device=self.device)]) if self.last else None
-        )
-
-        total = len(prompts) * copies
-        cache.length = width
+        logits = None
+        if self.last:
+            ends = hidden[lengths - 1, torch.arange(len(prompts), device=self.device)]
+            logits = self._logits(ends).repeat_interleave(copies, dim=0)
         lengths = lengths.repeat_interleave(copies)
-        padding = (torch.arange(width + limit, device=self.device)[None] >= lengths[:, None]) & (
-            torch.arange(width + limit, device=self.device)[None] < width
-        )
-        bias = torch.zeros(total, width + limit, dtype=self.model.config.params_dtype, device=self.device)
+        columns = torch.arange(width + limit, device=self.device)[None]
+        padding = (columns >= lengths[:, None]) & (columns < width)
+        bias = torch.zeros(len(lengths), width + limit, dtype=self.model.config.params_dtype, device=self.device)
+        cache.length = width
         cache.expand(copies, width + limit, bias.masked_fill_(padding, float("-inf"))[:, None, None])
-        if logits is not None:
-            logits = logits.repeat_interleave(copies, dim=0)
-        draws = torch.from_numpy(uniform_draws(sampling.seed, numbers, copies, limit)).float().to(self.device)
-        stops = torch.tensor(sampling.stop_ids, device=self.device)
+        return logits, lengths
 
-        tokens = torch.zeros(total, limit, dtype=torch.long, device=self.device)
-        logprobs = torch.zeros(total, limit, device=self.device)
-        counts = torch.full((total,), limit, device=self.device)
-        rows = torch.arange(total, device=self.device)
-        for step in range(limit):
-            chosen, chosen_logprobs = self._agree(logits, sampling.temperature, draws[rows, step])
-            tokens[rows, step], logprobs[rows, step] = chosen, chosen_logprobs
-            ended = torch.isin(chosen, stops)
-            # A row that had ended earlier keeps its first count.
-            counts[rows] = torch.where(ended & (counts[rows] == limit), step + 1, counts[rows])
-            alive = counts[rows] == limit
-            if step == limit - 1 or not bool(alive.any()):
-                break
-            if int(alive.sum()) < _COMPACT_BELOW * len(rows):
-                keep = alive.nonzero()[:, 0]
-                cache.keep(keep)
-                rows, chosen = rows[keep], chosen[keep]
-            hidden = self._pass(chosen[:, None], (lengths[rows] + step)[None])
-            cache.length += 1
-            logits = self._logits(hidden[0]) if self.last else None
+    def _completes(self, written: Tensor, strings: Sequence[str]) -> Tensor:
+        """Whether each response [rows, tokens so far] holds one of the strings; none did a token ago.
 
-        finished = torch.isin(tokens.gather(1, (counts - 1)[:, None])[:, 0], stops).tolist()
-        completions = [
-            Completion(tuple(ids[:count]), tuple(values[:count]), done)
-            for ids, values, count, done in zip(
-                tokens.tolist(), logprobs.tolist(), counts.tolist(), finished, strict=True
-            )
-        ]
-        return [completions[i : i + copies] for i in range(0, total, copies)]
+        Every rank decodes the same ids and so finds the same.
+        """
+        # A token may be as short as one byte; the one before is there for tokenizers that drop a text's first space.
+        tail = max(len(string.encode()) for string in strings) + 1
+        texts = self.decode(written[:, -tail:].tolist())
+        return torch.tensor([any(string in text for string in strings) for text in texts], device=self.device)
 
     def _positions(self, count: int) -> Tensor:
         return torch.arange(count, device=self.device)[:, None]
@@ -190,17 +265,21 @@ class Sampler:
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Logits [rows, vocabulary] in float32 from final hidden states [rows, hidden], on all tensor ranks."""
-        logits, _ = self.model.output_layer(hidden[None], weight=self.stage.output_weight)
-        logits = tensor_parallel.gather_from_tensor_model_parallel_region(logits)[0].float()
-        return logits[:, : self.vocabulary]
+        logits = hidden @ self.stage.output_weight.t()
+        if parallel_state.get_tensor_model_parallel_world_size() > 1:
+            logits = tensor_parallel.gather_from_tensor_model_parallel_region(logits)
+        return logits[:, : self.vocabulary].float()
 
-    def _agree(self, logits: Tensor | None, temperature: float, draws: Tensor) -> tuple[Tensor, Tensor]:
+    def _agree(self, logits: Tensor | None, sampling: Sampling, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Samples on the last stage's first tensor rank and tells all model parallel ranks."""
+        found = None
         if logits is not None:
-            ids, logprobs = choose(logits, temperature, draws)
-            packed = torch.stack((ids.double(), logprobs.double()))
-        else:
-            packed = torch.zeros(2, len(draws), dtype=torch.double, device=self.device)
+            found = choose(logits, sampling.temperature, draws, sampling.top_k, sampling.top_p)
+            if parallel_state.get_model_parallel_group().size() == 1:
+                return found
+        packed = torch.zeros(2, len(draws), dtype=torch.double, device=self.device)
+        if found is not None:
+            packed[0], packed[1] = found
         if parallel_state.get_tensor_model_parallel_world_size() > 1 and self.last:
             source = parallel_state.get_tensor_model_parallel_src_rank()
             dist.broadcast(packed, source, group=parallel_state.get_tensor_model_parallel_group())

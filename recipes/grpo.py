@@ -31,15 +31,12 @@ from recipes.rollout.server import reward_client
 from recipes.rollout.training import training_data
 from recipes.runtime import interruption
 from recipes.runtime.config import AlgorithmConfig, Config
+from recipes.runtime.health import count_skipped
 from recipes.runtime.launch import from_leader, is_leader, run
 from recipes.runtime.phases import Phases
 from recipes.runtime.run_folder import RunFolder
 from recipes.runtime.schedule import learning_rate
 from recipes.runtime.tokenizer import load_tokenizer
-
-
-class TrainingError(RuntimeError):
-    """A run that cannot go on; the message says why and what to change."""
 
 
 def train(config: Config) -> None:
@@ -77,7 +74,7 @@ def train(config: Config) -> None:
                 data = training_data(rollout.groups, engine, config.algorithm, config.rollout.temperature)
                 updates = _update(engine, config, data.groups, rate)
             seconds = from_leader(seconds + phases.total)
-            skipped = _count_skipped(skipped, updates, config)
+            skipped = count_skipped(skipped, updates, config.trainer.max_skipped)
             monitor.record(
                 step,
                 {
@@ -139,22 +136,6 @@ def _objective(algorithm: AlgorithmConfig) -> Objective:
     if algorithm.kl_place == "reward":
         chosen["kl_coef"] = 0.0
     return Objective(**chosen)
-
-
-def _count_skipped(before: int, updates: list[dict[str, float]], config: Config) -> int:
-    """Steps in a row that could not be taken, this one included.
-
-    Raises:
-        TrainingError: when there are `trainer.max_skipped` of them.
-    """
-    if not updates or any(update["stepped"] for update in updates):
-        return 0
-    if before + 1 >= config.trainer.max_skipped:
-        raise TrainingError(
-            f"loss or gradient was not finite for {before + 1} steps in a row (trainer.max_skipped); no such step was "
-            "taken. Start again from the last checkpoint with a lower optimizer.learning_rate, or look at the rollouts"
-        )
-    return before + 1
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from recipes.monitor.monitor import TrainingMonitor
 from recipes.rl.losses import supervised_loss
 from recipes.rollout.prompts import DataError, Prompt, PromptOrder, make_prompts
 from recipes.runtime.config import Config
+from recipes.runtime.health import count_skipped
 from recipes.runtime.launch import from_leader, is_leader, run
 from recipes.runtime.phases import Phases
 from recipes.runtime.run_folder import RunFolder
@@ -46,7 +47,7 @@ def train(config: Config) -> None:
     dropped += len(prompts) - len(fitting)
     order = PromptOrder(fitting, mix=config.data.mix, adaptive=False, seed=config.seed)
     engine = create_engine(config)
-    step, seconds = 0, 0.0
+    step, seconds, skipped = 0, 0.0, 0
     if (latest := folder.latest()) is not None:
         state = engine.load(latest)
         step, seconds = state["step"], state["seconds"]
@@ -63,6 +64,7 @@ def train(config: Config) -> None:
             loss = supervised_loss(tokens=batch.response_tokens)
             sums = engine.train_step(batch, loss, learning_rate=rate, reference=False)
             seconds = from_leader(seconds + phases.total)
+            skipped = count_skipped(skipped, [sums], config.trainer.max_skipped)
             metrics = {"policy/loss": sums["loss"] / sums["tokens"], "policy/learning_rate": rate}
             monitor.record(step, metrics, seconds, phases.total)
         engine.save(folder.step_path(step), {"step": step, "seconds": seconds, "order": order.state()})

@@ -185,16 +185,23 @@ def test_another_layout_goes_on_and_says_so(whole: dict[str, Path], settings: Se
         assert found[2][key] == pytest.approx(wanted[2][key], rel=1e-2, abs=1e-3), key
 
 
-def test_steps_into_nothing_are_skipped_and_then_stop_the_run(settings: Settings, tmp_path: Path) -> None:
+def test_steps_into_nothing_are_skipped_and_then_stop_the_run(
+    tiny_checkpoint: Path, embedded_data: Path, tmp_path: Path
+) -> None:
     """An absurd rate makes the first step's weights, and so every loss after it, infinite."""
     folder = tmp_path / "run"
-    overrides = ["optimizer.learning_rate=1e30", "trainer.max_skipped=2", "trainer.steps=20"]
-    output = run("recipes.grpo", *settings(folder, *overrides), log=tmp_path / "log", fails=True)
-    assert "not finite for 2 steps in a row (trainer.max_skipped)" in output
+    output = run(
+        "recipes.sft",
+        *("experiment=quickstart_sft", f"output={folder}", f"model.path={tiny_checkpoint}"),
+        *(f"data.train=[{embedded_data / 'sft.jsonl'}]", "optimizer.learning_rate=1e30", "optimizer.warmup_steps=0"),
+        *("trainer.max_skipped=3", "trainer.batch=4"),
+        log=tmp_path / "log",
+        fails=True,
+    )
+    for rank in (0, 1):
+        assert f"recipes.sft, rank {rank}: loss or gradient was not finite for 3 steps in a row" in output
     assert "Traceback" not in output
-    rows = metrics(folder)
-    assert rows[0]["policy/skipped_updates"] == 0
-    assert rows[-1]["policy/skipped_updates"] == 1
+    assert [row["policy/loss"] is None for row in metrics(folder)] == [False, True, True]
 
 
 def test_every_option_at_once(settings: Settings, tmp_path: Path) -> None:

@@ -190,6 +190,7 @@ class World:
             "train": self.train_task(NO_KL),
             "train in small micro-batches": self.train_task(NO_KL, SMALL),
             "train with KL": self.train_task(KL, SMALL),
+            "poisoned": self.train_task(NO_KL, SMALL, steps=1, poison=True),
             "train qwen3": self.train_task(KL, model="qwen3-untied"),
             "generate": self.generate_task(),
         }

@@ -1,0 +1,32 @@
+"""When a run has stopped learning for good: steps in a row that could not be taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on; the message says why and what to change."""
+
+
+def count_skipped(before: int, updates: Sequence[Mapping[str, float]], most: int) -> int:
+    """Steps in a row without a finite loss and gradient, the present one included; 0 after a step that was taken.
+
+    Args:
+        before: how many there were.
+        updates: results of the present step's `train_step` calls; none leave the count as it is.
+        most: how many are too many.
+
+    Raises:
+        TrainingError: when there are `most` of them.
+    """
+    if not updates:
+        return before
+    if any(update["stepped"] for update in updates):
+        return 0
+    if before + 1 >= most:
+        raise TrainingError(
+            f"loss or gradient was not finite for {before + 1} steps in a row (trainer.max_skipped); no such step was "
+            "taken. Start again from the last checkpoint with a lower optimizer.learning_rate, or look at the data"
+        )
+    return before + 1

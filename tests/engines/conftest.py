@@ -19,7 +19,7 @@ from tests.conftest import finish, start
 from tests.conversion.models import VOCABULARY, save_folder
 from tests.engines import reference
 from tests.engines.constants import OBJECTIVES
-from tests.engines.words import REPLACED, save_tokenizer, text
+from tests.engines.words import save_tokenizer
 
 LAYOUTS = {
     "tp1": ["parallel.tensor=1"],
@@ -62,6 +62,8 @@ GRADIENTS: dict[str, tuple[str, list[str]]] = {
 PROMPT_LENGTHS, LIMIT = (3, 17, 1, 9, 30), 24
 # What the sampler's tasks set: limits of each prompt, strings inside and across tokens, filters that both bite.
 LIMITS, STOP_STRINGS, FILTER = (5, 24, 1, 9, 16), ("é", "gab"), {"top_k": 12, "top_p": 0.8, "temperature": 1.3}
+# In greedy responses: over three tokens, inside a token, and one that a prompt's last token would begin.
+GREEDY_STOP_STRINGS = ("bgbf", "fa", "éd")
 
 Results = dict[str, Any]
 
@@ -137,13 +139,6 @@ class World:
         save_tokenizer(folder)
         return hf_to_megatron.convert(folder, self.root / "spoken-megatron").path
 
-    def stop_strings(self) -> tuple[str, str, str]:
-        """For greedy decoding: a string over three tokens, one inside a token, and one that begins in a prompt."""
-        responses, prompts = self.greedy(), self.prompts()
-        whole = next(r[k : k + 3] for r in responses for k in range(5, 20) if REPLACED not in text(r[k : k + 3]))
-        inside = next(text([i]) for i in responses[3][6:] if REPLACED not in text([i]) and len(text([i])) > 1)
-        return text(whole)[1:], inside, text([*prompts[2][-1:], responses[2][0]])
-
     def generate_task(self, *overrides: str) -> Results:
         stop = self.stop()
         greedy = {"copies": 1, "temperature": 0.0, "max_new_tokens": LIMIT, "stop_ids": []}
@@ -151,7 +146,7 @@ class World:
         samplings = {
             "greedy": greedy,
             "greedy with a stop": {**greedy, "copies": 2, "stop_ids": [stop]},
-            "greedy with strings": {**greedy, "stop_strings": self.stop_strings()},
+            "greedy with strings": {**greedy, "stop_strings": GREEDY_STOP_STRINGS},
             "sampled": {**plain, "stop_ids": [stop, 7]},
             "hot": {"copies": 2, "temperature": 1.7, "max_new_tokens": 6, "stop_ids": [1, 2, 3, 4], "seed": 5},
             "other seed": {**plain, "stop_ids": [stop, 7], "seed": 6},

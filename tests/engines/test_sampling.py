@@ -1,4 +1,4 @@
-"""The embedded sampler: greedy decoding is transformers', draws do not depend on the layout, filters keep what they say.
+"""The embedded sampler: greedy decoding is transformers', draws depend on no layout, filters keep what they say.
 
 `choose` is tested by hand-calculated numbers, the rest on engines in real processes.
 """
@@ -13,7 +13,7 @@ import torch
 from recipes.engines.base import EngineError, Sampling
 from recipes.engines.megatron.drawing import choose
 from tests.engines import reference
-from tests.engines.conftest import FILTER, LIMIT, LIMITS, PROMPT_LENGTHS, STOP_STRINGS, World
+from tests.engines.conftest import FILTER, GREEDY_STOP_STRINGS, LIMIT, LIMITS, PROMPT_LENGTHS, STOP_STRINGS, World
 from tests.engines.words import PIECES, text
 
 pytestmark = pytest.mark.multiprocess
@@ -150,7 +150,7 @@ def test_stop_strings_end_where_the_text_first_contains_one(layout: str, task: s
     plain = world.results("tp1")[0]["generate"]["plain"]["ids"]
     for sampling, strings, whole in (
         ("strings", STOP_STRINGS, plain),
-        ("greedy with strings", world.stop_strings(), [[ids] for ids in world.greedy()]),
+        ("greedy with strings", GREEDY_STOP_STRINGS, [[ids] for ids in world.greedy()]),
     ):
         expected = [[_cut(ids, strings) for ids in group] for group in whole]
         contained = [[any(s in text(ids) for s in strings) for ids in group] for group in whole]
@@ -172,12 +172,13 @@ def test_the_stop_strings_are_of_every_kind(world: World) -> None:
     ]
     inside = [any(string.encode() in PIECES[ids[-1]] for string in STOP_STRINGS) for ids in ends]
     assert 0 < sum(inside) < len(inside)
-    over_three, within_one, from_prompt = world.stop_strings()
-    assert not any(over_three.encode() in a + b for a in PIECES for b in PIECES)
-    assert any(within_one.encode() in piece for piece in PIECES)
-    prompt, response = world.prompts()[2], world.greedy()[2]
-    assert from_prompt in text([*prompt, response[0]])
-    assert len(world.results("tp1")[0]["generate"]["greedy with strings"]["ids"][2][0]) > 1
+    over_three, within_one, from_prompt = GREEDY_STOP_STRINGS
+    responses = [ids for [ids] in world.results("tp1")[0]["generate"]["greedy with strings"]["ids"]]
+    assert over_three in text(responses[1][-3:])
+    assert over_three not in text(responses[1][-2:])
+    assert within_one in text(responses[3][-1:])
+    assert from_prompt in text([*world.prompts()[3], responses[3][0]])
+    assert from_prompt not in text(responses[3])
 
 
 @pytest.mark.parametrize(("layout", "task"), TASKS)

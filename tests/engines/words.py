@@ -18,11 +18,10 @@ PIECES = [
     *(piece.encode() + _FIRST for piece in (*_LETTERS, *_PAIRS[::5])),
     *(_SECOND + piece.encode() for piece in (*_LETTERS, *_PAIRS[1::5])),
 ][:VOCABULARY]
-# What a cut or lonely byte decodes to.
-REPLACED = "\N{REPLACEMENT CHARACTER}"
 
 
 def text(ids: list[int]) -> str:
+    """What the tokenizer decodes; a cut character becomes U+FFFD."""
     return b"".join(PIECES[i] for i in ids).decode("utf-8", "replace")
 
 

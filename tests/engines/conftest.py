@@ -19,6 +19,7 @@ from tests.conftest import finish, start
 from tests.conversion.models import VOCABULARY, save_folder
 from tests.engines import reference
 from tests.engines.constants import OBJECTIVES
+from tests.engines.words import save_tokenizer
 
 LAYOUTS = {
     "tp1": ["parallel.tensor=1"],
@@ -59,6 +60,10 @@ GRADIENTS: dict[str, tuple[str, list[str]]] = {
     "tp2 pp2 sequence parallel KL": ("tp2 pp2", [KL, SMALL, SEQUENCE]),
 }
 PROMPT_LENGTHS, LIMIT = (3, 17, 1, 9, 30), 24
+# What the sampler's tasks set: limits of each prompt, strings inside and across tokens, filters that both bite.
+LIMITS, STOP_STRINGS, FILTER = (5, 24, 1, 9, 16), ("é", "gab"), {"top_k": 12, "top_p": 0.8, "temperature": 1.3}
+# In greedy responses: over three tokens, inside a token, and one that a prompt's last token would begin.
+GREEDY_STOP_STRINGS = ("bgbf", "fa", "éd")
 
 Results = dict[str, Any]
 
@@ -127,19 +132,35 @@ class World:
             **more,
         }
 
+    @cache  # noqa: B019
+    def spoken(self) -> Path:
+        """The checkpoint of qwen2-tied with a tokenizer that can decode."""
+        folder = save_folder("qwen2-tied", self.root / "spoken-hf")
+        save_tokenizer(folder)
+        return hf_to_megatron.convert(folder, self.root / "spoken-megatron").path
+
     def generate_task(self, *overrides: str) -> Results:
         stop = self.stop()
+        greedy = {"copies": 1, "temperature": 0.0, "max_new_tokens": LIMIT, "stop_ids": []}
+        plain = {"copies": 4, "temperature": 1.0, "max_new_tokens": LIMIT, "stop_ids": [], "seed": 5}
         samplings = {
-            "greedy": {"copies": 1, "temperature": 0.0, "max_new_tokens": LIMIT, "stop_ids": []},
-            "greedy with a stop": {"copies": 2, "temperature": 0.0, "max_new_tokens": LIMIT, "stop_ids": [stop]},
-            "sampled": {"copies": 4, "temperature": 1.0, "max_new_tokens": LIMIT, "stop_ids": [stop, 7], "seed": 5},
+            "greedy": greedy,
+            "greedy with a stop": {**greedy, "copies": 2, "stop_ids": [stop]},
+            "greedy with strings": {**greedy, "stop_strings": GREEDY_STOP_STRINGS},
+            "sampled": {**plain, "stop_ids": [stop, 7]},
             "hot": {"copies": 2, "temperature": 1.7, "max_new_tokens": 6, "stop_ids": [1, 2, 3, 4], "seed": 5},
-            "other seed": {"copies": 4, "temperature": 1.0, "max_new_tokens": LIMIT, "stop_ids": [stop, 7], "seed": 6},
+            "other seed": {**plain, "stop_ids": [stop, 7], "seed": 6},
+            "plain": plain,
+            "limits": {**plain, "limits": LIMITS},
+            "strings": {**plain, "stop_strings": STOP_STRINGS},
+            "all at once": {**plain, **FILTER, "limits": LIMITS, "stop_strings": STOP_STRINGS, "stop_ids": [stop]},
+            "filtered": {**plain, **FILTER},
+            "likeliest of one": {**plain, "copies": 1, "top_k": 1},
+            "tiny nucleus": {**plain, "copies": 1, "top_p": 1e-6},
         }
-        model = str(self.checkpoint("qwen2-tied"))
         return {
             "kind": "generate",
-            "model": model,
+            "model": str(self.spoken()),
             "overrides": [NO_KL, *overrides],
             "prompts": self.prompts(),
             "samplings": samplings,

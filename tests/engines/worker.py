@@ -94,9 +94,13 @@ def gradient(layout: list[str], task: Task) -> Any:
 def generate(layout: list[str], task: Task) -> Any:
     """Samples by each of `samplings`; also the trainer's log-probabilities of what was sampled."""
     engine = _engine(layout, task)
-    found = {"logits": engine.logits(task["prompts"][0]).tolist()}
+    # Were it not off while sampling, the layers would ask for Transformer Engine, which a CPU has not.
+    model_config = engine.module.config
+    model_config.fp8 = "hybrid"
+    found: dict[str, Any] = {"logits": engine.logits(task["prompts"][0]).tolist(), "fp8 after": model_config.fp8}
+    model_config.fp8 = None
     for name, values in task["samplings"].items():
-        sampling = Sampling(**{**values, "stop_ids": tuple(values["stop_ids"])})
+        sampling = Sampling(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
         groups = engine.generate(task["prompts"], sampling)
         sequences = [
             TokenSequence((*prompt, *c.ids), len(prompt))

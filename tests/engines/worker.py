@@ -183,13 +183,13 @@ _hold = False
 def _hold_at_weights(event: str, arguments: tuple[Any, ...]) -> None:
     """Stops a writer, once, at the moment when it opens its first file of weights."""
     global _hold
-    if _hold and event == "open" and str(arguments[0]).endswith(".distcp") and arguments[1] == "wb":
+    if _hold and event == "open" and str(arguments[0]).endswith(".distcp") and str(arguments[1])[0] == "w":
         _hold = False
         os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def _save_held(engine: MegatronEngine, folder: Path) -> list[int]:
-    """Begins a save whose writer stops at its first file; returns its process, or none where it had nothing to write."""
+    """Begins a save whose writer stops at its first file; returns its process, or none where it writes nothing."""
     global _hold
     _hold = True
     engine.save(folder, {"text": "ä"})
@@ -214,7 +214,7 @@ def _digests(engine: MegatronEngine) -> dict[str, str]:
             tensors[f"main {number} {index}"] = parameter.data
             tensors |= {f"{key} {number} {index}": torch.as_tensor(v) for key, v in inner.state[parameter].items()}
     return {
-        name: hashlib.sha256(bytes(value.detach().contiguous().flatten().view(torch.uint8).tolist())).hexdigest()
+        name: hashlib.sha256(value.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
         for name, value in tensors.items()
     }
 
@@ -227,7 +227,7 @@ def snapshot(layout: list[str], task: Task) -> Any:
     held = _save_held(engine, folder)
     _steps(engine, task["batches"][2:], "grpo")
     found["held"], found["moved"] = len(held), _digests(engine)
-    found["early"] = [engine.finish_saves(wait=False), folder.exists()]
+    found["early"] = [engine.finish_saves(wait=False) is not None, folder.exists()]
     dist.barrier()
     for pid in held:
         os.kill(pid, signal.SIGCONT)

@@ -105,9 +105,17 @@ def _work(work: Callable[[], Any], answer: IO[bytes], parent: int) -> None:
         try:
             ended, found = 0, pickle.dumps(work())
         except Exception as error:
-            ended, found = _FAILED, pickle.dumps(f"{type(error).__name__}: {error}")
+            first = _first(error)
+            ended, found = _FAILED, pickle.dumps(f"{type(first).__name__}: {first}")
         answer.write(found)
         answer.flush()
         code = ended
     finally:
         os._exit(code)
+
+
+def _first(error: BaseException) -> BaseException:
+    """Where a chain of errors began: torch.save covers a full disk with the state of its archive."""
+    while (earlier := error.__cause__ or error.__context__) is not None:
+        error = earlier
+    return error

@@ -48,6 +48,7 @@ def test_a_save_holds_what_was_there_when_it_began(launch: str, precision: str, 
         ("no space", "rank 1: its writer, process {pid}, failed: OSError: [Errno 27] File too large."),
         ("no folder", "manifest.json/step: not saved; rank 0: NotADirectoryError: "),
     ],
+    ids=["killed", "stuck", "no space", "no folder"],
 )
 def test_a_save_that_goes_wrong_is_an_error_on_every_rank(how: str, said: str, world: World) -> None:
     """On rank 1, in three ways a writer can end, and on rank 0 before there is one; the next saves go well."""

@@ -140,7 +140,27 @@ class PolicyEngine(Protocol):
         ...
 
     def save(self, folder: Path, state: dict[str, Any]) -> None:
-        """Writes a whole checkpoint with the loop's `state` and publishes it by one rename."""
+        """Begins to write a whole checkpoint with the loop's `state`, as both are now, and returns.
+
+        What follows changes nothing in it. It appears as `folder` once `finish_saves` publishes it; a save still under
+        way is waited for and published first.
+
+        Raises:
+            CheckpointError: the earlier save failed, or this one cannot begin; on every rank.
+        """
+        ...
+
+    def finish_saves(self, wait: bool) -> Path | None:
+        """Publishes a checkpoint that all ranks have written; returns its folder, or None where there was none.
+
+        Args:
+            wait: until it is published, at most `parallel.timeout_minutes`; otherwise it returns at once, and a save
+                still under way goes on.
+
+        Raises:
+            CheckpointError: a writer failed, died or missed the deadline; on every rank, naming folder, rank and
+                cause. Nothing is published.
+        """
         ...
 
     def load(self, folder: Path) -> dict[str, Any]:

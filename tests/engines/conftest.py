@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -176,6 +177,18 @@ class World:
         self.saved(name).parent.mkdir(parents=True, exist_ok=True)
         return self.train_task(*overrides, steps=4, save={"2": str(self.saved(name))})
 
+    def snapshot_task(self, name: str, *overrides: str) -> Results:
+        """Saves while training goes on, under `saved_beside(name)`."""
+        return {**self.train_task(*overrides, steps=4), "kind": "snapshot", "folder": str(self.saved_beside(name))}
+
+    def saved_beside(self, name: str) -> Path:
+        """A checkpoint that was written beside training."""
+        return self.root / "beside" / name
+
+    def _breaking(self, how: str) -> Results:
+        folder = self.saved_beside(f"broken-{how.replace(' ', '-')}")
+        return {**self.train_task(NO_KL, steps=1), "kind": "broken save", "how": how, "folder": str(folder)}
+
     def _resuming(self, name: str, *overrides: str) -> Results:
         return self.train_task(*overrides, first=2, load=str(self.saved(name)))
 
@@ -215,6 +228,12 @@ class World:
             "train qwen3": self.train_task(KL, model="qwen3-untied"),
             "generate": self.generate_task(),
         }
+        if launch != "pp2":
+            sharded = [SHARDED] if launch == "dp2" else []
+            for precision in ("float32", "bfloat16"):
+                tasks[f"snapshot {precision}"] = self.snapshot_task(
+                    f"{launch}-{precision}", NO_KL, f"model.precision={precision}", *sharded
+                )
         tasks |= {name: self.train_task(KL, SMALL, objective=name) for name in OBJECTIVES if name != "grpo"}
         if launch == "tp2":
             tasks["train sequence parallel"] = self.train_task(KL, SEQUENCE, SMALL)
@@ -251,6 +270,7 @@ class World:
             else:
                 (broken / "state.json").unlink()
             tasks[name] = self._failing(load=str(broken))
+        tasks |= {f"save: {how}": self._breaking(how) for how in ("killed", "stuck", "no space", "no folder")}
         tasks["no training state"] = self._failing(load=str(self.checkpoint("qwen2-tied")))
         tasks["missing model"] = self._failing(model=str(self.root / "nowhere"))
         tasks["experts"] = self._failing(model=str(self.checkpoint("qwen3moe-untied")))
@@ -266,6 +286,14 @@ class World:
             **more,
         }
 
+    def launch(self, folder: Path, layout: str, tasks: dict[str, Results]) -> subprocess.Popen[bytes]:
+        """Starts the ranks of a layout on their tasks; they report and log into a new folder."""
+        folder.mkdir()
+        (folder / "job.json").write_text(json.dumps({"layout": [*COMMON, *LAYOUTS[layout]], "tasks": tasks}))
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += [f"--nproc-per-node={PROCESSES[layout]}", "-m", "tests.engines.worker", str(folder)]
+        return start(command, folder / "log")
+
     def results(self, launch: str) -> list[Results]:
         """Of every rank of a launch, run on first use."""
         if launch not in self._results:
@@ -274,12 +302,7 @@ class World:
             if folder.exists():
                 pytest.fail(f"the launch {launch} failed already; see the first test that asked for it")
             tasks = self._tasks(launch)
-            folder.mkdir()
-            job = {"layout": [*COMMON, *LAYOUTS[layout]], "tasks": tasks}
-            (folder / "job.json").write_text(json.dumps(job))
-            command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-            command += [f"--nproc-per-node={PROCESSES[layout]}", "-m", "tests.engines.worker", str(folder)]
-            process = start(command, folder / "log")
+            process = self.launch(folder, layout, tasks)
             output = finish(process, folder / "log", deadline_s=240)
             assert process.returncode == 0, output[-6000:]
             ranks = range(PROCESSES[layout])

@@ -6,8 +6,13 @@ Each rank writes `result.RANK.json`, name -> what the task returned, or {"error"
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import resource
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +20,13 @@ import torch
 import torch.distributed as dist
 
 from conversion import megatron_cpu
+from tests.conftest import children
 
 megatron_cpu.install()
 
 from megatron.core import parallel_state  # noqa: E402
 
+from conversion.checkpoint import CheckpointError  # noqa: E402
 from recipes.engines.base import Sampling, TokenBatch, TokenSequence  # noqa: E402
 from recipes.engines.megatron import vocabulary as vocabulary_module  # noqa: E402
 from recipes.engines.megatron.engine import MegatronEngine  # noqa: E402
@@ -74,6 +81,7 @@ def train(layout: list[str], task: Task) -> Any:
         if number in saves:
             engine.save(saves[number], {"step": number, "text": "ä", "ratio": 0.1})
             found["logits"] = engine.logits(task["probe"]["sequences"][0]["ids"]).tolist()
+    engine.finish_saves(wait=True)
     found["after"] = engine.logprobs(_batch(task["probe"]))
     if engine.config.algorithm.kl_coef > 0:
         found["reference"] = engine.logprobs(_batch(task["probe"]), "reference")
@@ -88,6 +96,7 @@ def gradient(layout: list[str], task: Task) -> Any:
     for parameter in engine.module.parameters():
         parameter.data.copy_(parameter.main_grad)
     engine.save(Path(task["save"]), {})
+    engine.finish_saves(wait=True)
     return found
 
 
@@ -170,13 +179,128 @@ def vocabulary(layout: list[str], task: Task) -> Any:
     return worst
 
 
-TASKS = {"train": train, "gradient": gradient, "generate": generate, "start": start, "vocabulary": vocabulary}
+# --- saves beside the training ----------------------------------------------------------------------------------------
+
+_hold = False
+
+
+def _hold_at_weights(event: str, arguments: tuple[Any, ...]) -> None:
+    """Stops a writer, once, at the moment when it opens its first file of weights."""
+    global _hold
+    if _hold and event == "open" and str(arguments[0]).endswith(".distcp") and str(arguments[1])[0] == "w":
+        _hold = False
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _save_held(engine: MegatronEngine, folder: Path) -> list[int]:
+    """Begins a save whose writer stops at its first file; returns its process, or none where it writes nothing."""
+    global _hold
+    _hold = True
+    engine.save(folder, {"text": "ä"})
+    _hold = False
+    writers = children(os.getpid())
+    while any(_state(pid) not in "TZ" for pid in writers):
+        time.sleep(0.01)
+    return [pid for pid in writers if _state(pid) == "T"]
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
+def _digests(engine: MegatronEngine) -> dict[str, str]:
+    """SHA-256 of every parameter, main weight and optimizer state of this rank."""
+    tensors = {f"weight {name}": p.data for name, p in engine.module.named_parameters()}
+    optimizers = getattr(engine.optimizer, "chained_optimizers", [engine.optimizer])
+    for number, inner in enumerate(o.optimizer for o in optimizers):
+        parameters = [p for group in inner.param_groups for p in group["params"]]
+        for index, parameter in enumerate(parameters):
+            tensors[f"main {number} {index}"] = parameter.data
+            tensors |= {f"{key} {number} {index}": torch.as_tensor(v) for key, v in inner.state[parameter].items()}
+    return {
+        name: hashlib.sha256(value.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
+        for name, value in tensors.items()
+    }
+
+
+def snapshot(layout: list[str], task: Task) -> Any:
+    """Two steps, a save, and two more before the writers may go on; then the checkpoint in a fresh engine."""
+    engine, folder = _engine(layout, task), Path(task["folder"])
+    _steps(engine, task["batches"][:2], "grpo")
+    found: dict[str, Any] = {"saved": _digests(engine)}
+    held = _save_held(engine, folder)
+    _steps(engine, task["batches"][2:], "grpo")
+    found["held"], found["moved"] = len(held), _digests(engine)
+    found["early"] = [engine.finish_saves(wait=False) is not None, folder.exists()]
+    dist.barrier()
+    for pid in held:
+        os.kill(pid, signal.SIGCONT)
+    found["published"] = str(engine.finish_saves(wait=True))
+    found["again"] = engine.finish_saves(wait=True)
+    found["children"] = len(children(os.getpid()))
+    fresh = _engine(layout, task)
+    found["state"] = fresh.load(folder)
+    found["loaded"] = _digests(fresh)
+    return found
+
+
+def broken_save(layout: list[str], task: Task) -> Any:
+    """A save that goes wrong on the last rank in the way of `how`, and one after it that does not."""
+    engine, folder = _engine(layout, task), Path(task["folder"])
+    last, how = dist.get_rank() == dist.get_world_size() - 1, task["how"]
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        if how == "no space":
+            if last:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+            engine.save(folder, {})
+        elif how == "no folder":
+            engine.save(Path(task["model"]) / "manifest.json" / "step", {})
+        else:
+            held = _save_held(engine, folder)
+            if not last or how == "killed":
+                for pid in held:
+                    os.kill(pid, signal.SIGKILL if last else signal.SIGCONT)
+            else:
+                # The others must not fail by their own deadline first.
+                engine.saves.deadline_s = 2
+        while engine.finish_saves(wait=how == "stuck") is None:
+            time.sleep(0.05)
+        raise AssertionError("the save went well")
+    except CheckpointError as error:
+        found = {"error": str(error)}
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    dist.barrier()
+    found |= {"left": [p.name for p in folder.parent.glob(f"{folder.name}*")], "children": len(children(os.getpid()))}
+    engine.saves.deadline_s = 60
+    engine.save(folder, {"number": 2})
+    engine.save(folder.with_name(f"{folder.name}-next"), {"number": 3})
+    engine.finish_saves(wait=True)
+    return found
+
+
+def hang(layout: list[str], task: Task) -> Any:
+    """Trains on and on beside a save whose writers stand still."""
+    engine = _engine(layout, task)
+    held = _save_held(engine, Path(task["folder"]))
+    Path(task["folder"]).with_name(f"ready.{dist.get_rank()}").write_text(json.dumps([os.getpid(), *held]))
+    while True:
+        _steps(engine, task["batches"], "grpo")
+        engine.finish_saves(wait=False)
+
+
+TASKS = {
+    **{"train": train, "gradient": gradient, "generate": generate, "start": start, "vocabulary": vocabulary},
+    **{"snapshot": snapshot, "broken save": broken_save, "hang": hang},
+}
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
     job = json.loads((folder / "job.json").read_text())
     torch.set_num_threads(1)
+    sys.addaudithook(_hold_at_weights)
     init_process_group(load(["output=unused", "model.path=unused", "parallel.timeout_minutes=1"]))
     results: dict[str, Any] = {}
     for name, task in job["tasks"].items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -308,14 +308,24 @@ class MegatronEngine:
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
+    @cached_property
+    def saves(self) -> state.Saves:
+        """The saves under way; waiting for one has `parallel.timeout_minutes`."""
+        return state.Saves(deadline_s=60 * self.config.parallel.timeout_minutes)
+
     def save(self, folder: Path, loop_state: dict[str, Any]) -> None:
-        """Writes model, optimizer and `loop_state`, then publishes the folder by one rename on rank 0."""
-        state.save_checkpoint(self.module, self.optimizer, self.checkpoint, folder, loop_state)
+        """Takes a snapshot of model, optimizer and `loop_state` and begins to write it; see `PolicyEngine.save`."""
+        self.saves.start(self.module, self.optimizer, self.checkpoint, folder, loop_state)
+
+    def finish_saves(self, wait: bool) -> Path | None:
+        """Publishes what all ranks have written, by one rename on rank 0; see `PolicyEngine.finish_saves`."""
+        return self.saves.finish(wait)
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Restores model and optimizer from a checkpoint of `save`; returns the loop's state."""
         return state.load_checkpoint(self.module, self.optimizer, folder)
 
     def close(self) -> None:
-        """Forgets the model parallel groups; the process group stays."""
+        """Gives up an unpublished save and forgets the model parallel groups; the process group stays."""
+        self.saves.close()
         parallel_state.destroy_model_parallel()

@@ -9,19 +9,34 @@ from __future__ import annotations
 import json
 import queue
 import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
 from megatron.core.dist_checkpointing.strategies import filesystem_async
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
+from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+from torch.distributed.checkpoint.storage import WriteResult
 
 from conversion.checkpoint import Checkpoint, CheckpointError, open_checkpoint, partial_path, publish, write_manifest
+from recipes.engines.megatron.writer import WriterProcess
+from recipes.runtime import platform
 
 STATE_FILE = "state.json"
 _OPTIMIZER = {"distrib_optim_sharding_type": "fully_reshardable"}
-# A synchronous save hands its results over within the process. megatron-core would start a manager process for it,
-# which lives on when a rank is killed.
+_FORMAT = ("torch_dist", 1)
+# How often ranks that wait for their writers tell each other how they fare, in seconds.
+_EXCHANGE_S = 0.2
+# Our writer answers by itself. megatron-core would start a manager process for its own, which lives on when a rank is
+# killed.
 filesystem_async._results_queue = queue.Queue()
 
 
@@ -42,36 +57,220 @@ def load_weights(module: Any, folder: Path) -> None:
     module.load_state_dict(loaded, strict=False)
 
 
-def save_checkpoint(module: Any, optimizer: Any, source: Checkpoint, folder: Path, loop_state: dict[str, Any]) -> None:
-    """Writes a checkpoint on all ranks; see the module's docstring for its files.
+@dataclass
+class _Save:
+    """A checkpoint on its way: which folder, this rank's part of what is written, and who writes it."""
 
-    Args:
-        module, optimizer: of this rank.
-        source: the opened checkpoint that the run began with; its Hugging Face files travel along.
-        folder: where the checkpoint appears once it is whole.
-        loop_state: JSON values.
+    folder: Path
+    partial: Path
+    source: Checkpoint
+    parts: dict[str, _Part]
+    writer: WriterProcess
+
+
+class Saves:
+    """The checkpoints of a run, each written by a process of every rank while training goes on, one at a time.
+
+    All methods but `close` are collective.
+
+    Attributes:
+        deadline_s: how long `finish` waits for the writers, in seconds.
     """
-    name = [str(partial_path(folder))]
-    dist.broadcast_object_list(name, 0)
-    partial = Path(name[0])
-    if dist.get_rank() == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        for part in ("model", "optimizer"):
-            (partial / part).mkdir(parents=True)
-        shutil.copytree(source.hf_dir, partial / "hf")
-        (partial / STATE_FILE).write_text(json.dumps(loop_state, indent=1) + "\n")
-    dist.barrier()
-    weights = module.sharded_state_dict(prefix="")
-    dist_checkpointing.save(weights, str(partial / "model"))
-    model_state = module.sharded_state_dict(prefix="")
-    dist_checkpointing.save(
-        {"optimizer": optimizer.sharded_state_dict(model_state, metadata=_OPTIMIZER)}, str(partial / "optimizer")
-    )
-    dist.barrier()
-    if dist.get_rank() == 0:
-        write_manifest(partial, source=source.manifest.source)
-        publish(partial, folder, force=True)
-    dist.barrier()
+
+    def __init__(self, deadline_s: float) -> None:
+        self.deadline_s = deadline_s
+        self._save: _Save | None = None
+
+    def start(self, module: Any, optimizer: Any, source: Checkpoint, folder: Path, loop_state: dict[str, Any]) -> None:
+        """Takes a snapshot and begins to write it; see the module's docstring for its files.
+
+        What lies on a GPU is copied to host memory here; what lies in host memory is the writer's by its fork. A save
+        still under way is waited for and published first.
+
+        Args:
+            module, optimizer: of this rank.
+            source: the opened checkpoint that the run began with; its Hugging Face files travel along.
+            folder: where the checkpoint appears once it is whole.
+            loop_state: JSON values.
+
+        Raises:
+            CheckpointError: the earlier save failed, or this one cannot begin; on every rank.
+        """
+        self.finish(wait=True)
+        state = json.dumps(loop_state, indent=1) + "\n"
+        name = [str(partial_path(folder))]
+        dist.broadcast_object_list(name, 0)
+        partial = Path(name[0])
+        _together(folder, lambda: _prepare(partial, source, state) if dist.get_rank() == 0 else None)
+        parts = {"model": _plan(module.sharded_state_dict(prefix=""), partial / "model")}
+        optimizer_state = optimizer.sharded_state_dict(module.sharded_state_dict(prefix=""), metadata=_OPTIMIZER)
+        parts["optimizer"] = _plan({"optimizer": optimizer_state}, partial / "optimizer")
+        del optimizer_state
+
+        def begin() -> None:
+            buckets = {name: part.to_host() for name, part in parts.items()}
+            writer = WriterProcess(lambda: {name: _write(parts[name].writer, found) for name, found in buckets.items()})
+            self._save = _Save(folder, partial, source, parts, writer)
+
+        try:
+            _together(folder, begin)
+        except CheckpointError:
+            self.close()
+            raise
+        for part in parts.values():
+            part.forget()
+
+    def finish(self, wait: bool) -> Path | None:
+        """Publishes the checkpoint that all ranks have written; returns its folder, or None where there was none.
+
+        Args:
+            wait: for the writers, at most `deadline_s`; otherwise a save that is still under way is left to go on.
+
+        Raises:
+            CheckpointError: a writer failed, died or missed the deadline, or publishing failed; on every rank, with
+                the folder, the rank and the cause. Nothing is published, and what was written is deleted.
+        """
+        if self._save is None:
+            return None
+        save, end = self._save, time.monotonic() + self.deadline_s
+        while True:
+            done = save.writer.done()
+            failure = save.writer.failure() if done else None
+            if wait and not done and time.monotonic() >= end:
+                failure = f"its writer, process {save.writer.pid}, was not done {self.deadline_s:g} s later"
+            running, failed = _any_rank(not done, failure is not None)
+            if failed:
+                self._give_up(save, failure)
+            if not running:
+                break
+            if not wait:
+                return None
+            save.writer.wait(_EXCHANGE_S)
+        self._publish(save)
+        return save.folder
+
+    def close(self) -> None:
+        """Gives up a save that `finish` has not published; each rank for itself."""
+        save, self._save = self._save, None
+        if save is not None:
+            save.writer.stop()
+            if dist.get_rank() == 0:
+                shutil.rmtree(save.partial, ignore_errors=True)
+
+    def _give_up(self, save: _Save, failure: str | None) -> NoReturn:
+        """Stops the writers of all ranks, deletes what they wrote and raises."""
+        self._save = None
+        save.writer.stop()
+        try:
+            _raise_together(save.folder, failure)
+        finally:
+            if dist.get_rank() == 0:
+                shutil.rmtree(save.partial, ignore_errors=True)
+
+    def _publish(self, save: _Save) -> None:
+        written: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+        dist.gather_object(save.writer.result(), written, 0)
+
+        def seal() -> None:
+            if written is None:
+                return
+            try:
+                for name, part in save.parts.items():
+                    part.writer.finish(part.metadata, [list(chain(*results[name])) for results in written])
+                    save_config(CheckpointingConfig(*_FORMAT), str(save.partial / name))
+                write_manifest(save.partial, source=save.source.manifest.source)
+                publish(save.partial, save.folder, force=True)
+            except BaseException:
+                shutil.rmtree(save.partial, ignore_errors=True)
+                raise
+
+        self._save = None
+        _together(save.folder, seal)
+
+
+class _Part(TorchDistSaveShardedStrategy):
+    """megatron-core's plan of one distributed checkpoint, kept for a writer of ours.
+
+    megatron-core's own writer forks twice and waits on a queue for its grandchildren: one that is killed is waited for
+    for ever. Here a plan ends in what is to be written, and `Saves` does the rest.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(*_FORMAT)
+        self.writer: Any = None
+        self.metadata: Any = None
+
+    def _get_save_and_finalize_callbacks(self, writer: Any, save_state_dict_ret: Any) -> AsyncRequest:
+        self.writer, self.metadata = writer, save_state_dict_ret[1]
+        return AsyncRequest(None, (), [])
+
+    def to_host(self) -> list[Any]:
+        """What this rank writes, with its tensors in host memory; those that lie there already are not copied."""
+        # Not pinned: pages that the driver holds are no part of what a fork can rely on.
+        return FileSystemWriterAsync.preload_tensors(self.writer.write_buckets, non_blocking=False)
+
+    def forget(self) -> None:
+        """Lets go of the tensors, which are the writer's now."""
+        self.writer.write_buckets = None
+
+
+def _plan(sharded: dict[str, Any], folder: Path) -> _Part:
+    """Agrees with the other ranks on who writes what; rank 0 writes what is not sharded."""
+    part = _Part()
+    dist_checkpointing.save(sharded, str(folder), sharded_strategy=part, async_sharded_save=True)
+    return part
+
+
+def _write(writer: Any, buckets: list[Any]) -> list[list[WriteResult]]:
+    """Writes each bucket to its file, down to the disk; runs in the writer process."""
+    transforms, found = [writer.transforms], []
+    for number, bucket in enumerate(buckets):
+        results: queue.Queue[Any] = queue.Queue()
+        pending: queue.Queue[int] = queue.Queue()
+        pending.put(number)
+        FileSystemWriterAsync.write_preloaded_data(transforms, number, bucket, results, pending, use_fsync=True)
+        _, outcome = results.get_nowait()
+        if isinstance(outcome, Exception):
+            raise outcome
+        found.append(outcome)
+    return found
+
+
+def _prepare(partial: Path, source: Checkpoint, state: str) -> None:
+    shutil.rmtree(partial, ignore_errors=True)
+    for part in ("model", "optimizer"):
+        (partial / part).mkdir(parents=True)
+    shutil.copytree(source.hf_dir, partial / "hf")
+    (partial / STATE_FILE).write_text(state)
+
+
+def _any_rank(*facts: bool) -> list[bool]:
+    """Each fact: whether it holds on any rank."""
+    shared = torch.tensor([int(fact) for fact in facts], device=platform.device())
+    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+    return [bool(value) for value in shared.tolist()]
+
+
+def _together(folder: Path, action: Callable[[], None]) -> None:
+    """Runs `action` on every rank; where it fails on one, every rank raises CheckpointError."""
+    failure, cause = None, None
+    try:
+        action()
+    except Exception as error:
+        failure, cause = f"{type(error).__name__}: {error}", error
+    if _any_rank(failure is not None)[0]:
+        _raise_together(folder, failure, cause)
+
+
+def _raise_together(folder: Path, failure: str | None, cause: Exception | None = None) -> NoReturn:
+    """Raises on every rank what failed on any, once all ranks are here."""
+    failures: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(failures, failure)
+    said = "; ".join(f"rank {rank}: {text}" for rank, text in enumerate(failures) if text is not None)
+    raise CheckpointError(
+        f"{folder}: not saved; {said}. Look after disk and memory there; the checkpoints saved before are whole, "
+        "resume from the last of them"
+    ) from cause
 
 
 def load_checkpoint(module: Any, optimizer: Any, folder: Path) -> dict[str, Any]:

@@ -192,6 +192,8 @@ def install() -> None:
     warnings.filterwarnings(
         "ignore", message=".*(full scope is deprecated|load_state_dict|save_state_dict|DTensor|is deprecated. Please).*"
     )
+    # The float32 shards of its distributed optimizer are views of the weights.
+    warnings.filterwarnings("ignore", message=".*attribute of a Tensor that is not a leaf.*")
     _patch_jit()
     _patch_cuda_queries()
     _patch_random()

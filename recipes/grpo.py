@@ -16,7 +16,6 @@ Left out: a learned critic and reward models; rollouts older than the policy.
 from __future__ import annotations
 
 import dataclasses
-import sys
 
 from recipes.data.example import read_examples
 from recipes.engines import create_engine
@@ -29,13 +28,13 @@ from recipes.rollout.prompts import PromptOrder, make_prompts
 from recipes.rollout.scoring import check_same_reward, reward_definition
 from recipes.rollout.server import reward_client
 from recipes.rollout.training import training_data
-from recipes.runtime import interruption
 from recipes.runtime.config import AlgorithmConfig, Config
 from recipes.runtime.health import count_skipped
 from recipes.runtime.launch import from_leader, is_leader, run
 from recipes.runtime.phases import Phases
 from recipes.runtime.run_folder import RunFolder
-from recipes.runtime.schedule import learning_rate
+from recipes.runtime.saving import Saving
+from recipes.runtime.schedule import is_finished, learning_rate, progress
 from recipes.runtime.tokenizer import load_tokenizer
 
 
@@ -55,7 +54,8 @@ def train(config: Config) -> None:
     )
     order = PromptOrder(prompts, mix=config.data.mix, adaptive=config.rollout.adaptive, seed=config.seed)
     engine = create_engine(config)
-    step, seconds, skipped, saved_reward, stopped = 0, 0.0, 0, None, False
+    saving = Saving(config, engine)
+    step, seconds, skipped, saved_reward = 0, 0.0, 0, None
     if (latest := folder.latest()) is not None:
         state = engine.load(latest)
         step, seconds, skipped, saved_reward = state["step"], state["seconds"], state["skipped"], state["reward"]
@@ -66,10 +66,11 @@ def train(config: Config) -> None:
             print(f"{dropped} of {len(examples)} prompts are longer than the context allows and were left out")
         reward = reward_definition(client, config.reward)
         check_same_reward(saved_reward, reward, config.reward)
-        while not (stopped or _finished(config, step, seconds)):
+        going = not is_finished(config.trainer, step, seconds)
+        while going:
             step, phases = step + 1, Phases()
             rollout = collect(order, engine, step, tokenizer=tokenizer, client=client, config=config, phases=phases)
-            rate = learning_rate(config.optimizer, _progress(config, step, seconds), step)
+            rate = learning_rate(config.optimizer, progress(config.trainer, step, seconds), step)
             with phases("train"):
                 data = training_data(rollout.groups, engine, config.algorithm, config.rollout.temperature)
                 updates = _update(engine, config, data.groups, rate)
@@ -87,30 +88,8 @@ def train(config: Config) -> None:
                 phases.total,
                 samples=rollout_records(rollout.sampled, step),
             )
-            stopped = interruption.stop_asked()
-            every = config.trainer.save_every
-            if stopped or _finished(config, step, seconds) or (every and step % every == 0):
-                state = {"step": step, "seconds": seconds, "skipped": skipped, "reward": reward}
-                state |= {"order": order.state(), "score": monitor.score()}
-                engine.save(folder.step_path(step), state)
-                if is_leader():
-                    folder.prune(config.trainer.keep)
-    if stopped and not _finished(config, step, seconds):
-        if is_leader():
-            print(
-                f"asked to stop: saved after step {step} of {config.trainer.steps}; the same command goes on from there"
-            )
-        sys.exit(interruption.EXIT_STOPPED)
-
-
-def _finished(config: Config, step: int, seconds: float) -> bool:
-    return step >= config.trainer.steps or 0 < config.trainer.max_seconds <= seconds
-
-
-def _progress(config: Config, step: int, seconds: float) -> float:
-    """How much of the run is done, from 0 to 1, by steps or by the clock, whichever is further."""
-    by_clock = seconds / config.trainer.max_seconds if config.trainer.max_seconds else 0.0
-    return min(1.0, max((step - 1) / config.trainer.steps, by_clock))
+            own = {"skipped": skipped, "reward": reward, "order": order.state()}
+            going = saving.after_step(step, seconds, own, monitor.score)
 
 
 def _update(

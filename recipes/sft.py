@@ -24,7 +24,8 @@ from recipes.runtime.health import count_skipped
 from recipes.runtime.launch import from_leader, is_leader, run
 from recipes.runtime.phases import Phases
 from recipes.runtime.run_folder import RunFolder
-from recipes.runtime.schedule import learning_rate
+from recipes.runtime.saving import Saving
+from recipes.runtime.schedule import is_finished, learning_rate, progress
 from recipes.runtime.tokenizer import load_tokenizer
 
 
@@ -47,27 +48,29 @@ def train(config: Config) -> None:
     dropped += len(prompts) - len(fitting)
     order = PromptOrder(fitting, mix=config.data.mix, adaptive=False, seed=config.seed)
     engine = create_engine(config)
+    saving = Saving(config, engine)
     step, seconds, skipped = 0, 0.0, 0
     if (latest := folder.latest()) is not None:
         state = engine.load(latest)
-        step, seconds = state["step"], state["seconds"]
+        step, seconds, skipped = state["step"], state["seconds"], state["skipped"]
         order.restore(state["order"])
 
     with TrainingMonitor(config, step) as monitor:
         if is_leader() and dropped:
             print(f"{dropped} of {len(examples)} rows are longer than model.max_length and were left out")
-        while step < config.trainer.steps and not (0 < config.trainer.max_seconds <= seconds):
+        going = not is_finished(config.trainer, step, seconds)
+        while going:
             step, phases = step + 1, Phases()
             batch = TokenBatch(tuple(sequences[p.example.id] for p in order.next(config.trainer.batch)))
-            by_clock = seconds / config.trainer.max_seconds if config.trainer.max_seconds else 0.0
-            rate = learning_rate(config.optimizer, min(1.0, max((step - 1) / config.trainer.steps, by_clock)), step)
+            rate = learning_rate(config.optimizer, progress(config.trainer, step, seconds), step)
             loss = supervised_loss(tokens=batch.response_tokens)
             sums = engine.train_step(batch, loss, learning_rate=rate, reference=False)
             seconds = from_leader(seconds + phases.total)
             skipped = count_skipped(skipped, [sums], config.trainer.max_skipped)
             metrics = {"policy/loss": sums["loss"] / sums["tokens"], "policy/learning_rate": rate}
             monitor.record(step, metrics, seconds, phases.total)
-        engine.save(folder.step_path(step), {"step": step, "seconds": seconds, "order": order.state()})
+            own = {"skipped": skipped, "order": order.state()}
+            going = saving.after_step(step, seconds, own, monitor.score)
 
 
 def _sequence(prompt: Prompt, tokenizer: Any) -> TokenSequence:

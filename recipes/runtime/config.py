@@ -51,14 +51,13 @@ class ParallelConfig:
 
     Attributes:
         processes: ranks to start; under torchrun or srun it is the launcher's world size, whatever is set here.
-        micro_batch_tokens: padded tokens in one forward pass of a training step.
+        micro_batch_tokens: tokens in one forward pass of a training step.
     """
 
     processes: int = 1
     tensor: int = 1
     pipeline: int = 1
     sequence: bool = False
-    distributed_optimizer: bool = False
     recompute: bool = False
     micro_batch_tokens: int = 8192
     timeout_minutes: int = 30

@@ -119,8 +119,6 @@ def run(main: Callable[[Config], None], module: str, description: str) -> None:
         return
     if world_size() is not None:
         die_with_parent()
-    # megatron-core forks writers for every save; those of a killed rank would wait for it for ever.
-    os.register_at_fork(after_in_child=die_with_parent)
     init_process_group(config)
     try:
         main(config)

@@ -84,7 +84,10 @@ class RunFolder:
             link = self.checkpoints / f"best.partial-{os.getpid()}"
             link.unlink(missing_ok=True)
             link.symlink_to(self.step_path(best).name)
-            link.replace(self.checkpoints / "best")
+            pointer = self.checkpoints / "best"
+            if pointer.is_dir() and not pointer.is_symlink():
+                shutil.rmtree(pointer)  # a copy of the run that followed links
+            link.replace(pointer)
         for step in self.steps()[: -max(1, keep)]:
             if step != best:
                 shutil.rmtree(self.step_path(step))

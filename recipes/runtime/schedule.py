@@ -1,8 +1,19 @@
-"""The learning rate over a run."""
+"""How far a run is, by steps and by the clock, and the learning rate over it."""
 
 from __future__ import annotations
 
-from recipes.runtime.config import OptimizerConfig
+from recipes.runtime.config import OptimizerConfig, TrainerConfig
+
+
+def is_finished(trainer: TrainerConfig, step: int, seconds: float) -> bool:
+    """Whether `step` steps in `seconds` are a whole run."""
+    return step >= trainer.steps or 0 < trainer.max_seconds <= seconds
+
+
+def progress(trainer: TrainerConfig, step: int, seconds: float) -> float:
+    """How much of the run is done before `step`, 0 to 1, by steps or by the clock, whichever is further."""
+    by_clock = seconds / trainer.max_seconds if trainer.max_seconds else 0.0
+    return min(1.0, max((step - 1) / trainer.steps, by_clock))
 
 
 def learning_rate(config: OptimizerConfig, progress: float, step: int) -> float:

@@ -15,6 +15,8 @@ import pytest
 from tests.conftest import alive, children, finish, start
 
 DEADLINE_S = 180
+# Metrics of what a clock or a process's history says of a step, and not the step itself.
+MEASURED = ("seconds", "time/", "speed/", "memory/")
 
 
 def run(module: str, *overrides: str, log: Path, fails: bool = False) -> str:

@@ -19,7 +19,7 @@ from recipes.runtime.config import from_yaml
 from recipes.runtime.run_folder import RunFolder, last_checkpoint
 from tests.conftest import REPOSITORY, shared_data
 from tests.end_to_end.conftest import Settings
-from tests.end_to_end.launch import metrics, run, steps
+from tests.end_to_end.launch import MEASURED, metrics, run, steps
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 
@@ -71,7 +71,7 @@ def test_a_resumed_run_is_the_same_run(finished: Path, settings: Settings, tmp_p
     run("recipes.grpo", *settings(folder, "trainer.steps=3"), log=tmp_path / "second")
     assert steps(folder) == [1, 2, 3]
     for found, wanted in zip(metrics(folder), metrics(finished), strict=True):
-        figures = [key for key in wanted if key != "seconds" and not key.startswith("time/")]
+        figures = [key for key in wanted if not key.startswith(MEASURED)]
         assert {key: found[key] for key in figures} == {key: wanted[key] for key in figures}
     responses = [[(r.step, r.group, r.response) for r in read_rollouts(each)] for each in (folder, finished)]
     assert responses[0] == responses[1]

@@ -32,14 +32,15 @@ LAYOUTS = {
 PROCESSES = {"tp1": 1, "tp2": 2, "pp2": 2, "dp2": 2, "tp2 pp2": 4}
 COMMON = [
     *("model.max_length=128", "rollout.max_new_tokens=32", "parallel.timeout_minutes=1"),
-    *("optimizer.weight_decay=0.05", "parallel.micro_batch_tokens=4096"),
+    *("optimizer.weight_decay=0.05", "optimizer.eps=1e-4", "parallel.micro_batch_tokens=4096"),
 ]
-WEIGHT_DECAY, KL_COEF = 0.05, 0.2
+# At its usual epsilon Adam makes a full step of a gradient that is rounding alone, as a key's bias has one (it moves no
+# softmax), and layouts would part by that.
+WEIGHT_DECAY, EPSILON, KL_COEF = 0.05, 1e-4, 0.2
 NO_KL, KL = "algorithm.kl_coef=0.0", f"algorithm.kl_coef={KL_COEF}"
 SMALL = "parallel.micro_batch_tokens=50"
 EACH_ALONE = "parallel.micro_batch_tokens=1"
 RECOMPUTE = "parallel.recompute=true"
-SHARDED = "parallel.distributed_optimizer=true"
 SEQUENCE = "parallel.sequence=true"
 MODELS = ("qwen2-tied", "qwen3-untied")
 # Layout and settings of the steps whose whole gradients are compared.
@@ -215,7 +216,7 @@ class World:
         if launch == "tp2 again":
             return self._tp2_again()
         if launch == "dp2 again":
-            return {"resume": self._resuming("dp2", KL, SHARDED)}
+            return {"resume": self._resuming("dp2", KL)}
         if launch == "tp2 pp2":
             return self._gradient_tasks(launch)
         tasks = {
@@ -224,15 +225,14 @@ class World:
             "train": self.train_task(NO_KL),
             "train in small micro-batches": self.train_task(NO_KL, SMALL),
             "train with KL": self.train_task(KL, SMALL),
-            "poisoned": self.train_task(NO_KL, SMALL, steps=1, poison=True),
+            "poisoned": self.train_task(NO_KL, SMALL, kind="poisoned"),
             "train qwen3": self.train_task(KL, model="qwen3-untied"),
             "generate": self.generate_task(),
         }
         if launch != "pp2":
-            sharded = [SHARDED] if launch == "dp2" else []
             for precision in ("float32", "bfloat16"):
                 tasks[f"snapshot {precision}"] = self.snapshot_task(
-                    f"{launch}-{precision}", NO_KL, f"model.precision={precision}", *sharded
+                    f"{launch}-{precision}", NO_KL, f"model.precision={precision}"
                 )
         tasks |= {name: self.train_task(KL, SMALL, objective=name) for name in OBJECTIVES if name != "grpo"}
         if launch == "tp2":
@@ -242,15 +242,14 @@ class World:
             tasks["save"] = self._saving("tp2", KL)
             tasks["save bfloat16"] = self._saving("tp2-bfloat16", KL, "model.precision=bfloat16")
         if launch == "dp2":
-            tasks["train distributed optimizer"] = self.train_task(KL, SHARDED)
-            tasks["save"] = self._saving("dp2", KL, SHARDED)
+            tasks["save"] = self._saving("dp2", KL)
         if launch in ("tp1", "pp2"):
             self.results("tp2")
             tasks["resume from tp2"] = self._resuming("tp2", KL)
             tasks["recompute"] = self.train_task(KL, "parallel.recompute=true")
         if launch == "tp1":
             self.results("dp2")
-            tasks["resume from dp2"] = self._resuming("dp2", KL, SHARDED)
+            tasks["resume from dp2"] = self._resuming("dp2", KL)
         return tasks
 
     def _tp2_again(self) -> dict[str, Results]:
@@ -323,6 +322,8 @@ def expected_training(world: World) -> Callable[..., list[dict[str, float]]]:
     def run(model: str, kl_coef: float, objective: str = "grpo") -> list[dict[str, float]]:
         torch.manual_seed(0)
         batches, differs = world.batches(model), OBJECTIVES[objective]
-        return reference.train(world.hf(model), batches, kl_coef=kl_coef, weight_decay=WEIGHT_DECAY, **differs)
+        return reference.train(
+            world.hf(model), batches, kl_coef=kl_coef, weight_decay=WEIGHT_DECAY, eps=EPSILON, **differs
+        )
 
     return run

@@ -38,6 +38,7 @@ def train(
     *,
     kl_coef: float,
     weight_decay: float,
+    eps: float,
     surrogate: str = "clip",
     ratio: str = "token",
     reduction: str = "token",
@@ -52,7 +53,7 @@ def train(
     optimizer = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}],
         betas=(0.9, 0.95),
-        eps=1e-8,
+        eps=eps,
     )
     results = []
     for batch in batches:
@@ -102,7 +103,7 @@ def train(
 def gradient(folder: Path, batch: dict[str, Any], *, kl_coef: float) -> dict[str, Tensor]:
     """The clipped gradient of the first step on `batch`, by parameter name."""
     model = load_model(folder)
-    train(folder, [batch], kl_coef=kl_coef, weight_decay=0.0, model=model)
+    train(folder, [batch], kl_coef=kl_coef, weight_decay=0.0, eps=1e-8, model=model)
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 

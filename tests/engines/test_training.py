@@ -34,7 +34,6 @@ CASES = [
 CASES += [
     ("tp2", "train sequence parallel", "qwen2-tied", KL_COEF),
     ("tp2", "train qwen3 sequence parallel", "qwen3-untied", KL_COEF),
-    ("dp2", "train distributed optimizer", "qwen2-tied", KL_COEF),
     ("tp1", "recompute", "qwen2-tied", KL_COEF),
     ("pp2", "recompute", "qwen2-tied", KL_COEF),
 ]
@@ -48,14 +47,12 @@ def test_the_same_steps_as_plain_torch(
     for rank in world.results(layout):
         steps = rank[task]["steps"]
         assert len(steps) == 2
-        # The first step of Adam divides each gradient by its own size, so where that is rounding alone (a key's bias at
-        # position 0 moves no softmax) the second step begins at other weights in the sixth digit.
-        for step, wanted, close in zip(steps, expected, (1e-5, 1e-4), strict=False):
+        for step, wanted in zip(steps, expected, strict=False):
             assert step["stepped"] == 1
             assert step["tokens"] == wanted["tokens"]
             assert step["clipped"] == wanted["clipped"] > 0
             for name in ("loss", "grad_norm", "entropy"):
-                assert step[name] == pytest.approx(wanted[name], rel=close), name
+                assert step[name] == pytest.approx(wanted[name], rel=1e-5), name
             # Near 0 at the first step, where policy and reference are one model.
             assert step["kl"] == pytest.approx(wanted["kl"], rel=1e-4, abs=1e-4)
 
@@ -86,12 +83,25 @@ def test_other_objectives_are_the_same_at_every_layout(
     """A response's own statistics (its ratio, its length) must not depend on the micro-batch it is in."""
     expected = expected_training("qwen2-tied", KL_COEF, objective)
     for rank in world.results(layout):
-        for step, wanted, close in zip(rank[objective]["steps"], expected, (1e-5, 1e-4), strict=False):
+        for step, wanted in zip(rank[objective]["steps"], expected, strict=False):
             assert step["clipped"] == wanted["clipped"]
             for name in ("grad_norm", "entropy"):
-                assert step[name] == pytest.approx(wanted[name], rel=close), name
+                assert step[name] == pytest.approx(wanted[name], rel=1e-5), name
             # A difference of terms near 1, whose own rounding is what is left of it.
-            assert step["loss"] == pytest.approx(wanted["loss"], abs=close)
+            assert step["loss"] == pytest.approx(wanted["loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_step_into_nothing_is_not_taken(layout: str, world: World) -> None:
+    """Weights, main weights and moments stay as they are to the last bit, and the next step is an ordinary one."""
+    for rank in world.results(layout):
+        found = rank["poisoned"]
+        assert [step["stepped"] for step in found["steps"]] == [1, 0, 1]
+        assert found["states"][1] == found["states"][0]
+        assert len(found["states"][0]) > 20
+        before, after = rank["train in small micro-batches"]["steps"][1], found["steps"][2]
+        assert after["loss"] == before["loss"]
+        assert after["grad_norm"] == before["grad_norm"]
 
 
 def test_the_batches_are_a_fair_trial(world: World, expected_training: Expected) -> None:
@@ -108,10 +118,9 @@ def test_the_batches_are_a_fair_trial(world: World, expected_training: Expected)
 def test_log_probabilities_agree_before_and_after_training(task: str, layout: str, world: World) -> None:
     expected = world.results("tp1")[0][task]
     for rank in world.results(layout):
-        # Afterwards Adam has made steps of 1e-3 also where gradients are rounding alone.
-        for when, close in (("before", 2e-5), ("after", 3e-4)):
+        for when in ("before", "after"):
             for found, wanted in zip(rank[task][when], expected[when], strict=True):
-                assert found == pytest.approx(wanted, abs=close)
+                assert found == pytest.approx(wanted, abs=2e-5)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

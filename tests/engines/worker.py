@@ -93,6 +93,11 @@ def gradient(layout: list[str], task: Task) -> Any:
     """Takes one step and saves its gradient in the weights' place, so that it converts to Hugging Face's names."""
     engine = _engine(layout, task)
     found = _steps(engine, [task["batch"]], task.get("objective", "grpo"))
+    size, rank = parallel_state.get_data_parallel_world_size(), parallel_state.get_data_parallel_rank()
+    for bucket in (bucket for buffer in engine.model.buffers for bucket in buffer.buckets):
+        # Each data parallel rank holds the sum of its own share alone.
+        own = bucket.grad_data.view(size, -1)[rank].clone()
+        dist.all_gather_into_tensor(bucket.grad_data, own, group=parallel_state.get_data_parallel_group())
     for parameter in engine.module.parameters():
         parameter.data.copy_(parameter.main_grad)
     engine.save(Path(task["save"]), {})
@@ -223,6 +228,19 @@ def _digests(engine: MegatronEngine) -> dict[str, str]:
     }
 
 
+def poisoned(layout: list[str], task: Task) -> Any:
+    """A step whose gradient is not a number, between two that can be taken."""
+    engine = _engine(layout, task)
+    first, second = task["batches"]
+    spoilt = json.loads(json.dumps(second))
+    spoilt["sequences"][0]["advantage"] = float("nan")
+    found: dict[str, Any] = {"steps": [], "states": []}
+    for batch in (first, spoilt, second):
+        found["steps"] += _steps(engine, [batch], "grpo")
+        found["states"].append(_digests(engine))
+    return found
+
+
 def snapshot(layout: list[str], task: Task) -> Any:
     """Two steps, a save, and two more before the writers may go on; then the checkpoint in a fresh engine."""
     engine, folder = _engine(layout, task), Path(task["folder"])
@@ -292,7 +310,7 @@ def hang(layout: list[str], task: Task) -> Any:
 
 TASKS = {
     **{"train": train, "gradient": gradient, "generate": generate, "start": start, "vocabulary": vocabulary},
-    **{"snapshot": snapshot, "broken save": broken_save, "hang": hang},
+    **{"poisoned": poisoned, "snapshot": snapshot, "broken save": broken_save, "hang": hang},
 }
 
 

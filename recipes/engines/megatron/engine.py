@@ -82,7 +82,7 @@ class MegatronEngine:
         self.model = DistributedDataParallel(
             config=self.module.config,
             ddp_config=DistributedDataParallelConfig(
-                use_distributed_optimizer=config.parallel.distributed_optimizer,
+                use_distributed_optimizer=True,
                 grad_reduce_in_fp32=True,
                 overlap_grad_reduce=False,
             ),
@@ -114,7 +114,7 @@ class MegatronEngine:
             clip_grad=chosen.clip_grad,
             bf16=bf16,
             params_dtype=torch.bfloat16 if bf16 else torch.float32,
-            use_distributed_optimizer=self.config.parallel.distributed_optimizer,
+            use_distributed_optimizer=True,
         )
 
     # --- sampling ----------------------------------------------------------------------------------------------------

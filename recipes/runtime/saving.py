@@ -1,0 +1,54 @@
+"""When a training run saves, and how it ends: every so many steps, at its end, and when it is asked to stop."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from recipes.engines.base import PolicyEngine
+from recipes.runtime import interruption
+from recipes.runtime.config import Config
+from recipes.runtime.launch import is_leader
+from recipes.runtime.run_folder import RunFolder
+from recipes.runtime.schedule import is_finished
+
+
+class Saving:
+    """Checkpoints of one run in `RunFolder`; each is written while training goes on and published when it is whole."""
+
+    def __init__(self, config: Config, engine: PolicyEngine) -> None:
+        self._trainer = config.trainer
+        self._engine = engine
+        self._folder = RunFolder(config.output)
+
+    def after_step(self, step: int, seconds: float, state: dict[str, Any], score: Callable[[], float | None]) -> bool:
+        """Saves where it is due; collective.
+
+        Args:
+            step, seconds: how far the run is; they are saved with the state.
+            state: the loop's own JSON values.
+            score: called for a save, how good the steps since the one before were.
+
+        Returns:
+            Whether the run goes on. When it does not, the checkpoint of this step is published.
+
+        Raises:
+            CheckpointError: a save failed, on every rank.
+            SystemExit: with `EXIT_STOPPED`, when the run was asked to stop before its end.
+        """
+        stopped, finished = interruption.stop_asked(), is_finished(self._trainer, step, seconds)
+        every = self._trainer.save_every
+        if stopped or finished or (every and step % every == 0):
+            saved = {"step": step, "seconds": seconds, "score": score(), **state}
+            self._engine.save(self._folder.step_path(step), saved)
+        if self._engine.finish_saves(wait=stopped or finished) and is_leader():
+            self._folder.prune(self._trainer.keep)
+        if stopped and not finished:
+            if is_leader():
+                print(
+                    f"asked to stop: saved after step {step} of {self._trainer.steps}; "
+                    "the same command goes on from there"
+                )
+            sys.exit(interruption.EXIT_STOPPED)
+        return not finished

@@ -9,9 +9,6 @@ ARG BASE=nvcr.io/nvidia/pytorch:25.12-py3
 
 FROM ${BASE} AS megatron
 
-# 0 lets the file be checked on a base without Transformer Engine.
-ARG NEED_TE=1
-
 # The base image's own constraints hold every package back that it happens to contain; keep.txt holds only those that
 # were compiled against each other, and the last comparison proves that it did. megatron-core comes without its
 # dependencies because torch is one of them.
@@ -45,11 +42,7 @@ RUN pip list --format=freeze >/tmp/before.txt \
     && while read -r kept; do \
          grep -qxF "$kept" /tmp/after.txt || { echo "$kept of the base image was replaced" >&2; exit 1; }; \
        done </tmp/keep.txt \
-    && rm /tmp/before.txt /tmp/keep.txt /tmp/after.txt \
-    && if [ "$NEED_TE" != 0 ]; then python3 -c "from importlib.metadata import version; \
-found = version('transformer_engine'); \
-fits = (2, 9) <= tuple(map(int, found.split('.')[:2])) < (2, 12); \
-raise SystemExit(None if fits else f'Transformer Engine {found}: megatron-core 0.16.1 needs 2.9 to 2.11; choose BASE')"; fi
+    && rm /tmp/before.txt /tmp/keep.txt /tmp/after.txt
 
 # The code is not installed but found through PYTHONPATH, since configs/ lies beside it. A job that mounts a checkout
 # and works in it runs that one instead.
@@ -58,6 +51,11 @@ COPY reward_server /opt/medatron/reward_server
 COPY conversion /opt/medatron/conversion
 COPY recipes /opt/medatron/recipes
 ENV PYTHONPATH=/opt/medatron PYTHONUNBUFFERED=1
+WORKDIR /opt/medatron
+
+# What must be in the image for it to be of use; empty lets the file be checked on a base without it.
+ARG NEEDED="transformer-engine apex"
+RUN python3 -m recipes.runtime.versions ${NEEDED}
 
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="medatron" \
@@ -65,6 +63,5 @@ LABEL org.opencontainers.image.title="medatron" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.revision="${REVISION}"
 
-WORKDIR /opt/medatron
 # Nothing above needs root at run time, and Slurm's container plugins run as the submitting user anyway.
 USER 1000:1000

@@ -21,6 +21,13 @@ EXIT_STOPPED = 75
 _asked = False
 
 
+class Stopped(SystemExit):
+    """The run was asked to stop and has saved; every rank raises it, and the process ends with `EXIT_STOPPED`."""
+
+    def __init__(self) -> None:
+        super().__init__(EXIT_STOPPED)
+
+
 def listen() -> None:
     """From now on SIGUSR1 is a request to this rank."""
 

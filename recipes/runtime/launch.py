@@ -28,6 +28,10 @@ from recipes.runtime.config import Config, ConfigError, load, world_size
 _PR_SET_PDEATHSIG = 1
 
 
+class MeetingError(RuntimeError):
+    """The ranks of a run cannot meet; the message says where and why."""
+
+
 def die_with_parent() -> None:
     """Asks Linux to kill this process when its parent dies; elsewhere it does nothing."""
     if sys.platform == "linux":
@@ -78,7 +82,11 @@ def _start_ranks(module: str, overrides: list[str], processes: int) -> None:
 
 
 def init_process_group(config: Config) -> None:
-    """Joins the process group described in the environment; every collective has `parallel.timeout_minutes`."""
+    """Joins the process group described in the environment; every collective has `parallel.timeout_minutes`.
+
+    Raises:
+        MeetingError: the ranks cannot meet.
+    """
     os.environ.setdefault("RANK", "0")
     os.environ.setdefault("WORLD_SIZE", "1")
     os.environ.setdefault("LOCAL_RANK", "0")
@@ -86,7 +94,16 @@ def init_process_group(config: Config) -> None:
     os.environ.setdefault("MASTER_PORT", str(free_port()))
     if platform.on_gpu():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group(platform.backend(), timeout=datetime.timedelta(minutes=config.parallel.timeout_minutes))
+    minutes = config.parallel.timeout_minutes
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    try:
+        dist.init_process_group(platform.backend(), timeout=datetime.timedelta(minutes=minutes))
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" in str(error):
+            raise MeetingError(f"{place} is taken by another program; set MASTER_PORT to a free port") from error
+        raise MeetingError(f"cannot reach rank 0 at {place} ({str(error).splitlines()[0]})") from error
+    except dist.DistStoreError as error:
+        raise MeetingError(f"not all {os.environ['WORLD_SIZE']} ranks came to {place} in {minutes} minutes") from error
 
 
 def _explains_itself(error: Exception) -> bool:
@@ -119,9 +136,16 @@ def run(main: Callable[[Config], None], module: str, description: str) -> None:
         return
     if world_size() is not None:
         die_with_parent()
-    init_process_group(config)
+    try:
+        init_process_group(config)
+    except MeetingError as error:
+        sys.exit(f"{module}, rank {os.environ['RANK']}: {error}")
     try:
         main(config)
+    except interruption.Stopped:
+        # srun kills the ranks that are left when one ends with an error code; none may be in the middle of something.
+        dist.barrier()
+        raise
     except Exception as error:
         if not _explains_itself(error):
             raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +34,7 @@ class Saving:
 
         Raises:
             CheckpointError: a save failed, on every rank.
-            SystemExit: with `EXIT_STOPPED`, when the run was asked to stop before its end.
+            Stopped: the run was asked to stop before its end, and has saved.
         """
         stopped, finished = interruption.stop_asked(), is_finished(self._trainer, step, seconds)
         every = self._trainer.save_every
@@ -50,5 +49,5 @@ class Saving:
                     f"asked to stop: saved after step {step} of {self._trainer.steps}; "
                     "the same command goes on from there"
                 )
-            sys.exit(interruption.EXIT_STOPPED)
+            raise interruption.Stopped
         return not finished

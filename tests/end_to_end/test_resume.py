@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from recipes.monitor.rollouts import read_rollouts
 from recipes.runtime.interruption import EXIT_STOPPED
 from recipes.runtime.run_folder import RunFolder
 from reward_server.process import RewardServerProcess
+from tests.checkpoints import checkpoint_tensors
 from tests.conftest import descendants, finish, wait_until_dead
 from tests.end_to_end.conftest import Settings
 from tests.end_to_end.launch import MEASURED, metrics, ranks, run, started, steps, wait_for
@@ -45,28 +45,6 @@ def whole(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return folders
 
 
-def _tensors(folder: Path, tmp_path: Path) -> dict[str, torch.Tensor]:
-    """Everything in the last checkpoint's weights and optimizer, by name."""
-    latest, found = RunFolder(folder).latest(), {}
-    assert latest is not None
-    for part in ("model", "optimizer"):
-        target = tmp_path / f"{part}.pt"
-        dcp_to_torch_save(latest / part, target)
-
-        def walk(value: Any, name: str) -> None:
-            if isinstance(value, dict):
-                for key, each in value.items():
-                    walk(each, f"{name}/{key}")
-            elif isinstance(value, list):
-                for number, each in enumerate(value):
-                    walk(each, f"{name}/{number}")
-            elif isinstance(value, torch.Tensor):
-                found[name] = value
-
-        walk(torch.load(target, weights_only=False), part)
-    return found
-
-
 def _figures(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if not k.startswith(MEASURED)} for row in metrics(folder)]
 
@@ -76,7 +54,7 @@ def _assert_the_same_run(found: Path, wanted: Path, tmp_path: Path) -> None:
     assert _figures(found) == _figures(wanted)
     ours, theirs = ([(r.step, r.group, r.response, r.reward) for r in read_rollouts(f)] for f in (found, wanted))
     assert ours == theirs
-    before, after = _tensors(wanted, tmp_path), _tensors(found, tmp_path)
+    before, after = checkpoint_tensors(wanted, tmp_path), checkpoint_tensors(found, tmp_path)
     assert len(before) > 20
     assert {"model", "optimizer"} == {name.split("/")[0] for name in before}
     assert before.keys() == after.keys()

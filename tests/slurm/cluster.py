@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
+SCRIPTS = sorted((REPO / "slurm").glob("*.sh"))
 SCRIPT = REPO / "slurm" / "grpo_70b.sh"
+_LOCAL = str(Path(__file__).with_name("slurm_local.sh"))
 _OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
 
 
@@ -41,13 +43,18 @@ class Cluster:
     def __init__(self, configuration: Path, folder: Path) -> None:
         self._configuration, self._folder = configuration, folder
 
-    def submit(self, *flags: str, **settings: object) -> int:
-        """The id of a job of slurm/grpo_70b.sh with sbatch's `flags` and `settings` as environment."""
+    def submit(self, *flags: str, script: Path = SCRIPT, **settings: object) -> int:
+        """The id of a job of `script` with sbatch's `flags` and `settings` as environment."""
         environ = environment({"SLURM_CONF": self._configuration, **settings})
-        command = ["sbatch", "--parsable", f"--output={self._folder}/%j.log", *flags, str(SCRIPT.relative_to(REPO))]
+        command = ["sbatch", "--parsable", f"--output={self._folder}/%j.log", *flags, str(script.relative_to(REPO))]
         done = subprocess.run(command, cwd=REPO, env=environ, capture_output=True, text=True, timeout=30)
         assert done.returncode == 0, done.stderr
         return int(done.stdout)
+
+    def node(self, action: str, name: str) -> None:
+        """kill-node or start-node of slurm_local.sh."""
+        environ = {**os.environ, "SLURM_LOCAL_DIR": str(self._configuration.parents[1])}
+        subprocess.run([_LOCAL, action, name], env=environ, check=True, timeout=120)
 
     def log(self, job: int) -> str:
         path = self._folder / f"{job}.log"

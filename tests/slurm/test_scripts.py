@@ -1,4 +1,4 @@
-"""What slurm/grpo_70b.sh says without a cluster: its help, its plan, and what it refuses."""
+"""What the job scripts say without a cluster: their help, their plan, what they check and what they refuse."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 from recipes.runtime.config import load
-from tests.slurm.cluster import REPO, SCRIPT, environment
+from tests.slurm.cluster import REPO, SCRIPT, SCRIPTS, environment
+
+_LIBRARY = REPO / "slurm" / "lib" / "job.sh"
 
 
-def _run(*arguments: str, cwd: Path | None = None, **settings: object) -> subprocess.CompletedProcess[str]:
+def _run(*arguments: str, script: Path = SCRIPT, **settings: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(SCRIPT), *arguments], cwd=cwd, env=environment(settings), capture_output=True, text=True, timeout=30
+        [str(script), *arguments], env=environment(settings), capture_output=True, text=True, timeout=60
     )
 
 
@@ -36,49 +38,87 @@ def given(tmp_path: Path) -> dict[str, object]:
     }
 
 
-def _plan(**settings: object) -> list[list[str]]:
-    """The srun command lines of a dry run, as a shell would read them."""
-    done = _run(DRY_RUN=1, **settings)
+def _plan(script: Path = SCRIPT, **settings: object) -> dict[str, list[str]]:
+    """The srun command lines of a dry run, as a shell would read them, by the module that each starts."""
+    done = _run(script=script, DRY_RUN=1, **settings)
     assert (done.returncode, done.stderr) == (0, "")
-    return [shlex.split(line) for line in done.stdout.splitlines() if line.startswith("srun ")]
+    commands = [shlex.split(line) for line in done.stdout.splitlines() if line.startswith("srun ")]
+    return {command[command.index("-m") + 1]: command for command in commands}
 
 
 def _after(word: str, command: list[str]) -> list[str]:
     return command[command.index(word) + 1 :]
 
 
-def test_help_names_every_setting_of_the_block_at_the_top() -> None:
-    done = _run("--help")
-    settings = [line.split("=")[0] for line in SCRIPT.read_text().splitlines() if "=${" in line and line[0].isupper()]
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_help_names_every_setting(script: Path) -> None:
+    done = _run("--help", script=script)
+    lines = [*script.read_text().splitlines(), *_LIBRARY.read_text().splitlines()]
+    settings = [line.split("=")[0] for line in lines if "=${" in line and line[0].isupper()]
     assert done.returncode == 0
-    assert len(settings) > 10
+    assert len(settings) > 14
     assert [name for name in settings if f"  {name} " not in done.stdout] == []
-    assert "SBATCH" not in done.stdout
+    assert "SBATCH --" not in done.stdout
+    assert f"slurm/{script.name}" in done.stdout
 
 
 def test_a_dry_run_prints_every_step_in_order_and_writes_nothing(given: dict[str, object], tmp_path: Path) -> None:
-    plan = _plan(**given, TEST_DATA=tmp_path / "test.jsonl")
-    modules = [command[command.index("-m") + 1] for command in plan]
-    assert modules == ["conversion.hf_to_megatron", "reward_server", "recipes.grpo", "recipes.evaluate"]
+    plan = _plan(**given, TEST_DATA=tmp_path / "test.jsonl", RELEASE=tmp_path / "release")
+    assert list(plan) == [
+        *("recipes.preflight", "recipes.canary", "conversion.hf_to_megatron", "reward_server", "recipes.grpo"),
+        *("recipes.evaluate", "conversion.release"),
+    ]
     assert not (tmp_path / "run").exists()
 
 
+def test_the_other_scripts_steps(given: dict[str, object], tmp_path: Path) -> None:
+    data, folder = {"TEST_DATA": tmp_path / "test.jsonl"}, REPO / "slurm"
+    looks = ["recipes.preflight", "recipes.canary"]
+    sft = _plan(folder / "sft.sh", **given | data)
+    assert list(sft) == [*looks, "conversion.hf_to_megatron", "recipes.sft", "reward_server", "recipes.evaluate"]
+    before = _plan(folder / "evaluate.sh", **given | data | {"NAME": "before"})
+    assert list(before) == [*looks, "conversion.hf_to_megatron", "reward_server", "recipes.evaluate"]
+    assert {f"model.path={tmp_path}/run/megatron", "name=before"} <= set(before["recipes.evaluate"])
+    after = _plan(folder / "evaluate.sh", **{k: v for k, v in given.items() if k != "MODEL"} | data)
+    assert list(after) == [*looks, "reward_server", "recipes.evaluate"]
+    assert f"model.path={tmp_path}/run/checkpoints/LAST_STEP" in after["recipes.evaluate"]
+    release = _plan(folder / "release.sh", **given | {"RELEASE": tmp_path / "out"})
+    assert _after("conversion.release", release["conversion.release"]) == [
+        *(f"{tmp_path}/run", f"{tmp_path}/out", "--base", f"{tmp_path}/hf", "--force")
+    ]
+    for source, module in ((tmp_path / "hf", "hf_to_megatron"), (tmp_path / "megatron", "megatron_to_hf")):
+        source.mkdir(exist_ok=True)
+        if module == "megatron_to_hf":
+            (source / "manifest.json").write_text("{}")
+        convert = _plan(folder / "convert.sh", **given | {"SRC": source, "DST": tmp_path / "made"})
+        assert _after(f"conversion.{module}", convert[f"conversion.{module}"]) == [str(source), f"{tmp_path}/made"]
+
+
 def test_training_gets_one_task_a_gpu_on_eight_nodes(given: dict[str, object]) -> None:
-    conversion, server, training = _plan(**given)
-    assert {"--nodes=8", "--ntasks=64", "--ntasks-per-node=8", "--kill-on-bad-exit=1", "--overlap"} <= set(training)
-    for alone in (conversion, server):
+    plan = _plan(**given)
+    for wide in (plan["recipes.grpo"], plan["recipes.canary"]):
+        assert {"--nodes=8", "--ntasks=64", "--ntasks-per-node=8", "--kill-on-bad-exit=1", "--overlap"} <= set(wide)
+    for alone in (plan["conversion.hf_to_megatron"], plan["reward_server"], plan["recipes.preflight"]):
         assert {"--nodes=1", "--ntasks=1", "--nodelist=HEAD_NODE", "--gpus-per-node=0", "--overlap"} <= set(alone)
+
+
+def test_a_reward_node_is_the_second_component(given: dict[str, object]) -> None:
+    plan = _plan(**given, REWARD_NODES=1)
+    assert {"--het-group=1", "--nodes=1", "--ntasks=1"} <= set(plan["reward_server"])
+    assert _after("--host", plan["reward_server"])[0] == "0.0.0.0"
+    assert "reward.url=http://REWARD_NODE:REWARD_PORT" in plan["recipes.grpo"]
+    assert not any(word.startswith("--het-group") for word in plan["recipes.grpo"])
 
 
 def test_training_takes_files_settings_and_overrides(given: dict[str, object], tmp_path: Path) -> None:
     files = f"{tmp_path}/train.jsonl,{tmp_path}/more.jsonl"
-    training = _plan(**given | {"DATA": files}, EXTRA="trainer.steps=3 rollout.prompts=8")[2]
+    training = _plan(**given | {"DATA": files}, EXTRA="trainer.steps=3 rollout.prompts=8")["recipes.grpo"]
     assert _after("recipes.grpo", training) == [
         "experiment=grpo_70b",
         f"output={tmp_path}/run",
-        "reward.url=http://127.0.0.1:REWARD_PORT",
         f"model.path={tmp_path}/run/megatron",
         f"data.train=[{files}]",
+        "reward.url=http://127.0.0.1:REWARD_PORT",
         "trainer.steps=3",
         "rollout.prompts=8",
     ]
@@ -87,7 +127,7 @@ def test_training_takes_files_settings_and_overrides(given: dict[str, object], t
 def test_what_training_is_given_is_a_valid_configuration(given: dict[str, object], tmp_path: Path) -> None:
     # A path that Hydra's grammar would take apart, unquoted.
     run = tmp_path / "run lr=1e-6, it's"
-    config = load(_after("recipes.grpo", _plan(**given | {"RUN": run})[2]))
+    config = load(_after("recipes.grpo", _plan(**given | {"RUN": run})["recipes.grpo"]))
     assert config.output == str(run)
     assert config.data.train == [str(tmp_path / "train.jsonl")]
     assert (config.parallel.processes, config.model.fp8) == (64, "blockwise")
@@ -96,7 +136,9 @@ def test_what_training_is_given_is_a_valid_configuration(given: dict[str, object
 def test_a_converted_model_is_not_converted_again(given: dict[str, object], tmp_path: Path) -> None:
     (tmp_path / "run" / "megatron").mkdir(parents=True)
     (tmp_path / "run" / "megatron" / "manifest.json").write_text("{}")
-    assert "conversion.hf_to_megatron" not in _plan(**given)[0]
+    plan = _plan(**given)
+    assert "conversion.hf_to_megatron" not in plan
+    assert f"model.path={tmp_path}/run/megatron" in plan["recipes.preflight"]
 
 
 def test_a_container_sees_all_that_the_settings_name(given: dict[str, object], tmp_path: Path) -> None:
@@ -111,8 +153,8 @@ def test_a_container_sees_all_that_the_settings_name(given: dict[str, object], t
         "CONTAINER_IMAGE": "registry#medatron:1",
         "DATA": tmp_path / "data" / "train.jsonl",
     }
-    for command in _plan(**given | changed, CONTAINER_MOUNTS="/scratch:/scratch"):
-        mounted = [tmp_path / "hf", tmp_path / "blobs", REPO, tmp_path / "run", tmp_path / "data", "/scratch"]
+    mounted = [tmp_path / "hf", tmp_path / "blobs", tmp_path / "data", REPO, tmp_path / "run", "/scratch"]
+    for command in _plan(**given | changed, CONTAINER_MOUNTS="/scratch:/scratch").values():
         container = [word for word in command if word.startswith(("--container", "--no-container"))]
         assert container == [
             "--container-image=registry#medatron:1",
@@ -121,6 +163,13 @@ def test_a_container_sees_all_that_the_settings_name(given: dict[str, object], t
             "--no-container-mount-home",
         ]
         assert _after("--no-container-mount-home", command)[:2] == ["python3", "-m"]
+    (tmp_path / "image.sif").write_text("")
+    changed |= {"CONTAINER": "apptainer", "CONTAINER_IMAGE": tmp_path / "image.sif"}
+    for command in _plan(**given | changed, CONTAINER_MOUNTS="/scratch:/scratch").values():
+        assert _after(f"--chdir={REPO}", command)[:12] == [
+            *("apptainer", "exec", "--nv", "--no-home", "--bind", ",".join(f"{path}:{path}" for path in mounted)),
+            *("--pwd", str(REPO), str(tmp_path / "image.sif"), "python3", "-m", _after("-m", command)[0]),
+        ]
 
 
 @pytest.mark.parametrize(
@@ -132,10 +181,15 @@ def test_a_container_sees_all_that_the_settings_name(given: dict[str, object], t
         ({"DATA": "/nowhere.jsonl"}, "DATA: /nowhere.jsonl: no such file; expected a JSONL file of training examples"),
         ({"TEST_DATA": "/no.jsonl"}, "TEST_DATA: /no.jsonl: no such file; expected a JSONL file of test examples"),
         ({"VENV": "/nowhere"}, "/nowhere/bin/python3: not found; set VENV to a virtual environment"),
-        ({"CONTAINER": "docker"}, "CONTAINER=docker: expected pyxis or none"),
+        ({"CONTAINER": "docker"}, "CONTAINER=docker: expected one of: pyxis apptainer none"),
         ({"CONTAINER": "pyxis"}, "CONTAINER_IMAGE is not set; set it to the image built from ./Dockerfile"),
         ({"CONTAINER": "pyxis", "CONTAINER_IMAGE": "/no.sqsh"}, "CONTAINER_IMAGE=/no.sqsh: no such file"),
-        ({"CONTAINER": "pyxis", "CONTAINER_IMAGE": "a", "RUN": "/a,b"}, "/a,b: pyxis mounts no path with a comma"),
+        (
+            {"CONTAINER": "pyxis", "CONTAINER_IMAGE": "a", "RUN": "/a,b"},
+            "/a,b: a container mounts no path with a comma",
+        ),
+        ({"ENGINE": "nemo"}, "ENGINE=nemo: expected one of: megatron nemo_aligner"),
+        ({"REQUEUE": "yes"}, "REQUEUE=yes: expected one of: requeue chain none"),
         ({"DRY_RUN": "0"}, "not in a Slurm job; submit it with sbatch, or set DRY_RUN=1"),
     ],
 )
@@ -147,8 +201,8 @@ def test_what_cannot_work_is_refused_with_the_fix(
     assert done.stderr.startswith(f"grpo_70b.sh: {message}")
 
 
-def test_an_argument_is_refused() -> None:
-    done = _run("model.path=x")
+def test_an_argument_is_refused(given: dict[str, object]) -> None:
+    done = _run("model.path=x", **given)
     assert done.returncode == 2
     assert "unknown argument 'model.path=x'; settings are environment variables" in done.stderr
 
@@ -161,6 +215,54 @@ def test_a_copy_finds_the_repository_by_the_place_of_submission(given: dict[str,
     assert "is not the repository; submit from its root, or set REPO to it" in lost.stderr
     settings = environment(given | {"DRY_RUN": 1, "SLURM_SUBMIT_DIR": REPO})
     assert subprocess.run([copy], env=settings, capture_output=True).returncode == 0
+
+
+_FITS = {
+    "EXPERIMENT": "quickstart_grpo",
+    "TASKS_PER_NODE": 1,
+    "EXTRA": "parallel.tensor=2 rollout.prompts=8 trainer.batch=8",
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "code", "message"),
+    [
+        ({}, 0, "nothing found that would stop the job on 8 nodes of 1 tasks"),
+        # The tiny model has two key-value heads.
+        ({"EXTRA": "parallel.tensor=8"}, 2, "parallel.tensor=8 does not divide the model's 2 key-value heads"),
+        ({"EXTRA": "parallel.tensr=2"}, 2, "parallel.tensr"),
+        ({"TASKS_PER_NODE": 3}, 2, "rollout.prompts=8 is not divisible by the data parallel size 12"),
+        ({"DATA": "EMPTY"}, 2, "EMPTY"),
+    ],
+)
+def test_the_check_before_submission(
+    changed: dict[str, object],
+    code: int,
+    message: str,
+    given: dict[str, object],
+    tiny_model: Path,
+    questions: Path,
+    tmp_path: Path,
+) -> None:
+    settings = given | _FITS | {"MODEL": tiny_model, "DATA": questions / "train.jsonl"} | changed
+    if changed.get("DATA") == "EMPTY":
+        settings["DATA"] = tmp_path / "EMPTY.jsonl"
+        (tmp_path / "EMPTY.jsonl").write_text('{"id": 1}\n')
+    done = _run("--check", **settings)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert message in (done.stderr if code else done.stdout)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_truncated_model_is_found_before_submission(
+    given: dict[str, object], tiny_model: Path, questions: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "short")
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    done = _run("--check", **given | _FITS | {"MODEL": model, "DATA": questions / "train.jsonl"})
+    assert done.returncode == 2
+    assert str(weights) in done.stderr
 
 
 @pytest.mark.parametrize("command", [["shellcheck", "-x"], ["shfmt", "-i", "2", "-d"]], ids=lambda c: c[0])

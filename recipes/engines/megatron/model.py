@@ -30,7 +30,9 @@ from recipes.engines.megatron.attention import Norm, Packing, RotaryTable, SdpaA
 from recipes.runtime.config import Config, ConfigError
 from recipes.runtime.platform import on_gpu
 
-_FP8_RECIPES = {"delayed": "delayed", "tensorwise": "tensorwise", "blockwise": "blockwise"}
+# megatron-core's format for a recipe. Gradients want e5m2's range (hybrid), except where every block of 128 has a scale of
+# its own, as in NeMo-RL's grpo_math_70B_megatron_fp8.yaml.
+_FP8_FORMATS = {"delayed": "hybrid", "tensorwise": "hybrid", "blockwise": "e4m3"}
 
 
 def uses_transformer_engine(config: Config) -> bool:
@@ -58,7 +60,7 @@ def transformer_config(architecture: MegatronArchitecture, config: Config) -> Tr
     te = uses_transformer_engine(config)
     extra: dict[str, Any] = NO_FUSION | {"bias_activation_fusion": te, "bias_dropout_fusion": te}
     if config.model.fp8 != "none":
-        extra |= {"fp8": "hybrid", "fp8_recipe": _FP8_RECIPES[config.model.fp8]}
+        extra |= {"fp8": _FP8_FORMATS[config.model.fp8], "fp8_recipe": config.model.fp8}
     if config.parallel.recompute:
         extra |= {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
     return TransformerConfig(

@@ -1,0 +1,124 @@
+"""What can be known before a job is submitted: `python -m recipes.preflight [experiment=NAME] [key=value ...]`.
+
+Takes the settings of the run it is to check. It composes the configuration with all its rules, opens the model (a
+Hugging Face folder or a Megatron checkpoint) without reading weights, tries the layout on it, reads every example file,
+and compares the disk under `output` with what the run will keep there. It needs no GPU and starts no training; the
+first thing that cannot work ends it with exit code 2 and the fix.
+
+Left out: what only the nodes know (GPUs, network, a shared file system); `recipes.canary` looks at those.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from conversion.architecture import MegatronArchitecture
+from conversion.checkpoint import open_checkpoint
+from conversion.errors import ConversionError
+from conversion.hf_folder import open_model
+from recipes.data.example import ExampleError, read_examples
+from recipes.runtime.config import Config, ConfigError, load, validate_model
+
+# Bytes a parameter of a checkpoint: the weights, and the optimizer's float32 main weights (under bfloat16) and moments.
+_CHECKPOINT_BYTES = {"float32": 4 + 8, "bfloat16": 2 + 12}
+
+
+class PreflightError(RuntimeError):
+    """The run cannot work as it is set; the message names the fix."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a run begins with, as its files describe it.
+
+    Attributes:
+        parameters: how many weights it has.
+        to_convert: bytes that its conversion will write; 0 for a Megatron checkpoint.
+    """
+
+    architecture: MegatronArchitecture
+    parameters: int
+    to_convert: int
+
+
+def check(config: Config) -> list[str]:
+    """Runs every check and returns a line for each.
+
+    Raises:
+        PreflightError, ConfigError, ConversionError, ExampleError: at the first that fails.
+    """
+    model = _model(Path(config.model.path))
+    shape = model.architecture
+    validate_model(
+        config,
+        layers=shape.num_layers,
+        heads=shape.num_attention_heads,
+        query_groups=shape.num_query_groups,
+        context=shape.max_position_embeddings,
+    )
+    parallel = config.parallel
+    found = [
+        f"model: {model.parameters / 1e9:.3g} billion parameters at {config.model.path}",
+        f"layout: {parallel.processes} ranks as tensor {parallel.tensor} x pipeline {parallel.pipeline} x data "
+        f"{parallel.processes // parallel.tensor // parallel.pipeline}",
+    ]
+    for key in ("train", "validation", "test"):
+        for file in getattr(config.data, key):
+            found.append(f"data.{key}: {len(read_examples(file))} examples in {file}")
+    return [*found, _disk(config, model)]
+
+
+def _model(path: Path) -> Model:
+    if (path / "manifest.json").is_file():
+        checkpoint = open_checkpoint(path)
+        return Model(checkpoint.architecture, checkpoint.manifest.parameter_count, 0)
+    opened = open_model(path)
+    parameters = sum(tensor.nbytes // tensor.dtype.itemsize for tensor in opened.tensors.values())
+    return Model(opened.architecture, parameters, opened.nbytes)
+
+
+def _disk(config: Config, model: Model) -> str:
+    """Compares free space with the checkpoints kept, the best beside them and the one being written."""
+    output = Path(config.output).absolute()
+    place = next(folder for folder in (output, *output.parents) if folder.is_dir())
+    held = sum(file.stat().st_size for file in output.rglob("*") if file.is_file()) if output.is_dir() else 0
+    each = model.parameters * _CHECKPOINT_BYTES[config.model.precision]
+    needed = max(0, model.to_convert + (max(1, config.trainer.keep) + 2) * each - held)
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise PreflightError(
+            f"{place}: {_size(free)} free, and the run will need {_size(needed)} there (checkpoints of {_size(each)}); "
+            "set output (RUN) to a larger file system, free some space, or lower trainer.keep"
+        )
+    return f"disk: {_size(free)} free at {place}, {_size(needed)} needed"
+
+
+def _size(count: float) -> str:
+    """Bytes in a unit that leaves at most four digits before the point."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 9999:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.0f} TB"
+
+
+def main() -> int:
+    """The command line; returns the exit code."""
+    overrides = sys.argv[1:]
+    if {"-h", "--help"} & set(overrides):
+        print(f"usage: python -m recipes.preflight [GROUP=NAME ...] [key=value ...]\n\n{__doc__}")
+        return 0
+    try:
+        for line in check(load(overrides)):
+            print(f"ok  {line}")
+    except (PreflightError, ConfigError, ConversionError, ExampleError, OSError) as error:
+        print(f"preflight: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

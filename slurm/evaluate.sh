@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=evaluate
+#SBATCH --nodes=1
+#SBATCH --gpus-per-node=8
+#SBATCH --exclusive
+#SBATCH --mem=0
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@120
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+# Accuracy of a checkpoint on held-out questions.
+#
+#   RUN=runs/med_u1_7b TEST_DATA=/data/test.jsonl EXPERIMENT=med_u1_7b CONTAINER_IMAGE=/images/medatron.sqsh \
+#     sbatch --time=2:00:00 slurm/evaluate.sh
+#   MODEL=/models/Qwen2.5-7B-Instruct NAME=before RUN=... TEST_DATA=... sbatch ... slurm/evaluate.sh    the base model
+#   DRY_RUN=1 ... slurm/evaluate.sh    prints the commands, needs no Slurm
+#
+# Settings, from the environment:
+#   TEST_DATA         examples, JSONL; several files with commas between (required)
+#   CHECKPOINT        what to evaluate (the run's last; with MODEL, the base model itself)
+#   MODEL             Hugging Face model folder, to evaluate the model that a run begins with; converted once
+#   NAME              of the result, RUN/evaluation/NAME.json (after)
+#   EXPERIMENT        a file of configs/experiment: prompts, lengths and layout are its own (none: the defaults)
+
+set -euo pipefail
+
+JOB_FILE=evaluate.sh GPU_JOB=1
+TEST_DATA=${TEST_DATA:-}
+CHECKPOINT=${CHECKPOINT:-}
+MODEL=${MODEL:-}
+NAME=${NAME:-after}
+EXPERIMENT=${EXPERIMENT:-}
+
+# slurmd runs a copy of this file out of its spool folder, so the place of submission names the repository.
+REPO=${REPO:-$(cd "$(dirname "$0")/.." && pwd)}
+if [[ ! -f $REPO/slurm/lib/job.sh ]]; then REPO=${SLURM_SUBMIT_DIR:-$REPO}; fi
+if [[ ! -f $REPO/slurm/lib/job.sh ]]; then
+  echo "$JOB_FILE: $REPO is not the repository; submit from its root, or set REPO to it" >&2
+  exit 2
+fi
+# shellcheck source=slurm/lib/job.sh
+. "$REPO/slurm/lib/job.sh"
+
+case ${1:-} in
+-h | --help) ;;
+*)
+  need_files TEST_DATA "$TEST_DATA" "a JSONL file of test examples"
+  mount_folders_of "$TEST_DATA"
+  if [[ -n $MODEL ]]; then
+    need_model
+  elif [[ -z $CHECKPOINT ]]; then
+    CHECKPOINT=$(last_checkpoint)
+  fi
+  if [[ -n $CHECKPOINT ]]; then mount_folder "$(realpath -m "$CHECKPOINT")"; fi
+  ;;
+esac
+begin "$@"
+if [[ -n $MODEL ]]; then
+  convert_model
+  CHECKPOINT=$RUN/megatron
+fi
+start_reward_server
+evaluate_model "$NAME"
+finish

@@ -1,0 +1,327 @@
+# Settings of every job, from the environment:
+#   RUN               the run's folder, on a file system that all nodes see (runs/EXPERIMENT)
+#   EXTRA             more overrides for training and evaluation: EXTRA="trainer.steps=50 rollout.group_size=32"
+#   ENGINE            megatron or nemo_aligner (megatron)
+#   CONTAINER         pyxis, apptainer, or none to run with VENV or the python3 on PATH (pyxis)
+#   CONTAINER_IMAGE   image built from ./Dockerfile: a .sqsh or .sif file or a registry reference
+#   CONTAINER_MOUNTS  more mounts, SOURCE:TARGET with commas between; what the settings name is mounted anyway
+#   VENV              virtual environment for CONTAINER=none
+#   TASKS_PER_NODE    ranks a node (its GPUs)
+#   CPUS_PER_TASK     cores a rank (the node's, divided)
+#   MASTER_PORT       where the ranks meet on the first node (20000 + job id, modulo 10000)
+#   REWARD_WORKERS    processes of the reward server (8)
+#   REWARD_NODES      1 puts the reward server on a node of its own (0); submit with that node as a second component:
+#                     REWARD_NODES=1 sbatch --nodes=8 ... : --nodes=1 --exclusive slurm/grpo_70b.sh
+#   READY_DEADLINE    seconds until the reward server must be ready (600)
+#   REQUEUE           how the job goes on after the time limit: requeue, chain (a new job that waits for this one, where
+#                     the cluster forbids requeueing) or none (requeue)
+#   MAX_RESTARTS      how often it may go on, after time limits and lost nodes together (20)
+#   REPO              this repository, if the job is not submitted from its root
+#   DRY_RUN           1 prints the commands and runs nothing
+# Arguments, instead of sbatch: --help; --check finds what can be known before submission; --submit [SBATCH OPTION...]
+# checks, copies the code into RUN and submits that copy, so that a queued job does not change with the checkout.
+# The number of nodes is sbatch's: sbatch --nodes=4 slurm/...
+#
+# Ahead of the time limit the ranks save and stop, and the job goes on in its next life, as it does after a lost node,
+# as long as each life brings the run further. A life runs the code of the first one, from RUN/code/NAME.
+
+# This file is sourced by slurm/*.sh once REPO is known; theirs is the order of the steps, here is what a step takes.
+# shellcheck shell=bash
+
+RUN=$(realpath -m "${RUN:-runs/${EXPERIMENT:-job}}")
+RESTARTS=$((${SLURM_RESTART_COUNT:-0} + ${CHAINED:-0}))
+REPO=$(realpath "$REPO")
+# Each script has a copy of its own: an evaluation beside a training must not replace what that one runs.
+CODE=$RUN/code/${JOB_FILE%.sh}
+if ((RESTARTS > 0)) && [[ $REPO != "$CODE" && -f $CODE/slurm/lib/job.sh ]]; then
+  REPO=$CODE
+  # shellcheck source=slurm/lib/job.sh
+  . "$REPO/slurm/lib/job.sh"
+  return
+fi
+
+EXTRA=${EXTRA:-}
+ENGINE=${ENGINE:-megatron}
+CONTAINER=${CONTAINER:-pyxis}
+CONTAINER_IMAGE=${CONTAINER_IMAGE:-}
+CONTAINER_MOUNTS=${CONTAINER_MOUNTS:-}
+VENV=${VENV:-}
+TASKS_PER_NODE=${TASKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-8}}
+CPUS_PER_TASK=${CPUS_PER_TASK:-}
+REWARD_WORKERS=${REWARD_WORKERS:-8}
+REWARD_NODES=${REWARD_NODES:-0}
+READY_DEADLINE=${READY_DEADLINE:-600}
+REQUEUE=${REQUEUE:-requeue}
+MAX_RESTARTS=${MAX_RESTARTS:-20}
+DRY_RUN=${DRY_RUN:-0}
+# How many lives in a row may end where they began.
+MAX_IDLE_LIVES=3
+# How long ranks wait for one another in the canary.
+CANARY_MINUTES=5
+
+# shellcheck source=slurm/lib/steps.sh
+. "$REPO/slurm/lib/steps.sh"
+# shellcheck source=slurm/lib/lives.sh
+. "$REPO/slurm/lib/lives.sh"
+read -ra EXTRA_SETTINGS <<<"$EXTRA"
+
+# --- the beginning ----------------------------------------------------------------------------------------------------
+
+begin() { # ARGUMENT...: answers --help, --check and --submit; in a job it sets everything up and looks at the nodes
+  case ${1:-} in
+  '') ;;
+  -h | --help)
+    usage
+    exit
+    ;;
+  --check | --submit) ;;
+  *) fail 2 "unknown argument '$1'; settings are environment variables, see --help" ;;
+  esac
+  need_one_of CONTAINER "$CONTAINER" pyxis apptainer none
+  need_one_of ENGINE "$ENGINE" megatron nemo_aligner
+  need_one_of REQUEUE "$REQUEUE" requeue chain none
+  need_runtime
+  local folder
+  for folder in "$REPO" "$RUN"; do mount_folder "$folder"; done
+  case ${1:-} in
+  --check)
+    check_before_submission
+    exit
+    ;;
+  --submit)
+    check_before_submission
+    submit "${@:2}"
+    exit
+    ;;
+  esac
+  begin_job
+  if [[ -n ${GPU_JOB:-} ]]; then look_before; fi
+}
+
+need_model() { # MODEL, mounted with the folder that the links of a Hugging Face cache lead to
+  need_hf_model MODEL "$MODEL"
+  MODEL=$(realpath "$MODEL")
+  mount_folder "$MODEL"
+  mount_folder "$(dirname "$(realpath "$MODEL/config.json")")"
+}
+
+need_release() { # RELEASE, whose folder is to be written in
+  RELEASE=$(realpath -m "$RELEASE")
+  mkdir -p "$(dirname "$RELEASE")" || fail 2 "RELEASE=$RELEASE: cannot write to its folder; choose another"
+  mount_folder "$(dirname "$RELEASE")"
+}
+
+need_grpo_inputs() { # ARGUMENT...: what training takes, unless only help is asked for
+  case ${1:-} in -h | --help) return ;; esac
+  need_model
+  need_files DATA "$DATA" "a JSONL file of training examples"
+  if [[ -n $TEST_DATA ]]; then need_files TEST_DATA "$TEST_DATA" "a JSONL file of test examples"; fi
+  mount_folders_of "$DATA${TEST_DATA:+,$TEST_DATA}"
+  if [[ -n $RELEASE ]]; then need_release; fi
+}
+
+settings() { # MODEL_PATH MORE...: prints the overrides of training, evaluation and their checks, one a line
+  printf '%s\n' ${EXPERIMENT:+"experiment=$EXPERIMENT"} "output=$(hydra_path "$RUN")" "model.path=$(hydra_path "$1")"
+  if [[ -n ${DATA:-} ]]; then printf '%s\n' "data.train=$(hydra_files "$DATA")"; fi
+  if [[ -n ${TEST_DATA:-} ]]; then printf '%s\n' "data.test=$(hydra_files "$TEST_DATA")"; fi
+  if [[ $ENGINE != megatron ]]; then printf '%s\n' "engine=$ENGINE"; fi
+  if (($# > 1)); then printf '%s\n' "${@:2}"; fi
+  if ((${#EXTRA_SETTINGS[@]})); then printf '%s\n' "${EXTRA_SETTINGS[@]}"; fi
+}
+
+model_to_check() { # prints the model that the job will begin with, as far as it is there
+  if [[ -n ${CHECKPOINT:-} ]]; then
+    printf '%s' "$CHECKPOINT"
+  elif [[ -f $RUN/megatron/manifest.json || -z ${MODEL:-} ]]; then
+    printf '%s' "$RUN/megatron"
+  else
+    printf '%s' "$MODEL"
+  fi
+}
+
+check_before_submission() { # what can be known on a login node
+  local nodes python="${VENV:+$VENV/bin/}python3" checks
+  nodes=$(sed -n 's/^#SBATCH --nodes=//p' "$0")
+  if [[ -n ${GPU_JOB:-} ]]; then
+    if (cd "$REPO" && "$python" -c 'import recipes.preflight') 2>/dev/null; then
+      mapfile -t checks < <(settings "$(model_to_check)" "parallel.processes=$((nodes * TASKS_PER_NODE))")
+      (cd "$REPO" && "$python" -m recipes.preflight "${checks[@]}") ||
+        fail 2 "not fit to be submitted; the reason is above"
+    else
+      say "$python cannot import this project, so the job itself will check the settings; set VENV to check them here"
+    fi
+  fi
+  say "nothing found that would stop the job on $nodes nodes of $TASKS_PER_NODE tasks"
+}
+
+submit() { # SBATCH_OPTION...
+  command -v sbatch >/dev/null || fail 2 "sbatch: not found; this is no login node of a Slurm cluster"
+  keep_code
+  export REPO=$CODE RUN
+  exec sbatch "$@" "$CODE/slurm/$JOB_FILE"
+}
+
+keep_code() { # copies the code into the run's folder, whole or not at all
+  if [[ $REPO == "$CODE" ]]; then return; fi
+  local copy=$CODE.partial-$$ part
+  mkdir -p "$copy" || fail 2 "cannot write to RUN=$RUN; set RUN to a folder on a file system that all nodes see"
+  for part in configs conversion recipes reward_server slurm; do
+    cp -R "$REPO/$part" "$copy/" || fail 2 "cannot copy the code to RUN=$RUN; is its disk full?"
+  done
+  find "$copy" -name __pycache__ -prune -exec rm -rf {} +
+  rm -rf "$CODE"
+  mv "$copy" "$CODE"
+}
+
+begin_job() { # sets NODES, HEAD, LOGS and what every rank finds in its environment
+  # What Megatron-Bridge's 70B recipe sets on H100, and NeMo-RL for FP8 block scaling.
+  local defaults=(CUDA_DEVICE_MAX_CONNECTIONS 1 TORCH_NCCL_AVOID_RECORD_STREAMS 1 NCCL_NVLS_ENABLE 0
+    PYTORCH_CUDA_ALLOC_CONF expandable_segments:True NVTE_FP8_BLOCK_SCALING_FP32_SCALES 1 PYTHONUNBUFFERED 1)
+  if [[ $DRY_RUN == 1 ]]; then
+    NODES=${SLURM_JOB_NUM_NODES:-$(sed -n 's/^#SBATCH --nodes=//p' "$0")}
+    HEAD=HEAD_NODE LOGS=$RUN/logs/JOB_ID CPUS_PER_TASK=${CPUS_PER_TASK:-CPUS_PER_TASK}
+    say "names in capitals are known when the job runs"
+    set_default MASTER_ADDR "$HEAD" MASTER_PORT MASTER_PORT "${defaults[@]}"
+    return
+  fi
+  [[ -n ${SLURM_JOB_ID:-} ]] || fail 2 "not in a Slurm job; submit it with sbatch, or set DRY_RUN=1 to see its commands"
+  NODES=$SLURM_JOB_NUM_NODES
+  local hosts
+  hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+  HEAD=${hosts%%$'\n'*}
+  LOGS=$RUN/logs/$SLURM_JOB_ID
+  if ((RESTARTS)); then LOGS+=.$RESTARTS; fi
+  mkdir -p "$LOGS" || fail 2 "cannot write to RUN=$RUN; set RUN to a folder on a file system that all nodes see"
+  if ((RESTARTS == 0)); then keep_code; fi
+  REPO=$CODE
+  begin_life
+  # Without it srun gives a task one core.
+  CPUS_PER_TASK=${CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE > TASKS_PER_NODE ? SLURM_CPUS_ON_NODE / TASKS_PER_NODE : 1))}
+  # Below the range that the kernel hands out, and another one for every job on a shared node.
+  set_default MASTER_ADDR "$HEAD" MASTER_PORT $((20000 + SLURM_JOB_ID % 10000)) "${defaults[@]}"
+  trap stop_steps EXIT
+  trap 'exit 143' TERM
+  trap 'exit 130' INT
+  trap time_is_up USR1
+}
+
+look_before() { # the settings on the first node, and a canary on every rank, before anything costs hours
+  local checks
+  mapfile -t checks < <(settings "$(model_to_check)" "parallel.processes=$((NODES * TASKS_PER_NODE))" \
+    "parallel.timeout_minutes=$CANARY_MINUTES")
+  on_head "$CPUS_PER_TASK" "$PYTHON" -m recipes.preflight "${checks[@]}"
+  run_step preflight
+  on_every_gpu "$PYTHON" -m recipes.canary "${checks[@]}"
+  run_step canary
+}
+
+# --- the steps --------------------------------------------------------------------------------------------------------
+
+convert_model() { # MODEL to RUN/megatron, unless it is there
+  if [[ -f $RUN/megatron/manifest.json ]]; then return; fi
+  on_head "$CPUS_PER_TASK" "$PYTHON" -m conversion.hf_to_megatron "$MODEL" "$RUN/megatron"
+  run_step conversion
+}
+
+train() { # MODULE: goes on from the run's last checkpoint, or begins with the converted model
+  local chosen
+  mapfile -t chosen < <(settings "$RUN/megatron" ${REWARD_URL:+"reward.url=$REWARD_URL"})
+  on_every_gpu "$PYTHON" -m "$1" "${chosen[@]}"
+  run_step training
+  CHECKPOINT=$(last_checkpoint)
+  RESULT="checkpoint $CHECKPOINT"
+}
+
+evaluate_model() { # NAME: answers TEST_DATA with CHECKPOINT, where there is any
+  if [[ -z ${TEST_DATA:-} ]]; then return; fi
+  local chosen
+  mapfile -t chosen < <(settings "$CHECKPOINT" "reward.url=$REWARD_URL" "name=$1")
+  on_every_gpu "$PYTHON" -m recipes.evaluate "${chosen[@]}"
+  run_step evaluation
+  RESULT="${RESULT:+$RESULT, }evaluation $RUN/evaluation/$1.json"
+}
+
+release_model() { # the run's last checkpoint to the folder RELEASE, where one is named
+  if [[ -z ${RELEASE:-} ]]; then return; fi
+  local base=()
+  if [[ -n ${MODEL:-} ]]; then base=(--base "$MODEL"); fi
+  on_head "$CPUS_PER_TASK" "$PYTHON" -m conversion.release "$RUN" "$RELEASE" "${base[@]}" --force
+  run_step release
+  RESULT="${RESULT:+$RESULT, }release $RELEASE"
+}
+
+last_checkpoint() { # prints the run's last published checkpoint
+  if [[ $DRY_RUN == 1 ]]; then
+    printf '%s' "$RUN/checkpoints/LAST_STEP"
+    return
+  fi
+  local path last=''
+  for path in "$RUN"/checkpoints/step_[0-9][0-9][0-9][0-9][0-9][0-9]; do
+    if [[ -f $path/manifest.json ]]; then last=$path; fi
+  done
+  [[ -n $last ]] || fail 1 "$RUN/checkpoints: holds no checkpoint; see the log above"
+  printf '%s' "$last"
+}
+
+finish() {
+  stop_steps
+  say "done: $RESULT"
+}
+
+# --- the reward server ------------------------------------------------------------------------------------------------
+
+answers_ready() { # HOST PORT: whether GET /readyz says 200; needs no tool on the node but bash
+  (
+    exec 3<>"/dev/tcp/$1/$2" &&
+      printf 'GET /readyz HTTP/1.0\r\n\r\n' >&3 &&
+      read -r -t 5 status <&3 && [[ $status == *' 200 '* ]]
+  ) 2>/dev/null
+}
+
+reward_server_step() { # PORT: fills STEP
+  local server=("$PYTHON" -m reward_server --workers "$REWARD_WORKERS" --port "$1"
+    --port-file "$LOGS/reward_server.address")
+  if [[ $REWARD_NODES == 1 ]]; then
+    step --het-group=1 --nodes=1 --ntasks=1 "--cpus-per-task=$REWARD_WORKERS" -- "${server[@]}" --host 0.0.0.0
+  else
+    # Rank 0 alone asks for scores, and it is on the first node: nobody outside of it needs to reach the server.
+    on_head "$REWARD_WORKERS" "${server[@]}" --host 127.0.0.1
+  fi
+}
+
+start_reward_server() { # sets REWARD_URL once it is ready; it is restarted at the same address when it dies
+  local deadline address='' host=127.0.0.1 port file=$LOGS/reward_server.address
+  if [[ $REWARD_NODES == 1 ]]; then
+    host=REWARD_NODE
+    if [[ $DRY_RUN != 1 ]]; then
+      [[ -n ${SLURM_JOB_NODELIST_HET_GROUP_1:-} ]] ||
+        fail 2 "REWARD_NODES=1, but the job has no second component; submit with '... : --nodes=1 --exclusive'"
+      host=$(scontrol show hostnames "$SLURM_JOB_NODELIST_HET_GROUP_1" | head -n 1)
+      # It can be reached from other nodes, so it wants to know who asks.
+      if [[ -z ${MEDATRON_REWARD_TOKEN:-} ]]; then
+        MEDATRON_REWARD_TOKEN=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+        export MEDATRON_REWARD_TOKEN
+      fi
+    fi
+  fi
+  rm -f "$file"
+  reward_server_step 0
+  start_sidecar "reward server" "$LOGS/reward_server.log"
+  REWARD_URL=http://$host:REWARD_PORT
+  if [[ $DRY_RUN == 1 ]]; then return; fi
+  deadline=$((SECONDS + READY_DEADLINE))
+  until [[ -s $file ]] && address=$(<"$file") && answers_ready "$host" "${address##*:}"; do
+    watch_sidecar
+    ((SECONDS < deadline)) ||
+      fail 1 "the reward server was not ready after $READY_DEADLINE s (READY_DEADLINE); its log is $LOGS/reward_server.log"
+    sleep 0.5
+  done
+  port=${address##*:}
+  REWARD_URL=http://$host:$port
+  # From here on it is a matter of minutes without scores, for which the trainer waits (reward.total_timeout_s).
+  local waiting=("${STEP[@]}")
+  reward_server_step "$port"
+  SIDECAR_STEP=("${STEP[@]}")
+  STEP=("${waiting[@]}")
+  say "reward server ready: $REWARD_URL"
+}

@@ -1,0 +1,234 @@
+# What the job scripts' steps are made of: settings checked, sruns built, run, watched and stopped. Sourced by job.sh.
+# shellcheck shell=bash
+#
+# A step is one srun, built as the array STEP by on_head or on_every_gpu, then run by run_step (until it ends) or by
+# start_sidecar (beside the others; it is started again when it ends). With DRY_RUN=1 both print it instead.
+
+declare -a STEP MOUNTS=() SIDECAR_STEP=()
+RUNNING='' RUNNING_NAME='' STOPPING='' SIDECAR='' SIDECAR_NAME='' SIDECAR_LOG='' SIDECAR_STARTS=0
+# How often the sidecar may be started again in one life.
+SIDECAR_RESTARTS=5
+
+say() {
+  if [[ $DRY_RUN == 1 ]]; then printf '# %s\n' "$*"; else printf '[%(%F %T)T] %s\n' -1 "$*"; fi
+}
+
+fail() { # CODE MESSAGE...: ends the job; the message comes after all that the steps say when they are stopped
+  local code=$1
+  shift
+  stop_steps
+  printf '%s: %s\n' "$JOB_FILE" "$*" >&2
+  exit "$code"
+}
+
+usage() { # the comments at the top of the script and of job.sh, up to their first blank lines
+  local file
+  for file in "$0" "$REPO/slurm/lib/job.sh"; do
+    sed -n '/^$/q; /^#[^!S]/s/^# //p; s/^#$//p' "$file"
+    printf '\n'
+  done
+}
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+need_one_of() { # NAME VALUE ALLOWED...
+  local name=$1 value=$2 allowed
+  shift 2
+  for allowed in "$@"; do
+    if [[ $value == "$allowed" ]]; then return; fi
+  done
+  fail 2 "$name=$value: expected one of: $*"
+}
+
+need_files() { # NAME FILES WHAT: comma-separated files
+  local file files
+  [[ -n $2 ]] || fail 2 "$1 is not set; set it to $3"
+  IFS=, read -ra files <<<"$2"
+  for file in "${files[@]}"; do
+    [[ -f $file ]] || fail 2 "$1: $file: no such file; expected $3"
+  done
+}
+
+need_hf_model() { # NAME PATH
+  [[ -n $2 ]] || fail 2 "$1 is not set; set it to a Hugging Face model folder (config.json, tokenizer, safetensors)"
+  [[ -f $2/config.json ]] || fail 2 "$1=$2: no config.json there; expected a Hugging Face model folder"
+}
+
+need_runtime() { # sets PYTHON
+  PYTHON=python3
+  if [[ $CONTAINER == none ]]; then
+    PYTHON=${VENV:+$VENV/bin/}python3
+    command -v "$PYTHON" >/dev/null ||
+      fail 2 "$PYTHON: not found; set VENV to a virtual environment with this project, on a file system that all nodes see"
+    return
+  fi
+  [[ -n $CONTAINER_IMAGE ]] ||
+    fail 2 "CONTAINER_IMAGE is not set; set it to the image built from ./Dockerfile (a .sqsh or .sif file or a registry" \
+      "reference), or set CONTAINER=none to run with VENV or the python3 on PATH"
+  [[ $CONTAINER_IMAGE != /* || -e $CONTAINER_IMAGE ]] || fail 2 "CONTAINER_IMAGE=$CONTAINER_IMAGE: no such file"
+}
+
+mount_folder() { # PATH: the folder is to be seen in the container, under its own name
+  local known
+  [[ $CONTAINER == none || $1 != *[,:]* ]] || fail 2 "$1: a container mounts no path with a comma or colon; rename it"
+  for known in "${MOUNTS[@]}"; do
+    if [[ $1 == "$known" || $1 == "$known"/* ]]; then return; fi
+  done
+  MOUNTS+=("$1")
+}
+
+mount_folders_of() { # comma-separated files
+  local file files
+  IFS=, read -ra files <<<"$1"
+  for file in "${files[@]}"; do mount_folder "$(dirname "$(realpath "$file")")"; done
+}
+
+hydra_path() { # PATH: as a Hydra value; quoted only where its grammar asks for it
+  if [[ $1 =~ ^[A-Za-z0-9_./-]+$ ]]; then printf '%s' "$1"; else printf "'%s'" "${1//\'/\\\'}"; fi
+}
+
+hydra_files() { # comma-separated files: as a Hydra list of absolute paths
+  local file list='' files
+  IFS=, read -ra files <<<"$1"
+  for file in "${files[@]}"; do list+=,$(hydra_path "$(realpath "$file")"); done
+  printf '[%s]' "${list#,}"
+}
+
+# --- steps ------------------------------------------------------------------------------------------------------------
+
+set_default() { # NAME VALUE...: exports variables that the submitter has not set
+  while (($#)); do
+    export "$1=${!1:-$2}"
+    if [[ $DRY_RUN == 1 ]]; then show export "$1=${!1}"; fi
+    shift 2
+  done
+}
+
+step() { # SRUN_OPTION... -- COMMAND...: fills STEP
+  # --export: sbatch --export=NONE would keep MASTER_ADDR and the settings of begin_job from the ranks.
+  # --kill-on-bad-exit: otherwise the ranks that are left wait for a dead one until the collectives time out.
+  STEP=(srun --overlap --export=ALL --kill-on-bad-exit=1)
+  while [[ $1 != -- ]]; do
+    STEP+=("$1")
+    shift
+  done
+  shift
+  local folder mounts=''
+  for folder in "${MOUNTS[@]}"; do mounts+=,$folder:$folder; done
+  mounts+=${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}
+  case $CONTAINER in
+  pyxis)
+    STEP+=("--container-image=$CONTAINER_IMAGE" "--container-mounts=${mounts#,}" "--container-workdir=$REPO")
+    STEP+=(--no-container-mount-home)
+    ;;
+  apptainer)
+    STEP+=("--chdir=$REPO" apptainer exec --nv --no-home --bind "${mounts#,}" --pwd "$REPO" "$CONTAINER_IMAGE")
+    ;;
+  none) STEP+=("--chdir=$REPO") ;;
+  esac
+  STEP+=("$@")
+}
+
+on_head() { # CPUS COMMAND...: one task on the first node, without GPUs
+  # Not --gres=none: beside the SLURM_GPUS_PER_NODE that sbatch sets, srun refuses it.
+  step --nodes=1 --ntasks=1 "--nodelist=$HEAD" "--cpus-per-task=$1" --gpus-per-node=0 -- "${@:2}"
+}
+
+on_every_gpu() { # COMMAND...: one task a GPU; every task sees all GPUs of its node and takes the one of its local rank
+  step "--nodes=$NODES" "--ntasks=$((NODES * TASKS_PER_NODE))" "--ntasks-per-node=$TASKS_PER_NODE" \
+    "--cpus-per-task=$CPUS_PER_TASK" --label -- "$@"
+}
+
+show() { # COMMAND...: as one line that a shell would read back
+  local word line=''
+  for word in "$@"; do
+    if [[ $word =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]]; then
+      line+=" $word"
+    elif [[ $word != *[\"\$\`\\!]* ]]; then
+      line+=" \"$word\""
+    else
+      line+=" $(printf '%q' "$word")"
+    fi
+  done
+  printf '%s\n' "${line# }"
+}
+
+run_step() { # NAME: runs STEP to its end; its failure is the job's
+  say "$1"
+  show "${STEP[@]}"
+  if [[ $DRY_RUN == 1 ]]; then return; fi
+  if [[ -n $STOPPING ]]; then go_on_later; fi
+  local code=0
+  "${STEP[@]}" 2> >(exec tee "$LOGS/$1.err" >&2) &
+  RUNNING=$! RUNNING_NAME=$1
+  while kill -0 "$RUNNING" 2>/dev/null; do
+    watch_sidecar
+    sleep 1
+  done
+  wait "$RUNNING" || code=$?
+  RUNNING='' RUNNING_NAME=''
+  if ((code == 0)); then return; fi
+  code=$(first_exit_code "$LOGS/$1.err" "$code")
+  # 75: saved and stopped as asked. A rank that does not listen yet dies of the signal, with 128 + SIGUSR1.
+  if [[ -n $STOPPING && ($1 != training || $code == 75 || $code == 138) ]]; then go_on_later; fi
+  fail "$code" "$1 failed with exit code $code; the reason is above. The run is in $RUN"
+}
+
+time_is_up() { # handler of USR1, which sbatch --signal sends ahead of the time limit
+  STOPPING=1
+  if [[ -z $RUNNING ]]; then
+    say "the time limit is near"
+  elif [[ $RUNNING_NAME == training ]]; then
+    # srun hands it on to every rank; they save at the end of their step and stop with code 75.
+    say "the time limit is near: asking the ranks to save and stop"
+    kill -USR1 "$RUNNING" 2>/dev/null || true
+  else
+    say "the time limit is near: stopping the $RUNNING_NAME"
+    kill -TERM "$RUNNING" 2>/dev/null || true
+  fi
+}
+
+first_exit_code() { # FILE CODE: prints the code of the task that failed first, by srun's messages in FILE, else CODE
+  # srun's own code is the highest of all tasks: that of the ranks which it killed because another one had failed.
+  local line='' tries
+  for ((tries = 0; tries < 10; tries++)); do
+    if line=$(grep -m1 -E '^srun: error: .* tasks? [0-9,-]+: Exited with exit code [0-9]+$' "$1"); then break; fi
+    sleep 0.1
+  done
+  if [[ -n $line ]]; then printf '%s' "${line##* }"; else printf '%s' "$2"; fi
+}
+
+start_sidecar() { # NAME LOG: runs STEP beside the steps that follow
+  say "$1"
+  printf '%s >>%s 2>&1 &\n' "$(show "${STEP[@]}")" "$(show "$2")"
+  if [[ $DRY_RUN == 1 ]]; then return; fi
+  SIDECAR_NAME=$1 SIDECAR_LOG=$2 SIDECAR_STEP=("${STEP[@]}")
+  "${SIDECAR_STEP[@]}" >>"$2" 2>&1 &
+  SIDECAR=$!
+}
+
+watch_sidecar() { # starts it again when it has ended; ends the job when that has not helped
+  local code=0
+  if [[ -z $SIDECAR ]] || kill -0 "$SIDECAR" 2>/dev/null; then return; fi
+  wait "$SIDECAR" || code=$?
+  SIDECAR=
+  tail -n 20 "$SIDECAR_LOG" >&2 2>/dev/null || true
+  SIDECAR_STARTS=$((SIDECAR_STARTS + 1))
+  ((SIDECAR_STARTS <= SIDECAR_RESTARTS)) ||
+    fail "$((code ? code : 1))" "the $SIDECAR_NAME stopped with exit code $code, the $((SIDECAR_RESTARTS + 1))th time;" \
+      "its log is $SIDECAR_LOG"
+  say "the $SIDECAR_NAME stopped with exit code $code; starting it again ($SIDECAR_STARTS of $SIDECAR_RESTARTS)"
+  "${SIDECAR_STEP[@]}" >>"$SIDECAR_LOG" 2>&1 &
+  SIDECAR=$!
+}
+
+stop_steps() { # ends what this script started, by process id
+  local pids=(${SIDECAR:+"$SIDECAR"} ${RUNNING:+"$RUNNING"}) pid deadline=$((SECONDS + 30))
+  # srun answers TERM by killing its step; what is left of it after the deadline is Slurm's to end with the job.
+  for pid in "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done
+  for pid in "${pids[@]}"; do
+    while kill -0 "$pid" 2>/dev/null && ((SECONDS < deadline)); do sleep 0.2; done
+    kill -KILL "$pid" 2>/dev/null || true
+  done
+  SIDECAR='' RUNNING=''
+}

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=medrlvr_3b
+#SBATCH --nodes=1
+#SBATCH --gpus-per-node=8
+#SBATCH --exclusive
+#SBATCH --mem=0
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@600
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+# Med-RLVR on Qwen2.5-3B: reinforcement learning from multiple choice alone on one node of 8 H100.
+#
+#   MODEL=/models/Qwen2.5-3B DATA=/data/train.jsonl CONTAINER_IMAGE=/images/medatron.sqsh \
+#     sbatch --time=24:00:00 slurm/medrlvr_3b.sh
+#   DRY_RUN=1 MODEL=... DATA=... CONTAINER_IMAGE=... slurm/medrlvr_3b.sh    prints the commands, needs no Slurm
+#
+# Submit from the repository's root. The job looks at settings and nodes, converts MODEL (once), starts the reward
+# server, trains with one task a GPU, evaluates and releases; its last line says where the result is. Submitted again
+# with the same RUN it goes on from the last checkpoint. A step that fails ends the job with that step's exit code.
+# The signal comes 10 minutes ahead of the time limit, for the step under way and its checkpoint.
+#
+# Settings, from the environment:
+#   MODEL             Hugging Face model folder (required)
+#   DATA              training examples, JSONL; several files with commas between (required)
+#   TEST_DATA         examples to evaluate the trained model on; none if empty
+#   RELEASE           folder for the release in Hugging Face's form; none if empty
+#   EXPERIMENT        a file of configs/experiment (med_rlvr_3b)
+
+set -euo pipefail
+
+JOB_FILE=medrlvr_3b.sh GPU_JOB=1
+MODEL=${MODEL:-}
+DATA=${DATA:-}
+TEST_DATA=${TEST_DATA:-}
+RELEASE=${RELEASE:-}
+EXPERIMENT=${EXPERIMENT:-med_rlvr_3b}
+
+# slurmd runs a copy of this file out of its spool folder, so the place of submission names the repository.
+REPO=${REPO:-$(cd "$(dirname "$0")/.." && pwd)}
+if [[ ! -f $REPO/slurm/lib/job.sh ]]; then REPO=${SLURM_SUBMIT_DIR:-$REPO}; fi
+if [[ ! -f $REPO/slurm/lib/job.sh ]]; then
+  echo "$JOB_FILE: $REPO is not the repository; submit from its root, or set REPO to it" >&2
+  exit 2
+fi
+# shellcheck source=slurm/lib/job.sh
+. "$REPO/slurm/lib/job.sh"
+
+need_grpo_inputs "$@"
+begin "$@"
+convert_model
+start_reward_server
+train recipes.grpo
+evaluate_model after
+release_model
+finish

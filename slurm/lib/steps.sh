@@ -8,6 +8,8 @@ declare -a STEP MOUNTS=() SIDECAR_STEP=()
 RUNNING='' RUNNING_NAME='' STOPPING='' SIDECAR='' SIDECAR_NAME='' SIDECAR_LOG='' SIDECAR_STARTS=0
 # How often the sidecar may be started again in one life.
 SIDECAR_RESTARTS=5
+# Seconds that srun gets to end a step one of whose tasks has failed, and that nodes get to answer.
+STUCK_S=40 ANSWER_S=30
 
 say() {
   if [[ $DRY_RUN == 1 ]]; then printf '# %s\n' "$*"; else printf '[%(%F %T)T] %s\n' -1 "$*"; fi
@@ -94,6 +96,9 @@ hydra_files() { # comma-separated files: as a Hydra list of absolute paths
   printf '[%s]' "${list#,}"
 }
 
+# What srun says of a task that failed; of one that a signal killed it says "Killed" and the like.
+TASK_FAILED='^srun: error: .* tasks? [0-9,-]+: '
+
 # --- steps ------------------------------------------------------------------------------------------------------------
 
 set_default() { # NAME VALUE...: exports variables that the submitter has not set
@@ -158,11 +163,17 @@ run_step() { # NAME: runs STEP to its end; its failure is the job's
   show "${STEP[@]}"
   if [[ $DRY_RUN == 1 ]]; then return; fi
   if [[ -n $STOPPING ]]; then go_on_later; fi
-  local code=0
+  local code=0 failed_at=''
   "${STEP[@]}" 2> >(exec tee "$LOGS/$1.err" >&2) &
   RUNNING=$! RUNNING_NAME=$1
   while kill -0 "$RUNNING" 2>/dev/null; do
     watch_sidecar
+    # With a node gone, srun waits for the tasks there for good, although the others have failed.
+    if [[ -z $failed_at ]]; then
+      if grep -qE "$TASK_FAILED" "$LOGS/$1.err"; then failed_at=$SECONDS; fi
+    elif ((SECONDS - failed_at > STUCK_S)); then
+      kill -KILL "$RUNNING" 2>/dev/null || true
+    fi
     sleep 1
   done
   wait "$RUNNING" || code=$?
@@ -171,7 +182,16 @@ run_step() { # NAME: runs STEP to its end; its failure is the job's
   code=$(first_exit_code "$LOGS/$1.err" "$code")
   # 75: saved and stopped as asked. A rank that does not listen yet dies of the signal, with 128 + SIGUSR1.
   if [[ -n $STOPPING && ($1 != training || $code == 75 || $code == 138) ]]; then go_on_later; fi
+  if ! nodes_answer; then
+    say "$1 failed with exit code $code, and not all $NODES nodes answer: one was lost"
+    go_on_later
+  fi
   fail "$code" "$1 failed with exit code $code; the reason is above. The run is in $RUN"
+}
+
+nodes_answer() { # whether every node of the job still starts a task; Slurm itself may take minutes to notice
+  timeout "$ANSWER_S" srun --overlap "--nodes=$NODES" "--ntasks=$NODES" --ntasks-per-node=1 --gpus-per-node=0 true \
+    >/dev/null 2>&1
 }
 
 time_is_up() { # handler of USR1, which sbatch --signal sends ahead of the time limit

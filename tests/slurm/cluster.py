@@ -64,15 +64,20 @@ class Cluster:
         """The job's end; after `seconds` it is cancelled and the test fails with what it printed."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            shown = self._scontrol("show", "job", str(job), "--oneliner")
-            state, code = (re.search(rf"\b{key}=(\w+)", shown) for key in ("JobState", "ExitCode"))
-            assert state, shown
-            assert code, shown
-            if state[1] in _OVER:
-                return Ended(state[1], int(code[1]), self.log(job))
+            state, code = self.state(job)
+            if state in _OVER:
+                return Ended(state, code, self.log(job))
             time.sleep(0.3)
         self.cancel(job)
         raise AssertionError(f"job {job} did not end in {seconds} s; it printed:\n{self.log(job)}")
+
+    def state(self, job: int) -> tuple[str, int]:
+        """Slurm's state of the job and the exit code so far."""
+        shown = self._scontrol("show", "job", str(job), "--oneliner")
+        state, code = (re.search(rf"\b{key}=(\w+)", shown) for key in ("JobState", "ExitCode"))
+        assert state, shown
+        assert code, shown
+        return state[1], int(code[1])
 
     def cancel(self, job: int, *flags: str) -> None:
         """scancel, as a user does it."""

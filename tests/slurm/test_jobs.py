@@ -131,6 +131,7 @@ def test_a_job_that_lost_a_node_goes_on_when_it_is_back(
     job = cluster.submit("--nodes=2", **_settings(run, tiny_model, questions))
     assert eventually(lambda: len(_steps(run)) >= 2, 120), cluster.log(job)
     cluster.node("kill-node", "node1")
+    assert eventually(lambda: cluster.state(job)[0] == "PENDING", 120), cluster.log(job)
     cluster.node("start-node", "node1")
     ended = cluster.wait(job, 180)
     assert (ended.state, ended.exit_code) == ("COMPLETED", 0), ended.output

@@ -30,8 +30,8 @@ from recipes.engines.megatron.attention import Norm, Packing, RotaryTable, SdpaA
 from recipes.runtime.config import Config, ConfigError
 from recipes.runtime.platform import on_gpu
 
-# megatron-core's format for a recipe. Gradients want e5m2's range (hybrid), except where every block of 128 has a scale of
-# its own, as in NeMo-RL's grpo_math_70B_megatron_fp8.yaml.
+# megatron-core's format for a recipe. Gradients want e5m2's range (hybrid), except where every block of 128 has a
+# scale of its own, as in NeMo-RL's grpo_math_70B_megatron_fp8.yaml.
 _FP8_FORMATS = {"delayed": "hybrid", "tensorwise": "hybrid", "blockwise": "e4m3"}
 
 

@@ -48,11 +48,12 @@ def main() -> None:
         sys.exit(f"configuration: {error}")
     text, figures = as_text(plan, source, layouts), json.dumps(as_dict(plan, source, layouts), indent=1)
     print(figures if args.json else text)
+    written = {args.picture: as_svg(plan)} if args.picture else {}
     if config.output:
-        for name, content in (("plan.txt", text), ("plan.json", figures), ("plan.svg", as_svg(plan))):
-            _write(Path(config.output) / name, content)
-    if args.picture:
-        _write(args.picture, as_svg(plan))
+        contents = {"plan.txt": text + "\n", "plan.json": figures + "\n", "plan.svg": as_svg(plan)}
+        written |= {Path(config.output) / name: content for name, content in contents.items()}
+    for path, content in written.items():
+        _write(path, content)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,7 +99,10 @@ def _assumptions(config: Config, args: argparse.Namespace) -> Assumptions:
 
 
 def _write(path: Path, content: str) -> None:
-    replace_file(path, content.encode())
+    try:
+        replace_file(path, content.encode())
+    except OSError as error:
+        sys.exit(f"{path}: not written ({error}); give a folder that can be written to")
     print(f"written: {path}", file=sys.stderr)
 
 

@@ -34,7 +34,8 @@ def _memory(plan: Plan) -> list[str]:
     }
     remedy = remedies.get(largest, "raise parallel.tensor (within a node) or parallel.pipeline")
     when = "sampling" if memory.sampling_peak > memory.training_peak else "training"
-    return [f"Memory is short while {when}, most of it {largest} ({parts[largest] / 1e9:.1f} GB): {remedy}."]
+    state = "is short" if memory.peak > plan.gpu.memory else "is nearly full"
+    return [f"Memory {state} while {when}, most of it {largest} ({parts[largest] / 1e9:.1f} GB): {remedy}."]
 
 
 def _time(plan: Plan) -> list[str]:

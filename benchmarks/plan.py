@@ -63,9 +63,7 @@ def tokens_a_second(row: dict[str, Any]) -> float:
     gpu = dataclasses.replace(H100, hbm=float(row.get("hbm", H100.hbm)))
     model = Model(published(row["model"]), layout, gpu, kernels)
     tokens = row["sequence"] * row["batch"]
-    parts = pass_seconds(
-        model, tokens, row["sequence"] / 2, trained=row.get("trained", "all"), recomputes_output=False
-    )
+    parts = pass_seconds(model, tokens, row["sequence"] / 2, trained=row.get("trained", "all"), recomputes_output=False)
     return tokens / sum(parts.values()) / layout.gpus
 
 

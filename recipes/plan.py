@@ -8,7 +8,7 @@ names in model.architecture; with it, that of the config.json in a Hugging Face 
     python -m recipes.plan experiment=grpo_70b_fp8
     python -m recipes.plan experiment=grpo_70b_fp8 rollout.group_size=32 parallel.pipeline=4 --response-tokens 900
     python -m recipes.plan experiment=grpo_70b --sweep               rank every legal layout that fits
-    python -m recipes.plan model.path=Qwen2.5-7B-Instruct parallel.processes=8 parallel.tensor=2 model.precision=bfloat16
+    python -m recipes.plan model.path=Qwen2.5-7B-Instruct model.precision=bfloat16 parallel.processes=4 --sweep
     python -m recipes.plan experiment=grpo_70b output=runs/70b       also write plan.txt, plan.json, plan.svg there
 
 Everything is computed for H100 GPUs and nothing is measured: docs/plan.md has the formulas, their sources, and the

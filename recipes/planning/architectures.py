@@ -130,7 +130,7 @@ def parameters(architecture: MegatronArchitecture) -> int:
 def stage_parameters(architecture: MegatronArchitecture, tensor: int, pipeline: int) -> float:
     """Parameters on the GPU that has most: a first or last stage. Vectors are counted as if divided too (under 0.1 %).
 
-    Where both ends are one stage a shared embedding is there once; over several stages the first and last have one each.
+    Where both ends are one stage a shared embedding is there once; over several, first and last stage have one each.
     """
     layers = architecture.num_layers / pipeline * (layer_matrices(architecture) + _layer_vectors(architecture))
     ends = 2 if pipeline == 1 and not architecture.share_embeddings_and_output_weights else 1

@@ -82,7 +82,9 @@ def _run(plan: Plan) -> list[str]:
 
 
 def _layouts(fitting: Sequence[Plan], others: int) -> list[str]:
-    head = f"{len(fitting)} legal layouts fit, {others} do not; the fastest (estimates, differences under 5% mean little)"
+    head = (
+        f"{len(fitting)} legal layouts fit, {others} do not; the fastest (estimates, differences under 5% mean little)"
+    )
     lines = [head, "  tensor pipeline data micro-batch recompute  s/step    GB"]
     for plan in fitting[:_SHOWN]:
         layout = plan.layout

@@ -65,7 +65,9 @@ def test_json_and_files(tmp_path: Path) -> None:
     assert figures == json.loads((tmp_path / "plan.json").read_text())
     assert figures["parameters"] == 70_553_706_496
     phases = {name: parts for name, parts in figures["step_seconds"].items() if name != "total"}
-    assert sum(sum(parts.values()) for parts in phases.values()) == pytest.approx(figures["step_seconds"]["total"], 1e-3)
+    assert sum(sum(parts.values()) for parts in phases.values()) == pytest.approx(
+        figures["step_seconds"]["total"], 1e-3
+    )
     # 200 steps on 64 GPUs at 2.5.
     hours = 200 * figures["step_seconds"]["total"] / 3600
     assert figures["gpu_hours"] == pytest.approx(64 * hours, 1e-3)

@@ -137,6 +137,12 @@ def table() -> str:
             f"| {row['what']}{mark} | {row['source']} | {row['unit']} | {row['published']:,} | {_rounded(value)} "
             f"| {error:+.0f}% |"
         )
+    found = summary()
+    lines += [
+        "",
+        f"Median error over the {found['rows'] - len(found['fitted_rows'])} rows that nothing was fitted on: "
+        f"{found['median_error_percent']}%; over those of them that are time, {found['median_time_error_percent']}%.",
+    ]
     lines += ["", "Inputs that the sources do not print:", ""]
     lines += [f"- {row['id']}: {row['assumed']}." for row, _, _ in compared if "assumed" in row]
     lines += ["", f"Off by more than {ALLOWED:.0f}%, with the likely reason:", ""]

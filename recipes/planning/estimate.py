@@ -22,8 +22,7 @@ from recipes.planning.timing import (
 from recipes.runtime.config import Config
 
 GeneratorKind = Literal["embedded", "engine"]
-# Items a second of the reward server on two cores; benchmarks/reward_server.py measured 30,551. A hundredth of a
-# request's latency is not worth a model.
+# Responses that the reward server scores a second: a third of what benchmarks/reward_server.py measured on two cores.
 _SCORES_A_SECOND = 10_000
 
 

@@ -1,4 +1,4 @@
-"""A plan as one SVG picture: memory while training and while sampling, and a step's time line.
+"""A plan as one SVG picture: memory while training and while sampling, a step's time line, and its longest phase.
 
 Colours are Okabe-Ito's, and every piece carries its name and value as a title; the report's charts stretch and react,
 this one is for a page or a slide. Left out: scales to read values from; the values stand in the picture.
@@ -13,10 +13,12 @@ from recipes.planning.estimate import Plan
 from recipes.planning.memory import verdict
 
 _COLOURS = ("#0072b2", "#56b4e9", "#009e73", "#999999", "#e69f00", "#d55e00", "#cc79a7", "#f0e442")
-_WIDTH, _LEFT, _BAR = 960, 150, 34
+_ON_DARK = {"#0072b2": "#ffffff"}
+_WIDTH, _HEIGHT, _LEFT, _BAR = 960, 520, 150, 34
 _INNER = _WIDTH - _LEFT - 30
 # A piece narrower than this has no room for its name; the legend has it.
 _ROOM_A_LETTER = 7
+_INK = "#18212b"
 
 
 def as_svg(plan: Plan) -> str:
@@ -41,15 +43,17 @@ def as_svg(plan: Plan) -> str:
     marks.append(_text(x - 4, 206, f"{limit / 1e9:.0f} GB", 12, end=True))
     marks += _legend(colours, 228)
     marks.append(_text(20, 306, f"A step, {plan.step_seconds:.0f} s", 14, bold=True))
-    phases = dict(zip(plan.seconds, _COLOURS, strict=False))
-    marks += _bar("phases", plan.seconds, 322, plan.step_seconds, phases, "s")
-    marks += _legend({f"{name} {plan.seconds[name]:.1f} s": colour for name, colour in phases.items()}, 382)
+    longest = max(plan.seconds, key=lambda name: plan.seconds[name])
+    for label, parts, top in (("phases", plan.seconds, 322), (longest, plan.phases[longest], 408)):
+        tones = dict(zip(parts, _COLOURS, strict=False))
+        marks += _bar(label, parts, top, sum(parts.values()), tones, "s")
+        marks += _legend({f"{name} {parts[name]:.1f} s": colour for name, colour in tones.items()}, top + 44)
     said = f"Peak {memory.peak / 1e9:.1f} of {limit / 1e9:.0f} GB, {plan.step_seconds:.0f} seconds a step, estimated."
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} 440" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
         'aria-labelledby="title about" font-family="system-ui, sans-serif">\n'
         f'<title id="title">Plan of {escape(plan.config.name)}</title>\n<desc id="about">{said}</desc>\n'
-        f'<rect width="{_WIDTH}" height="440" fill="#ffffff"/>\n' + "\n".join(marks) + "\n</svg>\n"
+        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#ffffff"/>\n' + "\n".join(marks) + "\n</svg>\n"
     )
 
 
@@ -65,7 +69,7 @@ def _bar(
         )
         shown = f"{value:.0f}"
         if width > _ROOM_A_LETTER * (len(shown) + 2):
-            marks.append(_text(x + 6, top + 22, shown, 12))
+            marks.append(_text(x + 6, top + 22, shown, 12, colour=_ON_DARK.get(colours[name], _INK)))
         x += width
     return marks
 
@@ -82,6 +86,8 @@ def _legend(colours: Mapping[str, str], top: int) -> list[str]:
     return marks
 
 
-def _text(x: float, y: float, text: str, size: int, *, bold: bool = False, end: bool = False) -> str:
+def _text(
+    x: float, y: float, text: str, size: int, *, bold: bool = False, end: bool = False, colour: str = _INK
+) -> str:
     extra = (' font-weight="600"' if bold else "") + (' text-anchor="end"' if end else "")
-    return f'<text x="{x:.1f}" y="{y}" font-size="{size}" fill="#18212b"{extra}>{escape(text)}</text>'
+    return f'<text x="{x:.1f}" y="{y}" font-size="{size}" fill="{colour}"{extra}>{escape(text)}</text>'

@@ -6,8 +6,8 @@ token forward and 4 backward (Kaplan et al., arXiv 2001.08361, section 2.1); att
 products instead of 2 backward (FlashAttention-2, arXiv 2307.08691); tensor parallel volume (Korthikanti et al., arXiv
 2205.05198, section 4); pipeline bubble (p - 1) / (v m) (Narayanan et al., arXiv 2104.04473, section 2.2).
 
-Left out: data loading, checkpoint writing (it runs beside training), imbalance between data parallel ranks, and
-communication of context parallelism, which is taken as hidden.
+Left out: data loading, checkpoint writing (it runs beside training), imbalance between data parallel ranks, batches
+that dynamic sampling adds (rollout.max_batches), and communication of context parallelism, which is taken as hidden.
 """
 
 from __future__ import annotations

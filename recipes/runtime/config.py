@@ -32,6 +32,8 @@ class ModelConfig:
 
     Attributes:
         path: a Megatron checkpoint made by `python -m conversion.hf_to_megatron`.
+        architecture: name of the published model that `path` is made of, for a plan made before the checkpoint
+            (recipes/planning/architectures.py lists them); training reads the checkpoint alone.
         max_length: prompt and response together, in tokens; longer prompts are refused, never cut.
         precision: float32 or bfloat16 (with float32 main weights).
         fp8: none, delayed, tensorwise or blockwise; needs Transformer Engine layers.
@@ -39,6 +41,7 @@ class ModelConfig:
     """
 
     path: str = MISSING
+    architecture: str | None = None
     max_length: int = 4096
     precision: str = "float32"
     fp8: str = "none"

@@ -1,0 +1,110 @@
+"""What a GRPO run will need, before it is submitted: `python -m recipes.plan [experiment=NAME] [key=value ...]`.
+
+Prints an estimate of memory by part with a verdict against the GPU's 80 GB, seconds a step by phase, GPU-hours and
+cost, the bottleneck and what to change. Takes the settings of `recipes.grpo`, no GPU and a second; `output` and
+`model.path` may be missing. Without model.path the architecture is that of the published model which the experiment
+names in model.architecture; with it, that of the config.json in a Hugging Face or converted folder.
+
+    python -m recipes.plan experiment=grpo_70b_fp8
+    python -m recipes.plan experiment=grpo_70b_fp8 rollout.group_size=32 parallel.pipeline=4 --response-tokens 900
+    python -m recipes.plan experiment=grpo_70b --sweep               rank every legal layout that fits
+    python -m recipes.plan model.path=Qwen2.5-7B-Instruct model.precision=bfloat16 parallel.processes=4 --sweep
+    python -m recipes.plan experiment=grpo_70b output=runs/70b       also write plan.txt, plan.json, plan.svg there
+
+Everything is computed for H100 GPUs and nothing is measured: docs/plan.md has the formulas, their sources, and the
+estimate beside published figures. Left out: SFT, evaluation, queues, start-up and checkpoints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from recipes.monitor.run_folder import replace_file
+from recipes.planning.architectures import architecture_of
+from recipes.planning.estimate import Assumptions, Plan
+from recipes.planning.picture import as_svg
+from recipes.planning.sweep import check_layout, sweep
+from recipes.planning.text import as_dict, as_text
+from recipes.runtime.config import Config, ConfigError, load
+
+# A prompt of Med-U1's style around a question of a few sentences: estimate.
+_PROMPT_TOKENS = 300
+_PRICE = 2.5
+
+
+def main() -> None:
+    """Command line."""
+    args = _parser().parse_intermixed_args()
+    try:
+        config = _load(args.overrides)
+        architecture, source = architecture_of(config)
+        check_layout(config, architecture)
+        plan = Plan(config, architecture, _assumptions(config, args))
+        layouts = sweep(plan) if args.sweep else None
+    except ConfigError as error:
+        sys.exit(f"configuration: {error}")
+    text, figures = as_text(plan, source, layouts), json.dumps(as_dict(plan, source, layouts), indent=1)
+    print(figures if args.json else text)
+    written = {args.picture: as_svg(plan)} if args.picture else {}
+    if config.output:
+        contents = {"plan.txt": text + "\n", "plan.json": figures + "\n", "plan.svg": as_svg(plan)}
+        written |= {Path(config.output) / name: content for name, content in contents.items()}
+    for path, content in written.items():
+        _write(path, content)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as for recipes.grpo")
+    parser.add_argument("--prompt-tokens", type=_positive, default=_PROMPT_TOKENS, help="mean (default: %(default)s)")
+    parser.add_argument("--response-tokens", type=_positive, help="mean (default: half of rollout.max_new_tokens)")
+    parser.add_argument("--price", type=float, default=_PRICE, help="of a GPU-hour, your own (default: %(default)s)")
+    parser.add_argument(
+        "--generator",
+        choices=("embedded", "engine"),
+        default="embedded",
+        help="what samples: the engine's own sampler, or, to compare, an inference engine (default: %(default)s)",
+    )
+    parser.add_argument("--sweep", action="store_true", help="rank all legal layouts of parallel.processes GPUs")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="write memory and time line as SVG")
+    parser.add_argument("--json", action="store_true", help="print JSON for machines instead of text")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value}: expected at least 1")
+    return value
+
+
+def _load(overrides: list[str]) -> Config:
+    given = {override.split("=")[0] for override in overrides}
+    return load([*(f"{key}=''" for key in ("output", "model.path") if key not in given), *overrides])
+
+
+def _assumptions(config: Config, args: argparse.Namespace) -> Assumptions:
+    limit = config.rollout.max_new_tokens
+    response = args.response_tokens or max(1, limit // 2)
+    if response >= limit:
+        raise ConfigError(
+            f"--response-tokens {response}: a mean must be below the limit, rollout.max_new_tokens={limit}; lower it"
+        )
+    return Assumptions(args.prompt_tokens, response, args.price, args.generator)
+
+
+def _write(path: Path, content: str) -> None:
+    try:
+        replace_file(path, content.encode())
+    except OSError as error:
+        sys.exit(f"{path}: not written ({error}); give a folder that can be written to")
+    print(f"written: {path}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

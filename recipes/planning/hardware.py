@@ -1,0 +1,89 @@
+"""What the estimates know of a GPU, its links and the kernels that run on it.
+
+Peak figures are the vendor's (H100 SXM5 data sheet, DGX H100 user guide). What is reached of them is in the constants
+below: two are fitted, each on one published row (docs/plan.md names them), the others come from the source beside them
+or are estimates and say so. Left out: clocks that fall under load, other jobs on the network, slow nodes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU and its place in a node; rates are peaks, a direction.
+
+    Attributes:
+        memory: bytes that a plan may count on. An H100 80 GB has 85.5e9; what lies above 80e9 is left as margin.
+        bf16, fp8: dense matrix products, floating-point operations a second.
+        hbm: bytes a second of its own memory.
+        nvlink: bytes a second to another GPU of the node.
+        network: bytes a second to a GPU of another node.
+        host: bytes a second between its memory and pageable host memory.
+    """
+
+    name: str
+    memory: float
+    bf16: float
+    fp8: float
+    hbm: float
+    nvlink: float
+    network: float
+    host: float
+    per_node: int = 8
+
+
+H100 = Gpu(
+    name="H100 SXM 80 GB",
+    memory=80e9,
+    bf16=989.4e12,
+    fp8=1978.9e12,
+    hbm=3.35e12,
+    # 18 links of 25 GB/s each way.
+    nvlink=450e9,
+    # One 400 Gb/s adapter a GPU.
+    network=50e9,
+    # Estimate: PCIe 5 x16 has 64e9, pageable copies go through the driver's staging buffer and a host copy.
+    host=10e9,
+)
+
+# Share of peak that matrix products reach while training. Fitted on torchtitan's 8B bfloat16 row; used for FP8 too.
+MATMUL_SHARE = 0.45
+# Share of HBM's peak that element-wise kernels and decoding reach: estimate.
+HBM_SHARE = 0.8
+# Share of a link's peak that large collectives reach: estimate.
+LINK_SHARE = 0.8
+# A collective between GPUs of one node on a few kilobytes: estimate, of what NCCL's tests show for small messages.
+LATENCY_S = 15e-6
+# FP8 casts of activations and gradients beside what element-wise kernels move in bfloat16: estimate.
+FP8_ELEMENTS = 1.5
+# Scheduling, launches and sampling of an inference engine for one token of every response. Fitted on NeMo-RL's 8B
+# on-policy row, so it also holds what that row spends on refitting weights.
+ENGINE_STEP_S = 0.0066
+# The embedded sampler launches every kernel from Python: time a layer and token step. Estimate that no published row
+# checks: some thirty launches a layer, each behind megatron-core's and torch's Python, of 20 to 25 microseconds.
+EAGER_LAYER_S = 0.7e-3
+# CUDA context, communicators' buffers, Transformer Engine's workspaces, fragmentation: estimate.
+OVERHEAD_BYTES = 5e9
+# What plans say of themselves. Of time: the median of benchmarks/plan.py, rounded up, over rows that nothing was fitted
+# on. Of memory: estimate; the three published anchors are within 10 %.
+MEDIAN_ERROR_PERCENT = 20
+MEMORY_ERROR_PERCENT = 15
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """How good a framework's kernels are.
+
+    Attributes:
+        attention: share of bfloat16's peak in attention. FlashAttention-2, which torch's scaled_dot_product_attention
+            runs, has 0.35 on H100, FlashAttention-3 up to 0.75 forward and less backward (arXiv 2407.08608).
+        hides_tensor_parallel: whether tensor parallel communication runs beside matrix products.
+    """
+
+    attention: float
+    hides_tensor_parallel: bool
+
+
+OURS = Kernels(attention=0.35, hides_tensor_parallel=False)

@@ -1,0 +1,145 @@
+"""Bytes on the GPU that holds most, by part, while training and while sampling.
+
+Weights, gradients and optimizer state follow Megatron-LM's count with a distributed optimizer (6 + 12 / data parallel
+size bytes a parameter in bfloat16; megatron/training/theoretical_memory_usage.py); activations are counted from what
+our layers keep for the backward pass; logits and cache from recipes/engines/megatron/vocabulary.py and sampling.py.
+
+Left out: vocabulary padding, tensors that live for one layer only, fragmentation beyond the constant overhead.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from conversion.architecture import MegatronArchitecture
+from recipes.planning.architectures import cache_bytes, embedding_weights, layer_matrices, stage_parameters
+from recipes.planning.hardware import OVERHEAD_BYTES
+from recipes.planning.layout import Layout, Rollout
+
+# Responses of one micro-batch are padded to its longest in attention: estimate of the mean padding.
+_PADDING = 1.25
+# Float32 logits that vocabulary.py holds at once, and the temporaries of the same size beside them.
+_CHUNK_BYTES = 4 * 2**24
+_CHUNK_COPIES = 4
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by part on the fullest GPU; what trains and what samples is not there at the same time.
+
+    Attributes:
+        always: weights, gradients, optimizer state, overhead.
+        training: activations and logits at their peak.
+        sampling: keys and values, and logits.
+        host: bytes of the reference policy in host memory, a GPU.
+    """
+
+    always: dict[str, float]
+    training: dict[str, float]
+    sampling: dict[str, float]
+    host: float
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Every part by name; the reference policy takes none of a GPU."""
+        return {**self.always, **self.training, **self.sampling, "reference policy": 0.0}
+
+    @property
+    def training_peak(self) -> float:
+        """Bytes while training."""
+        return sum(self.always.values()) + sum(self.training.values())
+
+    @property
+    def sampling_peak(self) -> float:
+        """Bytes while sampling."""
+        return sum(self.always.values()) + sum(self.sampling.values())
+
+    @property
+    def peak(self) -> float:
+        """The larger of the two."""
+        return max(self.training_peak, self.sampling_peak)
+
+
+def verdict(memory: Memory, limit: float) -> str:
+    """fits, tight (above 90 % of the limit, within the estimate's error), or does not fit."""
+    if memory.peak > limit:
+        return "does not fit"
+    return "tight" if memory.peak > 0.9 * limit else "fits"
+
+
+def state_bytes(architecture: MegatronArchitecture, layout: Layout) -> dict[str, float]:
+    """Weights, float32 gradients, and this rank's share of main weights and two moments in float32.
+
+    Float32 weights are their own main weights. With FP8, Transformer Engine keeps every layer matrix in FP8 twice,
+    row-wise and column-wise, beside the bfloat16 weight (as read in its source, not measured).
+    """
+    held = stage_parameters(architecture, layout.tensor, layout.pipeline)
+    copies = 2 * architecture.num_layers / layout.pipeline * layer_matrices(architecture) / layout.tensor
+    moments = 12 if layout.bytes_per_weight == 2 else 8
+    return {
+        "weights": held * layout.bytes_per_weight + (copies if layout.fp8 else 0.0),
+        "gradients": held * 4,
+        "optimizer state": held * moments / layout.data,
+    }
+
+
+def layer_activations(architecture: MegatronArchitecture, layout: Layout) -> float:
+    """Bytes that one layer keeps of one token for the backward pass, on one rank.
+
+    Inputs and outputs of two norms (4 x hidden); Q and the output of attention, padded, and that output packed
+    (3 x query), K and V, padded and once more behind their prompt's (2 x 2 x key); gate and up, and their product
+    (3 x ffn). Full recomputation keeps the layer's input alone. What tensor parallelism does not divide by itself is
+    divided by sequence parallelism.
+    """
+    hidden, ffn = architecture.hidden_size, architecture.ffn_hidden_size
+    query, key = architecture.dimension("query"), architecture.dimension("kv")
+    whole = layout.tensor if layout.sequence else 1
+    if layout.recompute == 1:
+        return layout.bytes_per_weight * hidden / whole
+    divided = (1 + 2 * _PADDING) * query + 4 * _PADDING * key + 3 * ffn
+    return layout.bytes_per_weight * (4 * hidden / whole + divided / layout.tensor)
+
+
+def memory_of(
+    architecture: MegatronArchitecture, layout: Layout, rollout: Rollout, *, reference: bool, longest_prompt: int
+) -> Memory:
+    """Memory of a GRPO step on our engine.
+
+    Args:
+        architecture: of the model.
+        layout: of the run.
+        rollout: responses a step.
+        reference: whether updates read a reference policy.
+        longest_prompt: tokens that the cache must have room for before a response.
+    """
+    held = stage_parameters(architecture, layout.tensor, layout.pipeline)
+    hidden, output = architecture.hidden_size, embedding_weights(architecture) / layout.tensor
+    # A sequence longer than a micro-batch's limit is a micro-batch of its own.
+    tokens = max(layout.micro_batch_tokens, longest_prompt + rollout.limit)
+    layers = architecture.num_layers / layout.pipeline
+    rank_tokens = rollout.packed_tokens(layout.micro_batch_tokens) / layout.data
+    # The first stage holds as many micro-batches as there are stages before the first comes back.
+    in_flight = min(layout.pipeline, max(1, math.ceil(rank_tokens / tokens)))
+    activations = tokens * layers * in_flight * layer_activations(architecture, layout)
+    if layout.recompute == 1:
+        # One layer at a time is there in full, and its gradients beside it.
+        full = Layout(layout.tensor, sequence=layout.sequence, bytes_per_weight=layout.bytes_per_weight)
+        activations += 1.5 * tokens * layer_activations(architecture, full)
+    rows = rollout.responses / layout.data
+    room = longest_prompt + rollout.limit
+    cache = cache_bytes(architecture, layout.bytes_per_weight) / (layout.tensor * layout.pipeline)
+    return Memory(
+        always={**state_bytes(architecture, layout), "overhead": OVERHEAD_BYTES},
+        training={
+            "activations": activations,
+            # Chunks, the whole sequence's hidden states with gradients, the output matrix's gradient in float32 twice.
+            "logits": _CHUNK_COPIES * _CHUNK_BYTES + 4 * layout.bytes_per_weight * tokens * hidden + 8 * output,
+        },
+        sampling={
+            # One layer's cache is there twice while it is copied.
+            "KV cache": rows * room * cache * (1 + 1 / layers),
+            "sampling logits": 3 * 4 * rows * architecture.vocab_size,
+        },
+        host=held * layout.bytes_per_weight if reference else 0.0,
+    )

@@ -1,0 +1,93 @@
+"""A plan as one SVG picture: memory while training and while sampling, a step's time line, and its longest phase.
+
+Colours are Okabe-Ito's, and every piece carries its name and value as a title; the report's charts stretch and react,
+this one is for a page or a slide. Left out: scales to read values from; the values stand in the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+
+from recipes.planning.estimate import Plan
+from recipes.planning.memory import verdict
+
+_COLOURS = ("#0072b2", "#56b4e9", "#009e73", "#999999", "#e69f00", "#d55e00", "#cc79a7", "#f0e442")
+_ON_DARK = {"#0072b2": "#ffffff"}
+_WIDTH, _HEIGHT, _LEFT, _BAR = 960, 520, 150, 34
+_INNER = _WIDTH - _LEFT - 30
+# A piece narrower than this has no room for its name; the legend has it.
+_ROOM_A_LETTER = 7
+_INK = "#18212b"
+
+
+def as_svg(plan: Plan) -> str:
+    """The picture, a document of its own."""
+    memory, limit = plan.memory, plan.gpu.memory
+    largest = max(memory.peak, limit) * 1.02
+    gigabyte = {
+        phase: {name: size / 1e9 for name, size in (memory.always | parts).items()}
+        for phase, parts in (("training", memory.training), ("sampling", memory.sampling))
+    }
+    names = list(dict.fromkeys(name for parts in gigabyte.values() for name in parts))
+    colours = dict(zip(names, _COLOURS, strict=True))
+    marks = [
+        _text(20, 34, f"{plan.config.name}: memory and time of a step", 18, bold=True),
+        _text(20, 56, "An estimate; nothing was measured.", 13),
+        _text(20, 92, f"Memory of the fullest GPU: {verdict(memory, limit)}", 14, bold=True),
+    ]
+    for row, (phase, parts) in enumerate(gigabyte.items()):
+        marks += _bar(f"{phase}, {sum(parts.values()):.1f} GB", parts, 108 + row * 46, largest / 1e9, colours, "GB")
+    x = _LEFT + _INNER * limit / largest
+    marks.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="100" y2="194" stroke="#d00000" stroke-dasharray="5 3"/>')
+    marks.append(_text(x - 4, 206, f"{limit / 1e9:.0f} GB", 12, end=True))
+    marks += _legend(colours, 228)
+    marks.append(_text(20, 306, f"A step, {plan.step_seconds:.0f} s", 14, bold=True))
+    longest = max(plan.seconds, key=lambda name: plan.seconds[name])
+    for label, parts, top in (("phases", plan.seconds, 322), (longest, plan.phases[longest], 408)):
+        tones = dict(zip(parts, _COLOURS, strict=False))
+        marks += _bar(label, parts, top, sum(parts.values()), tones, "s")
+        marks += _legend({f"{name} {parts[name]:.1f} s": colour for name, colour in tones.items()}, top + 44)
+    said = f"Peak {memory.peak / 1e9:.1f} of {limit / 1e9:.0f} GB, {plan.step_seconds:.0f} seconds a step, estimated."
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        'aria-labelledby="title about" font-family="system-ui, sans-serif">\n'
+        f'<title id="title">Plan of {escape(plan.config.name)}</title>\n<desc id="about">{said}</desc>\n'
+        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#ffffff"/>\n' + "\n".join(marks) + "\n</svg>\n"
+    )
+
+
+def _bar(
+    label: str, parts: Mapping[str, float], top: int, largest: float, colours: Mapping[str, str], unit: str
+) -> list[str]:
+    marks, x = [_text(_LEFT - 10, top + 22, label, 13, end=True)], float(_LEFT)
+    for name, value in parts.items():
+        width = _INNER * value / largest
+        marks.append(
+            f'<rect x="{x:.1f}" y="{top}" width="{width:.1f}" height="{_BAR}" fill="{colours[name]}" stroke="#ffffff">'
+            f"<title>{escape(name)} {value:.1f} {unit}</title></rect>"
+        )
+        shown = f"{value:.0f}"
+        if width > _ROOM_A_LETTER * (len(shown) + 2):
+            marks.append(_text(x + 6, top + 22, shown, 12, colour=_ON_DARK.get(colours[name], _INK)))
+        x += width
+    return marks
+
+
+def _legend(colours: Mapping[str, str], top: int) -> list[str]:
+    marks, x = [], 20.0
+    for name, colour in colours.items():
+        width = 30 + _ROOM_A_LETTER * len(name)
+        if x + width > _WIDTH:
+            x, top = 20.0, top + 24
+        marks.append(f'<rect x="{x:.0f}" y="{top}" width="14" height="14" fill="{colour}"/>')
+        marks.append(_text(x + 20, top + 12, name, 13))
+        x += width + 10
+    return marks
+
+
+def _text(
+    x: float, y: float, text: str, size: int, *, bold: bool = False, end: bool = False, colour: str = _INK
+) -> str:
+    extra = (' font-weight="600"' if bold else "") + (' text-anchor="end"' if end else "")
+    return f'<text x="{x:.1f}" y="{y}" font-size="{size}" fill="{colour}"{extra}>{escape(text)}</text>'

@@ -17,14 +17,14 @@
 # Submit from the repository's root. The job looks at settings and nodes, converts MODEL (once), starts the reward
 # server, trains with one task a GPU, evaluates and releases; its last line says where the result is. Submitted again
 # with the same RUN it goes on from the last checkpoint. A step that fails ends the job with that step's exit code.
-# The signal comes 20 minutes ahead of the time limit: a step of 70 billion parameters is estimated at 7.
+# The signal comes 20 minutes ahead of the time limit: a step is estimated at 5 (python -m recipes.plan).
 #
 # Settings, from the environment:
 #   MODEL             Hugging Face model folder (required)
 #   DATA              training examples, JSONL; several files with commas between (required)
 #   TEST_DATA         examples to evaluate the trained model on; none if empty
 #   RELEASE           folder for the release in Hugging Face's form; none if empty
-#   EXPERIMENT        a file of configs/experiment (grpo_70b)
+#   EXPERIMENT        a file of configs/experiment (grpo_70b_fp8)
 
 set -euo pipefail
 
@@ -33,7 +33,7 @@ MODEL=${MODEL:-}
 DATA=${DATA:-}
 TEST_DATA=${TEST_DATA:-}
 RELEASE=${RELEASE:-}
-EXPERIMENT=${EXPERIMENT:-grpo_70b}
+EXPERIMENT=${EXPERIMENT:-grpo_70b_fp8}
 
 # slurmd runs a copy of this file out of its spool folder, so the place of submission names the repository.
 REPO=${REPO:-$(cd "$(dirname "$0")/.." && pwd)}

@@ -114,7 +114,7 @@ def test_training_takes_files_settings_and_overrides(given: dict[str, object], t
     files = f"{tmp_path}/train.jsonl,{tmp_path}/more.jsonl"
     training = _plan(**given | {"DATA": files}, EXTRA="trainer.steps=3 rollout.prompts=8")["recipes.grpo"]
     assert _after("recipes.grpo", training) == [
-        "experiment=grpo_70b",
+        "experiment=grpo_70b_fp8",
         f"output={tmp_path}/run",
         f"model.path={tmp_path}/run/megatron",
         f"data.train=[{files}]",

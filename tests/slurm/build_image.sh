@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Builds the Dockerfile without the NGC base image, so that its every COPY and RUN line is executed on a machine without
+# a registry or a GPU; needs root, buildah and mmdebstrap.
+#
+#   build_image.sh [BUILDAH_OPTION ...]
+#
+# The stand-in for the base is Debian 12 with Python 3.11, pip and a CPU build of torch. BUILDAH_OPTIONs go to every
+# buildah command that reaches package indexes: --volume for a pip.conf or certificates of your network.
+# The last line says what the image can do. Left out: Transformer Engine, Apex and everything of CUDA.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+work=$(mktemp -d)
+name=medatron-check-$$
+storage=(--storage-driver=vfs "--root=$work/storage" "--runroot=$work/run")
+trap 'buildah "${storage[@]}" rm --all >/dev/null 2>&1 || true; rm -rf "$work"' EXIT
+
+in_container() { # BUILDAH_OPTION... -- CONTAINER COMMAND...
+  local options=()
+  while [[ $1 != -- ]]; do
+    options+=("$1")
+    shift
+  done
+  shift
+  buildah "${storage[@]}" run --isolation=chroot --network=host "${options[@]}" "$1" -- "${@:2}"
+}
+
+mmdebstrap --quiet --variant=minbase --include=python3,python3-pip,ca-certificates bookworm "$work/base.tar"
+base=$(buildah "${storage[@]}" from scratch)
+buildah "${storage[@]}" add --quiet "$base" "$work/base.tar" / >/dev/null
+rm "$work/base.tar"
+# Debian forbids pip to install beside its own packages; NGC's images do not.
+in_container -- "$base" sh -c 'rm -f /usr/lib/python3*/EXTERNALLY-MANAGED'
+in_container "$@" -- "$base" pip install --quiet --no-cache-dir torch==2.13.0
+buildah "${storage[@]}" commit --quiet "$base" "$name-base" >/dev/null
+
+buildah "${storage[@]}" bud --isolation=chroot --network=host --pull-never "$@" \
+  --build-arg "BASE=localhost/$name-base" --build-arg NEEDED= --target megatron --tag "$name" .
+
+made=$(buildah "${storage[@]}" from --pull-never "localhost/$name")
+for module in recipes.grpo recipes.sft recipes.evaluate recipes.preflight recipes.canary recipes.plan reward_server \
+  conversion.hf_to_megatron conversion.megatron_to_hf conversion.release; do
+  in_container -- "$made" python3 -m "$module" --help >/dev/null
+done
+[[ $(in_container -- "$made" id -u) == 1000 ]]
+in_container --env MEDATRON_DEVICE=cpu -- "$made" python3 -c 'import recipes.engines.megatron.engine'
+echo "built; every entry point answers as user 1000, and the engine imports"

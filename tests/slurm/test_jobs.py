@@ -1,6 +1,6 @@
 """slurm/grpo_70b.sh, submitted as a user submits it, on a cluster whose nodes run the tiny model on CPU.
 
-Left out: containers, GPUs, and a second component for the reward server.
+Left out: containers and GPUs.
 """
 
 from __future__ import annotations
@@ -149,6 +149,17 @@ def test_a_dead_reward_server_is_started_again(
     ended = cluster.wait(job, 120)
     assert (ended.state, ended.exit_code) == ("COMPLETED", 0), ended.output
     assert "the reward server stopped with exit code 137; starting it again (1 of 5)" in ended.output
+    _assert_the_same_weights(run, whole, tmp_path)
+
+
+def test_the_reward_server_may_have_a_node_of_its_own(
+    cluster: Cluster, whole: Path, tiny_model: Path, questions: Path, tmp_path: Path
+) -> None:
+    run = _begun(whole, tmp_path)
+    settings = _settings(run, tiny_model, questions) | {"TASKS_PER_NODE": 2, "REWARD_NODES": 1}
+    ended = cluster.wait(cluster.submit("--nodes=1", ":", "--nodes=1", "--exclusive", **settings), 150)
+    assert (ended.state, ended.exit_code) == ("COMPLETED", 0), ended.output
+    assert "reward server ready: http://node1:" in ended.output
     _assert_the_same_weights(run, whole, tmp_path)
 
 

@@ -1,11 +1,59 @@
-# The training image of slurm/*.sh: docker build --target megatron --build-arg REVISION="$(git rev-parse HEAD)" .
+# The training images of slurm/*.sh, one for each engine:
+#   docker build --target megatron     --build-arg REVISION="$(git rev-parse HEAD)" -t medatron .
+#   docker build --target nemo_aligner --build-arg REVISION="$(git rev-parse HEAD)" -t medatron-nemo .
 #
-# torch, CUDA, NCCL, Transformer Engine, Apex and flash-attention are the base image's and stay as they are. What is
-# installed here is the rest, at the versions that the project's tests ran with.
+# torch, CUDA, NCCL, Transformer Engine, Apex and flash-attention are the base image's and stay as they are, and so are
+# NeMo, NeMo-Aligner and megatron-core in NeMo's. What is installed here is the rest, at the versions that the project's
+# tests ran with.
 
 # torch 2.10 and CUDA 13.1. FP8 block scaling needs CUDA 12.9 or later; megatron-core 0.16.1 names Transformer Engine
 # from 2.9 to below 2.12.
 ARG BASE=nvcr.io/nvidia/pytorch:25.12-py3
+# The one that NeMo-Aligner's own documents name; the versions in it are checked at the end of the stage.
+ARG NEMO_BASE=nvcr.io/nvidia/nemo:25.02
+
+FROM ${NEMO_BASE} AS nemo_aligner
+
+RUN pip list --format=freeze >/tmp/before.txt \
+    && { grep -iE '^(torch|torchvision|triton|numpy|transformer[-_]engine|apex|flash[-_]attn|megatron[-_]core|nemo.*|transformers|protobuf)==' \
+         /tmp/before.txt >/tmp/keep.txt || true; } \
+    && PIP_CONSTRAINT=/tmp/keep.txt pip install --no-cache-dir \
+        fastapi==0.165.0 \
+        httptools==0.9.0 \
+        httpx==0.28.1 \
+        hydra-core==1.3.2 \
+        nltk==3.10.4 \
+        openai==3.54.0 \
+        prometheus-client==0.26.0 \
+        psutil==7.2.2 \
+        pydantic==2.14.3 \
+        rich==15.0.0 \
+        rouge-score==0.1.2 \
+        uvicorn==0.54.0 \
+        uvloop==0.23.0 \
+    && pip list --format=freeze >/tmp/after.txt \
+    && while read -r kept; do \
+         grep -qxF "$kept" /tmp/after.txt || { echo "$kept of the base image was replaced" >&2; exit 1; }; \
+       done </tmp/keep.txt \
+    && rm /tmp/before.txt /tmp/keep.txt /tmp/after.txt
+
+COPY configs /opt/medatron/configs
+COPY reward_server /opt/medatron/reward_server
+COPY conversion /opt/medatron/conversion
+COPY recipes /opt/medatron/recipes
+ENV PYTHONPATH=/opt/medatron PYTHONUNBUFFERED=1
+WORKDIR /opt/medatron
+
+ARG NEEDED="transformer-engine apex nemo-aligner"
+RUN python3 -m recipes.runtime.versions ${NEEDED}
+
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="medatron-nemo" \
+      org.opencontainers.image.description="Medatron with NeMo-Aligner as its engine" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.revision="${REVISION}"
+
+USER 1000:1000
 
 FROM ${BASE} AS megatron
 

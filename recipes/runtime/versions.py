@@ -16,6 +16,8 @@ import torch
 MEGATRON_CORE = "0.16.1"
 # What megatron-core 0.16.1's own metadata asks for.
 TRANSFORMER_ENGINE = ((2, 9), (2, 12))
+# What NeMo-Aligner 0.7.0 was released for; its environment holds no other, and engine=megatron does not run there.
+ALIGNER_MEGATRON_CORE = "0.10"
 
 
 @dataclass(frozen=True)
@@ -38,23 +40,24 @@ class Part:
 def parts() -> list[Part]:
     """Everything that is looked at, without importing more than torch."""
     gpu = torch.cuda.is_available()
-    megatron, engine = _installed("megatron-core"), _installed("transformer-engine", "transformer_engine")
+    megatron, aligner = _installed("megatron-core", "megatron_core"), _installed("nemo-aligner", "nemo_aligner")
+    engine = _installed("transformer-engine", "transformer_engine")
     nccl = _quietly(lambda: ".".join(map(str, torch.cuda.nccl.version()))) if gpu else None
     return [
         Part("torch", torch.__version__, "nothing trains"),
         Part("CUDA", torch.version.cuda if gpu else None, "training on CPU, for tests alone"),
         Part("NCCL", nccl, "no training on more than one GPU"),
-        Part("megatron-core", megatron, "nothing trains", _megatron_problem(megatron)),
+        Part("megatron-core", megatron, "nothing trains", _megatron_problem(megatron, aligner is not None)),
         Part(
             "transformer-engine",
             engine,
             "no FP8 (model.fp8 is refused), slower layers",
-            _transformer_engine_problem(engine),
+            None if aligner else _transformer_engine_problem(engine),
         ),
         Part("apex", _installed("apex"), "torch's optimizer kernels instead of fused ones; NeMo-Aligner wants it"),
         Part("flash-attn", _installed("flash-attn", "flash_attn"), "nothing: attention is torch's own"),
         Part("vllm", _installed("vllm"), "responses come from the embedded sampler"),
-        Part("nemo-aligner", _installed("nemo-aligner", "nemo_aligner"), "no engine=nemo_aligner"),
+        Part("nemo-aligner", aligner, "no engine=nemo_aligner"),
     ]
 
 
@@ -83,7 +86,11 @@ def _quietly(ask: Callable[[], str]) -> str | None:
         return None
 
 
-def _megatron_problem(found: str | None) -> str | None:
+def _megatron_problem(found: str | None, aligner: bool) -> str | None:
+    if aligner:
+        if found is not None and found.startswith(f"{ALIGNER_MEGATRON_CORE}."):
+            return None
+        return f"NeMo-Aligner 0.7.0 wants {ALIGNER_MEGATRON_CORE}; use the NeMo image or requirements/nemo_aligner.txt"
     if found == MEGATRON_CORE:
         return None
     return f"expected {MEGATRON_CORE}; pip install --no-deps megatron-core=={MEGATRON_CORE}"

@@ -242,7 +242,11 @@ class TrainerConfig:
 
 @dataclass
 class Config:
-    """One run. `output` is its folder; the same folder again resumes it."""
+    """One run. `output` is its folder; the same folder again resumes it.
+
+    Attributes:
+        engine: megatron, or nemo_aligner in its own environment; docs/engines.md says when to take which.
+    """
 
     name: str = "run"
     output: str = MISSING
@@ -318,7 +322,7 @@ def validate(config: Config) -> None:
     Raises:
         ConfigError: naming the keys and the fix.
     """
-    _one_of("engine", config.engine, ("megatron",))
+    _one_of("engine", config.engine, ("megatron", "nemo_aligner"))
     _validate_algorithm(config)
     _one_of("model.precision", config.model.precision, ("float32", "bfloat16"))
     _one_of("model.fp8", config.model.fp8, ("none", "delayed", "tensorwise", "blockwise"))

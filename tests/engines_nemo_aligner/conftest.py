@@ -137,7 +137,12 @@ class World:
                 "sequence": {**wrong, "overrides": [NO_KL, "parallel.sequence=true"]},
                 "fp8": {
                     **wrong,
-                    "overrides": [NO_KL, "model.precision=bfloat16", "model.fp8=delayed", "algorithm.importance=masked"],
+                    "overrides": [
+                        NO_KL,
+                        "model.precision=bfloat16",
+                        "model.fp8=delayed",
+                        "algorithm.importance=masked",
+                    ],
                 },
                 "upstream": {**wrong, "kind": "upstream"},
                 "bfloat16": self._train("qwen2", "nemo", KL, "model.precision=bfloat16"),

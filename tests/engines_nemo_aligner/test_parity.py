@@ -47,8 +47,8 @@ def test_log_probabilities_are_those_of_the_megatron_engine(world: World, layout
 def test_steps_are_those_of_the_megatron_engine(world: World, layout: str, task: str, wanted: str) -> None:
     """Loss, gradient norm and every other figure of three steps: the second and third see what the first changed.
 
-    At DP 2 each sample is trained on once: the loss counts tokens over all ranks, and no rank's sample twice, or tokens,
-    sums and gradient were others (upstream every rank trains on the whole batch).
+    At DP 2 each sample is trained on once: the loss counts tokens over all ranks, and were a sample counted twice, sums
+    and gradient would be others (upstream every rank trains on the whole batch).
     """
     steps = world.results("megatron")[0][wanted]["steps"]
     for rank in world.results(layout):
@@ -93,6 +93,8 @@ def test_logits_are_those_of_transformers(world: World, layout: str) -> None:
 
 def test_bfloat16_stays_near(world: World) -> None:
     """Weights in bfloat16 with float32 main weights (NeMo's O2): the same steps, at that precision."""
-    for found, wanted in zip(world.results("tp2")[0]["bfloat16"]["steps"], world.results("tp2")[0]["qwen2"]["steps"], strict=True):
+    for found, wanted in zip(
+        world.results("tp2")[0]["bfloat16"]["steps"], world.results("tp2")[0]["qwen2"]["steps"], strict=True
+    ):
         assert found["stepped"] == 1
         assert found["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=0.1)

@@ -1,7 +1,7 @@
 """Defects of NeMo-Aligner 0.7.0 and NeMo 2.1 that do not reach users; each is shown by what would happen with it.
 
-`test_parity.py` shows three more: several sequences a micro-batch (upstream's loss multiplies [rows, tokens] by [rows]),
-one rank a sample at DP 2 (upstream every rank trains on all), and clipping, KL and metrics (upstream has none).
+`test_parity.py` shows three more: several sequences a micro-batch (upstream's loss multiplies [rows, tokens] by
+[rows]), one rank a sample at DP 2 (upstream every rank trains on all), clipping, KL and metrics (upstream has none).
 """
 
 from __future__ import annotations
@@ -31,7 +31,13 @@ pytestmark = pytest.mark.multiprocess
 def _python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     settings = {key: value for key, value in os.environ.items() if key != "MEDATRON_DEVICE"} | environment
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, env=settings, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        env=settings,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
 
 
@@ -100,9 +106,11 @@ def test_what_it_cannot_do_is_refused(world: World, task: str, says: str) -> Non
 
 def _trajectory(identity: int, reward: float, finished: bool) -> Trajectory:
     example = Example(id="q", source="s", task="number", question="?", answer=1.0)
-    score = Score(str(identity), reward, "correct", None, {"answer": reward, "format": 1.0, "length": 0.0}, None, "n", "1")
+    score = Score(
+        str(identity), reward, "correct", None, {"answer": reward, "format": 1.0, "length": 0.0}, None, "n", "1"
+    )
     completion = Completion((5 + identity, 6), (-1.0, -2.0), finished)
-    return Trajectory(Prompt(example, (1, 2)), completion, "text", score, 0)
+    return Trajectory(Prompt(example, "?", (1, 2)), completion, "text", score, 0)
 
 
 def test_truncated_samples_are_masked_as_configured() -> None:

@@ -1,4 +1,4 @@
-"""Passes of megatron-core's pipeline schedules over packed micro-batches: log-probabilities, or a loss and its gradient.
+"""Passes of megatron-core's schedules over packed micro-batches: log-probabilities, or a loss and its gradient.
 
 Both engines call it, on megatron-core 0.16 and, in NeMo, on 0.10. The losses come from `recipes.rl`.
 """

@@ -91,7 +91,9 @@ def check(config: Config, checkpoint: Checkpoint) -> None:
     if checkpoint.architecture.moe is not None:
         raise ConfigError("model.path: a mixture of experts; this engine trains dense models only")
     if config.parallel.sequence:
-        raise ConfigError("parallel.sequence=true: engine=nemo_aligner has no sequence parallelism; use engine=megatron")
+        raise ConfigError(
+            "parallel.sequence=true: engine=nemo_aligner has no sequence parallelism; use engine=megatron"
+        )
 
 
 def model_settings(config: Config, checkpoint: Checkpoint, chosen: Kernels) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Our reward server for NeMo-Aligner's own trainers: a client in the shape of its `RemoteGPTRMClient`.
 
-For users who keep Aligner's `ReinforceTrainer`: pass `RemoteVerifierClient` as `rm`. A GRPO run of ours does not use it.
+For users who keep Aligner's `ReinforceTrainer`: pass `RemoteVerifierClient` as `rm`. Our GRPO does not use it.
 Imports torch and no NeMo; needs megatron-core's model parallel groups, which Aligner has made by then.
 """
 
@@ -102,11 +102,9 @@ class RemoteVerifierClient:
         if example is None:
             raise RewardClientError(
                 f"response {identity}: its prompt of {len(prompt)} tokens, which begins {prompt[:8]}, is none of the "
-                f"{len(self._examples)} given; make `examples` from the same tokenizer and prompt file as Aligner's data"
+                f"{len(self._examples)} given; make `examples` from the tokenizer and prompt file of Aligner's data"
             )
-        return ScoreItem(
-            id=identity, task=example.task, response=self._decode(response), reference=example.reference()
-        )
+        return ScoreItem(id=identity, task=example.task, response=self._decode(response), reference=example.reference())
 
     def _score(self, parts: list[tuple[list[int], list[int]]]) -> list[float]:
         items = [self._item(str(number), prompt, response) for number, (prompt, response) in enumerate(parts)]

@@ -38,7 +38,9 @@ def _read_v5(folder: Path, settings: dict[str, Any]) -> Any:
     special = {
         name: settings[name] for name in ("bos_token", "eos_token", "unk_token", "pad_token") if name in settings
     }
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **special)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"), clean_up_tokenization_spaces=False, **special
+    )
     template = folder / "chat_template.jinja"
     if template.is_file():
         tokenizer.chat_template = template.read_text(encoding="utf-8")

@@ -73,7 +73,7 @@ def test_the_cpu_patches_refuse_a_gpu() -> None:
         "import torch\n"
         "torch.cuda.is_available = lambda: True\n"
         "from recipes.engines.nemo_aligner import cpu\n"
-        "try:\n    cpu.install()\n"
+        "try:\n    cpu.install_torch()\n"
         "except Exception as error: print(error)"
     )
     assert "for machines without a GPU" in done.stdout, done.stderr[-3000:]

@@ -1,12 +1,13 @@
 """Lets NeMo 2.1 and megatron-core 0.10 train on CPU with gloo: every patch here, each with the upstream file it mends.
 
-`recipes.engines.nemo_aligner.upstream` calls `install()`, on MEDATRON_DEVICE=cpu alone and never where there is a GPU.
+`recipes.engines.nemo_aligner.upstream` installs them, on MEDATRON_DEVICE=cpu alone and never where there is a GPU.
 The patches of torch are those of `conversion.megatron_cpu`. What they cannot show: Transformer Engine's and Apex's
 kernels, NCCL, and a tensor left on the wrong device.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
@@ -94,24 +95,23 @@ def _patch_nemo() -> None:
     )
 
 
-_installed = False
-
-
-def install() -> None:
-    """Applies all patches to this process, before anything has imported megatron-core or NeMo; once.
+@functools.cache
+def install_torch() -> None:
+    """The patches of torch, before anything imports megatron-core or NeMo.
 
     Raises:
         EngineError: there is a GPU.
     """
-    global _installed
-    if torch.cuda.is_available() and not _installed:
+    if torch.cuda.is_available():
         raise EngineError("the CPU patches of NeMo are for machines without a GPU; unset MEDATRON_DEVICE")
-    if _installed:
-        return
-    _installed = True
     # NeMo's files hold functions for the JIT, which reads their source and meets torch's patched factories.
     torch.jit._state.disable()
     megatron_cpu.patch_torch()
+
+
+@functools.cache
+def install_nemo() -> None:
+    """The patches of megatron-core and NeMo, which it imports."""
     _patch_random()
     _patch_optimizer()
     _patch_checkpoint_writer()

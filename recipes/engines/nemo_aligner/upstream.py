@@ -38,13 +38,15 @@ def prepare() -> None:
     if os.environ.get("MEDATRON_DEVICE") == "cpu":
         from recipes.engines.nemo_aligner import cpu
 
-        cpu.install()
+        cpu.install_torch()
+        _quietly()
+        cpu.install_nemo()
     elif not torch.cuda.is_available():
         raise EngineError(
             "engine=nemo_aligner found no GPU; to run it on CPU, with NeMo patched for it, set MEDATRON_DEVICE=cpu"
         )
-    _without_tensorrt_llm()
     _quietly()
+    _without_tensorrt_llm()
 
 
 def _without_tensorrt_llm() -> None:
@@ -68,8 +70,6 @@ def _without_tensorrt_llm() -> None:
 def _quietly() -> None:
     """Silences what NeMo and its libraries say on every start; their errors are heard."""
     warnings.filterwarnings("ignore")
-    # It looks for a new release of itself on the network.
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     for name in ("nemo_logger", "megatron", "lightning", "lightning.pytorch", "torch.distributed", "numexpr"):
         logging.getLogger(name).setLevel(logging.ERROR)
     from nemo.utils import logging as nemo_logging

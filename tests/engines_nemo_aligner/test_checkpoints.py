@@ -40,7 +40,8 @@ def test_resumed_at_another_layout_it_goes_on(world: World, layout: str) -> None
         for key in ("loss", "grad_norm", "kl"):
             assert resumed["steps"][0][key] == pytest.approx(whole[2][key], rel=1e-4, abs=1e-6), key
         for row, other in zip(resumed["after"], world.results("tp2")[0]["qwen2"]["after"], strict=True):
-            assert row == pytest.approx(other, abs=1e-4)
+            # Adam turns the layouts' rounding into 1e-4; the last step alone moved 0.1 and more.
+            assert row == pytest.approx(other, abs=1e-3)
 
 
 def test_a_checkpoint_is_a_nemo_folder(world: World) -> None:

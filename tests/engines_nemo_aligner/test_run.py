@@ -11,7 +11,7 @@ import pytest
 
 from conversion import hf_to_megatron, megatron_to_hf
 from recipes.quickstart import BASE
-from recipes.runtime.run_folder import RunFolder
+from recipes.runtime.run_folder import RunFolder, last_checkpoint
 from tests.conftest import descendants, finish, wait_until_dead
 from tests.end_to_end.launch import MEASURED, metrics, run, started, steps, wait_for
 from tests.engines_nemo_aligner.models import logits
@@ -21,28 +21,37 @@ STEPS = 4
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The quickstart's own base model in NeMo's form."""
-    return hf_to_megatron.convert(BASE, tmp_path_factory.mktemp("base") / "nemo", layout="nemo").path
+def warm(embedded_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The quickstart's base model in NeMo's form, after SFT on this engine: it has the form of an answer."""
+    folder = tmp_path_factory.mktemp("base")
+    base = hf_to_megatron.convert(BASE, folder / "nemo", layout="nemo").path
+    run(
+        "recipes.sft",
+        *("experiment=quickstart_sft", "engine=nemo_aligner", f"output={folder / 'run'}", f"model.path={base}"),
+        *(f"data.train=[{embedded_data / 'sft.jsonl'}]", "trainer.steps=30", "trainer.batch=16"),
+        log=folder / "log",
+    )
+    return last_checkpoint(folder / "run")
 
 
-def _overrides(output: Path, base: Path, data: Path, *more: str) -> list[str]:
+def _overrides(output: Path, warm: Path, data: Path, *more: str) -> list[str]:
     return [
-        *("experiment=quickstart_grpo", "engine=nemo_aligner", f"output={output}", f"model.path={base}"),
+        *("experiment=quickstart_grpo", "engine=nemo_aligner", f"output={output}", f"model.path={warm}"),
         *(f"data.train=[{data / 'train.jsonl'}]", f"trainer.steps={STEPS}", "trainer.max_seconds=0"),
         *("rollout.prompts=6", "rollout.group_size=4", "rollout.max_new_tokens=48", "reward.preset=med_u1"),
         *("optimizer.final_share=1.0", "algorithm.overlong_filter=true", *more),
     ]
 
 
-def test_killed_and_resumed_it_is_the_same_run(base: Path, embedded_data: Path, tmp_path: Path) -> None:
+def test_killed_and_resumed_it_is_the_same_run(warm: Path, embedded_data: Path, tmp_path: Path) -> None:
     """Steps, data cursor, optimizer and random draws go on from the checkpoint: every figure of every step is equal."""
     whole = tmp_path / "whole"
-    output = run("recipes.grpo", *_overrides(whole, base, embedded_data), log=tmp_path / "first")
+    output = run("recipes.grpo", *_overrides(whole, warm, embedded_data), log=tmp_path / "first")
     assert "NeMo-Aligner: Transformer Engine layers no, FP8 no" in output
     assert steps(whole) == [1, 2, 3, 4]
+    assert all(row["policy/updates"] == 1 and row["policy/grad_norm"] > 0 for row in metrics(whole))
     folder, log = tmp_path / "run", tmp_path / "log"
-    overrides = _overrides(folder, base, embedded_data, "trainer.save_every=2")
+    overrides = _overrides(folder, warm, embedded_data, "trainer.save_every=2")
     process = started("recipes.grpo", *overrides, log=log)
     wait_for(lambda: RunFolder(folder).steps() == [2], process, log)
     family = descendants(process.pid)

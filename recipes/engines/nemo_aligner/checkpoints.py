@@ -26,6 +26,8 @@ class ModelSpaceOptimizer:
 
     def sharded_state_dict(self, model_state: Any, is_loading: bool = False, metadata: Any = None) -> Any:
         """What `dist_checkpointing` saves and loads; `metadata` is 0.16's."""
+        # Before the first step there are no moments, and what is not saved cannot be loaded.
+        self._optimizer.init_state_fn(self._optimizer.optimizer)
         return self._optimizer.sharded_state_dict(
             model_state, is_loading=is_loading, sharding_type="fully_sharded_model_space"
         )

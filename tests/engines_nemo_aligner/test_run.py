@@ -28,7 +28,7 @@ def warm(embedded_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(
         "recipes.sft",
         *("experiment=quickstart_sft", "engine=nemo_aligner", f"output={folder / 'run'}", f"model.path={base}"),
-        *(f"data.train=[{embedded_data / 'sft.jsonl'}]", "trainer.steps=30", "trainer.batch=16"),
+        *(f"data.train=[{embedded_data / 'sft.jsonl'}]", "trainer.steps=200", "trainer.batch=16", "trainer.max_seconds=0"),
         log=folder / "log",
     )
     return last_checkpoint(folder / "run")
@@ -38,7 +38,7 @@ def _overrides(output: Path, warm: Path, data: Path, *more: str) -> list[str]:
     return [
         *("experiment=quickstart_grpo", "engine=nemo_aligner", f"output={output}", f"model.path={warm}"),
         *(f"data.train=[{data / 'train.jsonl'}]", f"trainer.steps={STEPS}", "trainer.max_seconds=0"),
-        *("rollout.prompts=6", "rollout.group_size=4", "rollout.max_new_tokens=48", "reward.preset=med_u1"),
+        *("rollout.prompts=6", "rollout.group_size=4", "reward.preset=med_u1"),
         *("optimizer.final_share=1.0", "algorithm.overlong_filter=true", *more),
     ]
 

@@ -70,6 +70,8 @@ def _without_tensorrt_llm() -> None:
 def _quietly() -> None:
     """Silences what NeMo and its libraries say on every start; their errors are heard."""
     warnings.filterwarnings("ignore")
+    # The prompts are tokens by now, and its threads would not live through the fork of a save.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for name in ("nemo_logger", "megatron", "lightning", "lightning.pytorch", "torch.distributed", "numexpr"):
         logging.getLogger(name).setLevel(logging.ERROR)
     from nemo.utils import logging as nemo_logging

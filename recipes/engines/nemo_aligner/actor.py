@@ -161,7 +161,7 @@ class MegatronGPTGRPOActorModel(MegatronGPTReinforceActorModel):
 
     def setup_optimizer_param_groups(self) -> None:
         """Nothing: megatron-core's optimizer groups parameters itself, and NeMo's way to them leads through Apex."""
-        self._optimizer_param_groups = []
+        self._optimizer_param_groups: list[Any] = []
 
     def _enable_nvidia_optimizations(self) -> None:
         """Nothing: it reads an environment variable of the container and fails where that is not set."""

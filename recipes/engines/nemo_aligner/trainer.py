@@ -17,7 +17,7 @@ from recipes.runtime.config import Config
 from recipes.runtime.platform import backend, on_gpu
 
 
-class Ranks(ClusterEnvironment):  # type: ignore[misc]  # lightning is not typed here
+class Ranks(ClusterEnvironment):
     """The process group that exists already."""
 
     @property

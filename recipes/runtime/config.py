@@ -381,6 +381,15 @@ def validate(config: Config) -> None:
         not parallel.sequence or parallel.tensor > 1,
         "parallel.sequence=true divides activations over tensor parallel ranks; set parallel.tensor above 1",
     )
+    _require(
+        config.engine == "megatron" or not parallel.sequence,
+        "parallel.sequence=true: engine=nemo_aligner has no sequence parallelism; set it to false or engine=megatron",
+    )
+    _require(
+        config.engine == "megatron" or config.model.fp8 in ("none", "delayed"),
+        f"model.fp8={config.model.fp8}: engine=nemo_aligner scales FP8 by delayed scaling alone; set model.fp8=delayed "
+        "or engine=megatron",
+    )
     strange = set(config.trainer.trackers) - {"wandb", "mlflow"}
     _require(not strange, f"trainer.trackers: {sorted(strange)} are not known; expected wandb, mlflow")
     unknown = set(config.data.mix) - {"choice", "calculation", "text"}

@@ -24,7 +24,7 @@ def _spread(found: list[list[float]], wanted: list[list[float]]) -> float:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("model", ["qwen2", "llama"])
+@pytest.mark.parametrize("model", ["qwen2", "qwen3", "llama"])
 def test_log_probabilities_are_those_of_the_megatron_engine(world: World, layout: str, model: str) -> None:
     """Before and after training; the padded vocabulary, which NeMo's own functions give probability, gets none."""
     wanted = world.results("megatron")[0][model]
@@ -41,6 +41,7 @@ def test_log_probabilities_are_those_of_the_megatron_engine(world: World, layout
         ("qwen2 in small micro-batches", "qwen2"),
         ("recompute", "qwen2"),
         ("llama", "llama"),
+        ("qwen3", "qwen3"),
         ("gspo", "gspo"),
     ],
 )

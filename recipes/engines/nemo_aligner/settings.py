@@ -55,25 +55,22 @@ def kernels(config: Config) -> Kernels:
     te = gpu and wanted != "local" and _installed("transformer_engine_torch")
     if wanted == "te" and not te:
         raise ConfigError("model.transformer=te: Transformer Engine or a GPU is missing; use the NeMo image, or auto")
-    if config.model.fp8 not in ("none", "delayed"):
-        raise ConfigError(
-            f"model.fp8={config.model.fp8}: megatron-core 0.10 scales FP8 by delayed scaling alone; set "
-            "model.fp8=delayed, or engine=megatron"
-        )
     fp8 = config.model.fp8 != "none"
     if fp8 and not te:
         raise ConfigError(
             f"model.fp8={config.model.fp8} needs Transformer Engine layers, and these would be local ones; run in the "
             "NeMo image with model.transformer=te, or set model.fp8=none"
         )
-    apex = gpu and _installed("apex")
+    # megatron-core 0.10 looks for an Adam in this order.
+    adams = {"transformer_engine_torch": "Transformer Engine", "apex": "Apex"}
     return Kernels(
         transformer_engine=te,
         fp8=fp8,
-        # megatron-core's own linear layers call it; Transformer Engine's have one of their own behind the same switch.
-        fused_weight_gradient=(te or (apex and _installed("fused_weight_gradient_mlp_cuda")))
+        # NeMo takes it in bfloat16 alone, and megatron-core's layers ask for it beside Transformer Engine's as well.
+        fused_weight_gradient=gpu
+        and _installed("fused_weight_gradient_mlp_cuda")
         and config.model.precision == "bfloat16",
-        fused_adam="Transformer Engine" if te else "Apex" if apex else "torch",
+        fused_adam=next((name for module, name in adams.items() if gpu and _installed(module)), "torch"),
     )
 
 
@@ -90,10 +87,6 @@ def check(config: Config, checkpoint: Checkpoint) -> None:
         )
     if checkpoint.architecture.moe is not None:
         raise ConfigError("model.path: a mixture of experts; this engine trains dense models only")
-    if config.parallel.sequence:
-        raise ConfigError(
-            "parallel.sequence=true: engine=nemo_aligner has no sequence parallelism; use engine=megatron"
-        )
 
 
 def model_settings(config: Config, checkpoint: Checkpoint, chosen: Kernels) -> dict[str, Any]:

@@ -39,8 +39,6 @@ class NemoAlignerEngine(MegatronEngine):
 
         settings.check(self.config, self.checkpoint)
         chosen = settings.kernels(self.config)
-        if is_leader():
-            print(chosen.describe(), flush=True)
         values = settings.model_settings(self.config, self.checkpoint, chosen)
         self.actor = MegatronGPTGRPOActorModel(OmegaConf.create(values), make_trainer(self.config))
         self.module = self.actor.module
@@ -50,6 +48,8 @@ class NemoAlignerEngine(MegatronEngine):
         self.optimizer = self.actor.optimizer
         self.passes = self.actor.passes
         self.stage = self.passes.stage
+        if is_leader():
+            print(settings.describe(self.module, self.optimizer), flush=True)
 
     def _gradient(
         self, micro_batches: list[PackedBatch], loss: Loss, temperature: float, references: Sequence[Tensor] | None

@@ -18,27 +18,29 @@ from recipes.runtime.platform import on_gpu
 
 @dataclass(frozen=True)
 class Kernels:
-    """What of NVIDIA's kernels this process has; each is switched on where it exists.
+    """Which of NVIDIA's kernels to ask NeMo for: those that are there.
 
     Attributes:
-        transformer_engine: layers are Transformer Engine's.
-        fp8: their products are in FP8.
-        fused_weight_gradient: Apex's kernel adds weight gradients to the buffer.
-        fused_adam: where the optimizer comes from.
+        transformer_engine: layers of Transformer Engine.
+        fp8: their products in FP8.
+        fused_weight_gradient: Apex's kernel that adds weight gradients to the buffer.
     """
 
     transformer_engine: bool
     fp8: bool
     fused_weight_gradient: bool
-    fused_adam: str
 
-    def describe(self) -> str:
-        """One line for the run's output."""
-        said = {True: "yes", False: "no"}
-        return (
-            f"NeMo-Aligner: Transformer Engine layers {said[self.transformer_engine]}, FP8 {said[self.fp8]}, "
-            f"Apex's fused weight gradients {said[self.fused_weight_gradient]}, Adam of {self.fused_adam}"
-        )
+
+def describe(module: Any, optimizer: Any) -> str:
+    """One line for the run's output, of what was built and not of what was asked for."""
+    te = any("transformer_engine" in type(part).__module__ for part in module.modules())
+    said = {True: "yes", False: "no"}
+    adam = type(optimizer.optimizer)
+    return (
+        f"NeMo-Aligner: Transformer Engine layers {said[te]}, FP8 {said[te and module.config.fp8 is not None]}, "
+        f"Apex's fused weight gradients {said[bool(module.config.gradient_accumulation_fusion)]}, "
+        f"Adam {adam.__module__}.{adam.__qualname__}"
+    )
 
 
 def _installed(module: str) -> bool:
@@ -61,8 +63,6 @@ def kernels(config: Config) -> Kernels:
             f"model.fp8={config.model.fp8} needs Transformer Engine layers, and these would be local ones; run in the "
             "NeMo image with model.transformer=te, or set model.fp8=none"
         )
-    # megatron-core 0.10 looks for an Adam in this order.
-    adams = {"transformer_engine_torch": "Transformer Engine", "apex": "Apex"}
     return Kernels(
         transformer_engine=te,
         fp8=fp8,
@@ -70,7 +70,6 @@ def kernels(config: Config) -> Kernels:
         fused_weight_gradient=gpu
         and _installed("fused_weight_gradient_mlp_cuda")
         and config.model.precision == "bfloat16",
-        fused_adam=next((name for module, name in adams.items() if gpu and _installed(module)), "torch"),
     )
 
 

@@ -178,6 +178,15 @@ def _patch_router() -> None:
         moe_utils.te_general_gemm = None
 
 
+def patch_torch() -> None:
+    """The patches of torch alone, which any megatron-core of these years needs; before the first import of one."""
+    _patch_jit()
+    _patch_cuda_queries()
+    _patch_random()
+    _patch_factories()
+    _patch_tensor_type()
+
+
 _installed = False
 
 
@@ -194,11 +203,7 @@ def install() -> None:
     )
     # The float32 shards of its distributed optimizer are views of the weights.
     warnings.filterwarnings("ignore", message=".*attribute of a Tensor that is not a leaf.*")
-    _patch_jit()
-    _patch_cuda_queries()
-    _patch_random()
-    _patch_factories()
-    _patch_tensor_type()
+    patch_torch()
     _patch_megatron_random()
     _patch_distributed_optimizer()
     _patch_router()

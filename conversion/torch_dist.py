@@ -19,11 +19,11 @@ import json
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
-from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader, LoadPlan, Metadata, ReadItem
-from torch.distributed.checkpoint.filesystem import CURRENT_DCP_VERSION, _StorageInfo
+from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader, LoadPlan, Metadata, ReadItem, filesystem
+from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     STORAGE_TYPES,
     BytesStorageMetadata,
@@ -48,6 +48,10 @@ _BACKEND = {
     "common_backend_version": 1,
 }
 _OPTIMIZER_PREFIX = "optimizer."
+# Older torch, as in NeMo's containers, has neither the constant nor the field.
+_VERSION: dict[str, Any] = (
+    {"version": filesystem.CURRENT_DCP_VERSION} if hasattr(filesystem, "CURRENT_DCP_VERSION") else {}
+)
 
 
 class TorchDistWriter:
@@ -102,7 +106,7 @@ class TorchDistWriter:
             planner_data={},
             storage_data=self._storage,
             storage_meta=StorageMeta(),
-            version=CURRENT_DCP_VERSION,
+            **_VERSION,
         )
         torch.save({}, self._directory / COMMON_FILE)
         with open(self._directory / METADATA_FILE, "wb") as stream:

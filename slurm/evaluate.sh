@@ -57,7 +57,7 @@ esac
 begin "$@"
 if [[ -n $MODEL ]]; then
   convert_model
-  CHECKPOINT=$RUN/megatron
+  CHECKPOINT=$START
 fi
 start_reward_server
 evaluate_model "$NAME"

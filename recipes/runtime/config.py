@@ -245,7 +245,11 @@ class TrainerConfig:
 
 @dataclass
 class Config:
-    """One run. `output` is its folder; the same folder again resumes it."""
+    """One run. `output` is its folder; the same folder again resumes it.
+
+    Attributes:
+        engine: megatron, or nemo_aligner in its own environment; docs/engines.md says when to take which.
+    """
 
     name: str = "run"
     output: str = MISSING
@@ -321,7 +325,7 @@ def validate(config: Config) -> None:
     Raises:
         ConfigError: naming the keys and the fix.
     """
-    _one_of("engine", config.engine, ("megatron",))
+    _one_of("engine", config.engine, ("megatron", "nemo_aligner"))
     _validate_algorithm(config)
     _one_of("model.precision", config.model.precision, ("float32", "bfloat16"))
     _one_of("model.fp8", config.model.fp8, ("none", "delayed", "tensorwise", "blockwise"))
@@ -379,6 +383,15 @@ def validate(config: Config) -> None:
     _require(
         not parallel.sequence or parallel.tensor > 1,
         "parallel.sequence=true divides activations over tensor parallel ranks; set parallel.tensor above 1",
+    )
+    _require(
+        config.engine == "megatron" or not parallel.sequence,
+        "parallel.sequence=true: engine=nemo_aligner has no sequence parallelism; set it to false or engine=megatron",
+    )
+    _require(
+        config.engine == "megatron" or config.model.fp8 in ("none", "delayed"),
+        f"model.fp8={config.model.fp8}: engine=nemo_aligner scales FP8 by delayed scaling alone; set model.fp8=delayed "
+        "or engine=megatron",
     )
     strange = set(config.trainer.trackers) - {"wandb", "mlflow"}
     _require(not strange, f"trainer.trackers: {sorted(strange)} are not known; expected wandb, mlflow")

@@ -54,6 +54,8 @@ READY_DEADLINE=${READY_DEADLINE:-600}
 REQUEUE=${REQUEUE:-requeue}
 MAX_RESTARTS=${MAX_RESTARTS:-20}
 DRY_RUN=${DRY_RUN:-0}
+# The converted model, in the form that the engine begins with.
+START=$RUN/$([[ $ENGINE == nemo_aligner ]] && echo model.nemo || echo megatron)
 # How many lives in a row may end where they began.
 MAX_IDLE_LIVES=3
 # How long ranks wait for one another in the canary.
@@ -132,8 +134,8 @@ settings() { # MODEL_PATH MORE...: prints the overrides of training, evaluation 
 model_to_check() { # prints the model that the job will begin with, as far as it is there
   if [[ -n ${CHECKPOINT:-} ]]; then
     printf '%s' "$CHECKPOINT"
-  elif [[ -f $RUN/megatron/manifest.json || -z ${MODEL:-} ]]; then
-    printf '%s' "$RUN/megatron"
+  elif [[ -f $START/manifest.json || -z ${MODEL:-} ]]; then
+    printf '%s' "$START"
   else
     printf '%s' "$MODEL"
   fi
@@ -217,15 +219,17 @@ look_before() { # the settings on the first node, and a canary on every rank, be
 
 # --- the steps --------------------------------------------------------------------------------------------------------
 
-convert_model() { # MODEL to RUN/megatron, unless it is there
-  if [[ -f $RUN/megatron/manifest.json ]]; then return; fi
-  on_head "$CPUS_PER_TASK" "$PYTHON" -m conversion.hf_to_megatron "$MODEL" "$RUN/megatron"
+convert_model() { # MODEL to START, unless it is there
+  local layout=()
+  if [[ -f $START/manifest.json ]]; then return; fi
+  if [[ $ENGINE == nemo_aligner ]]; then layout=(--layout nemo); fi
+  on_head "$CPUS_PER_TASK" "$PYTHON" -m conversion.hf_to_megatron "$MODEL" "$START" "${layout[@]}"
   run_step conversion
 }
 
 train() { # MODULE: goes on from the run's last checkpoint, or begins with the converted model
   local chosen
-  mapfile -t chosen < <(settings "$RUN/megatron" ${REWARD_URL:+"reward.url=$REWARD_URL"})
+  mapfile -t chosen < <(settings "$START" ${REWARD_URL:+"reward.url=$REWARD_URL"})
   on_every_gpu "$PYTHON" -m "$1" "${chosen[@]}"
   run_step training
   CHECKPOINT=$(last_checkpoint)

@@ -31,10 +31,9 @@ from recipes.engines.base import Sampling, TokenBatch, TokenSequence  # noqa: E4
 from recipes.engines.megatron import vocabulary as vocabulary_module  # noqa: E402
 from recipes.engines.megatron.engine import MegatronEngine  # noqa: E402
 from recipes.engines.megatron.vocabulary import token_logprobs  # noqa: E402
-from recipes.rl.losses import Objective, policy_loss  # noqa: E402
 from recipes.runtime.config import load  # noqa: E402
 from recipes.runtime.launch import init_process_group  # noqa: E402
-from tests.engines.constants import CLIP_HIGH, CLIP_LOW, OBJECTIVES  # noqa: E402
+from tests.engines.steps import batch_of, take_steps  # noqa: E402
 
 Task = dict[str, Any]
 
@@ -44,55 +43,29 @@ def _engine(layout: list[str], task: Task) -> MegatronEngine:
     return MegatronEngine(load(["output=unused", f"model.path={task['model']}", *overrides]))
 
 
-def _batch(values: dict[str, Any]) -> TokenBatch:
-    sequences = tuple(
-        TokenSequence(
-            tuple(s["ids"]),
-            s["prompt_length"],
-            advantages=(s["advantage"],) * len(s["old_logprobs"]),
-            old_logprobs=tuple(s["old_logprobs"]),
-            weights=tuple(s["weights"]),
-        )
-        for s in values["sequences"]
-    )
-    return TokenBatch(sequences, values["temperature"])
-
-
-def _steps(engine: MegatronEngine, batches: list[dict[str, Any]], name: str) -> list[dict[str, float]]:
-    kl_coef = engine.config.algorithm.kl_coef
-    found = []
-    for values in batches:
-        batch = _batch(values)
-        objective = Objective(clip_low=CLIP_LOW, clip_high=CLIP_HIGH, kl_coef=kl_coef, **OBJECTIVES[name])
-        loss = policy_loss(objective, tokens=batch.response_tokens, sequences=len(batch.sequences))
-        metrics = engine.train_step(batch, loss, learning_rate=values["learning_rate"], reference=kl_coef > 0)
-        found.append(metrics | {"loss": metrics["loss"] / metrics["tokens"]})
-    return found
-
-
 def train(layout: list[str], task: Task) -> Any:
     """Trains on `batches` from the checkpoint or, with `load`, from a saved one; `save` = {number of steps: folder}."""
     engine = _engine(layout, task)
     state = engine.load(Path(task["load"])) if "load" in task else {}
-    found: dict[str, Any] = {"state": state, "before": engine.logprobs(_batch(task["probe"])), "steps": []}
+    found: dict[str, Any] = {"state": state, "before": engine.logprobs(batch_of(task["probe"])), "steps": []}
     saves = {int(steps): Path(folder) for steps, folder in task.get("save", {}).items()}
     for number, values in enumerate(task["batches"], 1):
-        found["steps"] += _steps(engine, [values], task.get("objective", "grpo"))
+        found["steps"] += take_steps(engine, [values], task.get("objective", "grpo"))
         if number in saves:
             engine.save(saves[number], {"step": number, "text": "ä", "ratio": 0.1})
             found["logits"] = engine.logits(task["probe"]["sequences"][0]["ids"]).tolist()
     engine.finish_saves(wait=True)
-    found["after"] = engine.logprobs(_batch(task["probe"]))
+    found["after"] = engine.logprobs(batch_of(task["probe"]))
     if engine.config.algorithm.kl_coef > 0:
-        found["reference"] = engine.logprobs(_batch(task["probe"]), "reference")
-        found["after_reference"] = engine.logprobs(_batch(task["probe"]))
+        found["reference"] = engine.logprobs(batch_of(task["probe"]), "reference")
+        found["after_reference"] = engine.logprobs(batch_of(task["probe"]))
     return found
 
 
 def gradient(layout: list[str], task: Task) -> Any:
     """Takes one step and saves its gradient in the weights' place, so that it converts to Hugging Face's names."""
     engine = _engine(layout, task)
-    found = _steps(engine, [task["batch"]], task.get("objective", "grpo"))
+    found = take_steps(engine, [task["batch"]], task.get("objective", "grpo"))
     size, rank = parallel_state.get_data_parallel_world_size(), parallel_state.get_data_parallel_rank()
     for bucket in (bucket for buffer in engine.model.buffers for bucket in buffer.buckets):
         # Each data parallel rank holds the sum of its own share alone.
@@ -236,7 +209,7 @@ def poisoned(layout: list[str], task: Task) -> Any:
     spoilt["sequences"][0]["advantage"] = float("nan")
     found: dict[str, Any] = {"steps": [], "states": []}
     for batch in (first, spoilt, second):
-        found["steps"] += _steps(engine, [batch], "grpo")
+        found["steps"] += take_steps(engine, [batch], "grpo")
         found["states"].append(_digests(engine))
     return found
 
@@ -244,10 +217,10 @@ def poisoned(layout: list[str], task: Task) -> Any:
 def snapshot(layout: list[str], task: Task) -> Any:
     """Two steps, a save, and two more before the writers may go on; then the checkpoint in a fresh engine."""
     engine, folder = _engine(layout, task), Path(task["folder"])
-    _steps(engine, task["batches"][:2], "grpo")
+    take_steps(engine, task["batches"][:2], "grpo")
     found: dict[str, Any] = {"saved": _digests(engine)}
     held = _save_held(engine, folder)
-    _steps(engine, task["batches"][2:], "grpo")
+    take_steps(engine, task["batches"][2:], "grpo")
     found["held"], found["moved"] = len(held), _digests(engine)
     found["early"] = [engine.finish_saves(wait=False) is not None, folder.exists()]
     dist.barrier()
@@ -304,7 +277,7 @@ def hang(layout: list[str], task: Task) -> Any:
     held = _save_held(engine, Path(task["folder"]))
     Path(task["folder"]).with_name(f"ready.{dist.get_rank()}").write_text(json.dumps([os.getpid(), *held]))
     while True:
-        _steps(engine, task["batches"], "grpo")
+        take_steps(engine, task["batches"], "grpo")
         engine.finish_saves(wait=False)
 
 

@@ -110,6 +110,12 @@ def test_a_reward_node_is_the_second_component(given: dict[str, object]) -> None
     assert not any(word.startswith("--het-group") for word in plan["recipes.grpo"])
 
 
+def test_the_second_engine_begins_with_its_own_form(given: dict[str, object], tmp_path: Path) -> None:
+    plan = _plan(**given, ENGINE="nemo_aligner")
+    assert plan["conversion.hf_to_megatron"][-3:] == [f"{tmp_path}/run/model.nemo", "--layout", "nemo"]
+    assert {"engine=nemo_aligner", f"model.path={tmp_path}/run/model.nemo"} <= set(plan["recipes.grpo"])
+
+
 def test_training_takes_files_settings_and_overrides(given: dict[str, object], tmp_path: Path) -> None:
     files = f"{tmp_path}/train.jsonl,{tmp_path}/more.jsonl"
     training = _plan(**given | {"DATA": files}, EXTRA="trainer.steps=3 rollout.prompts=8")["recipes.grpo"]

@@ -7,8 +7,8 @@ pipeline stages, context and expert parallelism.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,6 @@ from megatron.core.distributed import (
     finalize_model_grads,
 )
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
-from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
 from conversion.checkpoint import open_checkpoint
@@ -29,23 +28,14 @@ from recipes.engines.base import Completion, Sampling, TokenBatch
 from recipes.engines.megatron import state
 from recipes.engines.megatron.batching import PackedBatch, deal, divide, fill, pack
 from recipes.engines.megatron.model import Stage, build_model
+from recipes.engines.megatron.passes import Passes
 from recipes.engines.megatron.sampling import Sampler, decoder
-from recipes.engines.megatron.vocabulary import token_logprobs
-from recipes.rl.losses import Loss, TokenValues
+from recipes.rl.losses import Loss
 from recipes.runtime import platform
 from recipes.runtime.config import Config, validate_model
 
 # What FP8 matrix products want their token count to be divisible by.
 _FP8_MULTIPLE = 16
-
-
-def megatron_loss_scale(micro_batches: int, data_parallel: int) -> float:
-    """What to multiply a sum over global denominators by, so that megatron-core leaves it as it is.
-
-    pipeline_parallel/schedules.py divides a loss by the number of micro-batches, and DDP averages gradients over data
-    parallel ranks; a share of a global sum must see neither.
-    """
-    return float(micro_batches * data_parallel)
 
 
 class MegatronEngine:
@@ -77,9 +67,17 @@ class MegatronEngine:
         self.data_rank = parallel_state.get_data_parallel_rank()
         self.data_size = parallel_state.get_data_parallel_world_size()
         self.device = platform.device()
-        self.module = build_model(self.architecture, config)
-        state.load_weights(self.module, self.checkpoint.model_dir)
-        self.model = DistributedDataParallel(
+        self._build()
+        self.sampler = Sampler(self.stage, self.architecture.vocab_size, self.device, decoder(config.model.path))
+        self.reference = (
+            [p.detach().to("cpu", copy=True) for p in self.module.parameters()] if self._needs_reference else []
+        )
+
+    def _build(self) -> None:
+        """Makes module, model (the module as the schedules take it), optimizer, stage and passes, weights loaded."""
+        self.module: Any = build_model(self.architecture, self.config)
+        state.load_weights(self.module, self.checkpoint)
+        self.model: Any = DistributedDataParallel(
             config=self.module.config,
             ddp_config=DistributedDataParallelConfig(
                 use_distributed_optimizer=True,
@@ -88,14 +86,11 @@ class MegatronEngine:
             ),
             module=self.module,
         )
-        self.optimizer = get_megatron_optimizer(self._optimizer_config(), [self.model])
+        self.optimizer: Any = get_megatron_optimizer(self._optimizer_config(), [self.model])
         self.module.config.finalize_model_grads_func = finalize_model_grads
         self.module.config.grad_scale_func = self.optimizer.scale_loss
-        self.stage = Stage(self.module, config)
-        self.sampler = Sampler(self.stage, self.architecture.vocab_size, self.device, decoder(config.model.path))
-        self.reference = (
-            [p.detach().to("cpu", copy=True) for p in self.module.parameters()] if self._needs_reference else []
-        )
+        self.stage = Stage(self.module, self.config)
+        self.passes = Passes(self.stage, self.model, self.architecture.vocab_size, self.device)
 
     @property
     def _needs_reference(self) -> bool:
@@ -152,7 +147,7 @@ class MegatronEngine:
             self._swap_reference()
         try:
             with torch.no_grad():
-                results = self._logprob_pass(batch, micro_batches)
+                results = self.passes.logprobs(micro_batches, batch.temperature)
         finally:
             if model == "reference":
                 self._swap_reference()
@@ -176,34 +171,14 @@ class MegatronEngine:
             self._swap_reference()
             try:
                 with torch.no_grad():
-                    references = self._logprob_pass(batch, micro_batches)
+                    references = self.passes.logprobs(micro_batches, batch.temperature)
             finally:
                 self._swap_reference()
-        self.model.zero_grad_buffer()
-        self.optimizer.zero_grad()
-        scale = megatron_loss_scale(len(micro_batches), self.data_size)
-
-        def loss_of(states: Tensor, *, number: int) -> tuple[Tensor, dict[str, Tensor]]:
-            micro = micro_batches[number]
-            logprobs, entropy = self._token_values(states, micro, batch.temperature)
-            values = TokenValues(
-                logprobs=logprobs,
-                entropy=entropy,
-                mask=micro.mask,
-                advantages=micro.advantages,
-                old_logprobs=micro.old_logprobs,
-                weights=micro.weights,
-                reference_logprobs=references[number] if references else torch.zeros_like(micro.mask),
-            )
-            total, sums = loss(values)
-            return total * scale, sums
-
-        outputs = self._run(micro_batches, loss_of, forward_only=False)
+        sums = self._gradient(micro_batches, loss, batch.temperature, references)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group.get("lr_mult", 1.0)
             # megatron-core leaves this to its own scheduler; without it biases and norms would be decayed as well.
             group["weight_decay"] = self.config.optimizer.weight_decay * group.get("wd_mult", 1.0)
-        sums = self._reduce(outputs)
         self.optimizer.prepare_grads()
         grad_norm = float(self.optimizer.get_grad_norm())
         # megatron-core's float32 and bfloat16 optimizers would step into whatever they are given.
@@ -211,6 +186,14 @@ class MegatronEngine:
         if finite:
             self.optimizer.step()
         return sums | {"grad_norm": grad_norm, "stepped": float(finite)}
+
+    def _gradient(
+        self, micro_batches: list[PackedBatch], loss: Loss, temperature: float, references: list[Tensor] | None
+    ) -> dict[str, float]:
+        """Leaves the batch's gradient in the model, in place of any before; returns the loss's sums."""
+        self.model.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        return self.passes.gradient(micro_batches, loss, temperature, references)
 
     def _divide(self, batch: TokenBatch) -> list[PackedBatch]:
         limit = self.config.parallel.micro_batch_tokens
@@ -233,71 +216,6 @@ class MegatronEngine:
             )
             for chosen, length in zip(bins, lengths, strict=True)
         ]
-
-    def _token_values(self, states: Tensor, micro: PackedBatch, temperature: float) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies as the micro-batch's tables, from its last hidden states."""
-        logprobs, entropy = token_logprobs(
-            self.stage.to_output(states).index_select(0, micro.sources),
-            self.stage.output_weight,
-            micro.targets,
-            temperature=temperature,
-            valid=self.architecture.vocab_size,
-            group=parallel_state.get_tensor_model_parallel_group(),
-        )
-        return micro.table(logprobs), micro.table(entropy)
-
-    def _run(
-        self, micro_batches: list[PackedBatch], loss_of: Any, *, forward_only: bool, collect: bool = False
-    ) -> list[Any]:
-        """One pass of the schedule over this rank's micro-batches; outputs exist on the last stage alone."""
-
-        def forward_step(batches: Iterator[tuple[int, PackedBatch]], _: Any) -> tuple[Tensor, Any]:
-            number, micro = next(batches)
-            states = self.stage.hidden(micro.inputs, micro.packing.positions[:, None], micro.packing)
-            return states, partial(loss_of, number=number)
-
-        return get_forward_backward_func()(
-            forward_step_func=forward_step,
-            data_iterator=iter(enumerate(micro_batches)),
-            model=[self.model],
-            num_microbatches=len(micro_batches),
-            seq_length=micro_batches[0].inputs.shape[1],
-            micro_batch_size=1,
-            forward_only=forward_only,
-            collect_non_loss_data=collect,
-        )
-
-    def _logprob_pass(self, batch: TokenBatch, micro_batches: list[PackedBatch]) -> list[Tensor]:
-        """[rows, width] log-probabilities for every micro-batch, on every pipeline stage."""
-
-        def values_of(states: Tensor, *, number: int, non_loss_data: bool = True) -> Tensor:
-            return self._token_values(states, micro_batches[number], batch.temperature)[0]
-
-        outputs = self._run(micro_batches, values_of, forward_only=True, collect=True)
-        if self.config.parallel.pipeline == 1:
-            return outputs
-        sizes = [micro.mask.numel() for micro in micro_batches]
-        joined = torch.zeros(sum(sizes), device=self.device)
-        if self.stage.last:
-            joined.copy_(torch.cat([values.flatten() for values in outputs]))
-        last = parallel_state.get_pipeline_model_parallel_last_rank()
-        dist.broadcast(joined, last, group=parallel_state.get_pipeline_model_parallel_group())
-        return [part.view_as(micro.mask) for part, micro in zip(joined.split(sizes), micro_batches, strict=True)]
-
-    def _reduce(self, outputs: list[dict[str, Tensor]]) -> dict[str, float]:
-        """Adds the losses' sums up over micro-batches and data parallel ranks, for every stage."""
-        totals: dict[str, float] = {}
-        if outputs:
-            names = sorted(outputs[0])
-            stacked = torch.stack([torch.stack([sums[name] for sums in outputs]).double().sum() for name in names])
-            dist.all_reduce(stacked, group=parallel_state.get_data_parallel_group())
-            totals = dict(zip(names, stacked.tolist(), strict=True))
-        if self.config.parallel.pipeline > 1:
-            shared = [totals]
-            last = parallel_state.get_pipeline_model_parallel_last_rank()
-            dist.broadcast_object_list(shared, last, group=parallel_state.get_pipeline_model_parallel_group())
-            totals = shared[0]
-        return totals
 
     def _swap_reference(self) -> None:
         """Exchanges the policy's weights with the reference's; called twice it changes nothing."""

@@ -108,11 +108,11 @@ def build_model(architecture: MegatronArchitecture, config: Config) -> GPTModel:
         post_process=parallel_state.is_pipeline_last_stage(),
         parallel_output=True,
     )
-    _mark_shards(model)
+    mark_shards(model)
     return model.cuda()
 
 
-def _mark_shards(model: GPTModel) -> None:
+def mark_shards(model: GPTModel) -> None:
     """Marks the weights that are divided over tensor parallel ranks.
 
     megatron-core does so while it initialises weights, which is skipped here; unmarked, they count as copies, and the

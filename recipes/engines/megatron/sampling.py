@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
-from megatron.core.transformer.utils import set_model_to_sequence_parallel
 from torch import Tensor
 
 from recipes.engines.base import Completion, EngineError, Sampling
@@ -69,6 +68,9 @@ class Sampler:
         self.model.eval()
         config.fp8 = None
         if sequence_parallel:
+            # Here, since megatron-core 0.10 has no such function; the NeMo-Aligner engine refuses sequence parallelism.
+            from megatron.core.transformer.utils import set_model_to_sequence_parallel
+
             set_model_to_sequence_parallel(self.model, False)
         try:
             yield

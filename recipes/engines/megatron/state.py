@@ -26,13 +26,23 @@ from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSys
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from torch.distributed.checkpoint.storage import WriteResult
 
-from conversion.checkpoint import Checkpoint, CheckpointError, open_checkpoint, partial_path, publish, write_manifest
+from conversion.checkpoint import (
+    LAYOUTS,
+    Checkpoint,
+    CheckpointError,
+    open_checkpoint,
+    partial_path,
+    publish,
+    write_manifest,
+)
 from recipes.engines.megatron.writer import WriterProcess
 from recipes.runtime import platform
 
 STATE_FILE = "state.json"
 _OPTIMIZER = {"distrib_optim_sharding_type": "fully_reshardable"}
 _FORMAT = ("torch_dist", 1)
+# Whether this is megatron-core 0.16's writer, or 0.10's, which copies while it plans and hands nothing through.
+_PRELOADS = hasattr(FileSystemWriterAsync, "preload_tensors")
 # How often ranks that wait for their writers tell each other how they fare, in seconds.
 _EXCHANGE_S = 0.2
 # Our writer answers by itself. megatron-core would start a manager process for its own, which lives on when a rank is
@@ -40,13 +50,14 @@ _EXCHANGE_S = 0.2
 filesystem_async._results_queue = queue.Queue()
 
 
-def load_weights(module: Any, folder: Path) -> None:
-    """Fills the module from a distributed checkpoint written at any layout.
+def load_weights(module: Any, checkpoint: Checkpoint) -> None:
+    """Fills the module from a checkpoint written at any parallel layout.
 
     Raises:
         CheckpointError: when it does not hold this model's tensors.
     """
-    sharded = module.sharded_state_dict(prefix="")
+    folder, prefix = checkpoint.model_dir, LAYOUTS[checkpoint.manifest.layout].prefix
+    sharded = module.sharded_state_dict(prefix=prefix)
     try:
         loaded = dist_checkpointing.load(sharded, str(folder))
     except Exception as error:
@@ -54,7 +65,7 @@ def load_weights(module: Any, folder: Path) -> None:
             f"{folder}: cannot be loaded into this model ({type(error).__name__}: {error}); "
             "convert the checkpoint again with `python -m conversion.hf_to_megatron`"
         ) from error
-    module.load_state_dict(loaded, strict=False)
+    module.load_state_dict({key.removeprefix(prefix): value for key, value in loaded.items()}, strict=False)
 
 
 @dataclass
@@ -75,7 +86,10 @@ class Saves:
 
     Attributes:
         deadline_s: how long `finish` waits for the writers, in seconds.
+        layout: of the checkpoint folder, a key of `conversion.checkpoint.LAYOUTS`.
     """
+
+    layout = "megatron"
 
     def __init__(self, deadline_s: float) -> None:
         self.deadline_s = deadline_s
@@ -101,8 +115,9 @@ class Saves:
         name = [str(partial_path(folder))]
         dist.broadcast_object_list(name, 0)
         partial = Path(name[0])
-        _together(folder, lambda: _prepare(partial, source, state) if dist.get_rank() == 0 else None)
-        parts = {"model": _plan(module.sharded_state_dict(prefix=""), partial / "model")}
+        _together(folder, lambda: self._prepare(partial, folder, source, state) if dist.get_rank() == 0 else None)
+        place = LAYOUTS[self.layout]
+        parts = {place.weights: _plan(module.sharded_state_dict(prefix=place.prefix), partial / place.weights)}
         optimizer_state = optimizer.sharded_state_dict(module.sharded_state_dict(prefix=""), metadata=_OPTIMIZER)
         parts["optimizer"] = _plan({"optimizer": optimizer_state}, partial / "optimizer")
         del optimizer_state
@@ -149,6 +164,14 @@ class Saves:
         self._publish(save)
         return save.folder
 
+    def _prepare(self, partial: Path, folder: Path, source: Checkpoint, loop_state: str) -> None:
+        """Makes the folder that becomes `folder`, with all that is not sharded; on rank 0."""
+        shutil.rmtree(partial, ignore_errors=True)
+        for part in (LAYOUTS[self.layout].weights, "optimizer"):
+            (partial / part).mkdir(parents=True)
+        shutil.copytree(source.hf_dir, partial / "hf")
+        (partial / STATE_FILE).write_text(loop_state)
+
     def close(self) -> None:
         """Gives up a save that `finish` has not published; each rank for itself."""
         save, self._save = self._save, None
@@ -178,7 +201,7 @@ class Saves:
                 for name, part in save.parts.items():
                     part.writer.finish(part.metadata, [list(chain(*results[name])) for results in written])
                     save_config(CheckpointingConfig(*_FORMAT), str(save.partial / name))
-                write_manifest(save.partial, source=save.source.manifest.source)
+                write_manifest(save.partial, source=save.source.manifest.source, layout=self.layout)
                 publish(save.partial, save.folder, force=True)
             except BaseException:
                 shutil.rmtree(save.partial, ignore_errors=True)
@@ -206,6 +229,11 @@ class _Part(TorchDistSaveShardedStrategy):
 
     def to_host(self) -> list[Any]:
         """What this rank writes, with its tensors in host memory; those that lie there already are not copied."""
+        if not _PRELOADS:
+            # Begun when the plan was made.
+            if platform.on_gpu():
+                torch.cuda.synchronize()
+            return self.writer.write_buckets or []
         # Not pinned: pages that the driver holds are no part of what a fork can rely on.
         return FileSystemWriterAsync.preload_tensors(self.writer.write_buckets, non_blocking=False)
 
@@ -223,25 +251,18 @@ def _plan(sharded: dict[str, Any], folder: Path) -> _Part:
 
 def _write(writer: Any, buckets: list[Any]) -> list[list[WriteResult]]:
     """Writes each bucket to its file, down to the disk; runs in the writer process."""
-    transforms, found = [writer.transforms], []
+    transforms: tuple[Any, ...] = ([writer.transforms],) if _PRELOADS else ()
+    found = []
     for number, bucket in enumerate(buckets):
         results: queue.Queue[Any] = queue.Queue()
         pending: queue.Queue[int] = queue.Queue()
         pending.put(number)
-        FileSystemWriterAsync.write_preloaded_data(transforms, number, bucket, results, pending, use_fsync=True)
+        FileSystemWriterAsync.write_preloaded_data(*transforms, number, bucket, results, pending, use_fsync=True)
         _, outcome = results.get_nowait()
         if isinstance(outcome, Exception):
             raise outcome
         found.append(outcome)
     return found
-
-
-def _prepare(partial: Path, source: Checkpoint, state: str) -> None:
-    shutil.rmtree(partial, ignore_errors=True)
-    for part in ("model", "optimizer"):
-        (partial / part).mkdir(parents=True)
-    shutil.copytree(source.hf_dir, partial / "hf")
-    (partial / STATE_FILE).write_text(state)
 
 
 def _any_rank(*facts: bool) -> list[bool]:
@@ -284,7 +305,7 @@ def load_checkpoint(module: Any, optimizer: Any, folder: Path) -> dict[str, Any]
         raise CheckpointError(
             f"{folder / STATE_FILE}: missing; this is no training checkpoint, start a run from it instead"
         )
-    load_weights(module, checkpoint.model_dir)
+    load_weights(module, checkpoint)
     model_state = module.sharded_state_dict(prefix="")
     wanted = {"optimizer": optimizer.sharded_state_dict(model_state, is_loading=True, metadata=_OPTIMIZER)}
     optimizer.load_state_dict(dist_checkpointing.load(wanted, str(folder / "optimizer"))["optimizer"])

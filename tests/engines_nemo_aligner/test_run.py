@@ -1,0 +1,76 @@
+"""`python -m recipes.grpo engine=nemo_aligner`: the same loop, data and reward server, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from conversion import hf_to_megatron, megatron_to_hf
+from recipes.quickstart import BASE
+from recipes.runtime.run_folder import RunFolder, last_checkpoint
+from tests.conftest import descendants, finish, wait_until_dead
+from tests.end_to_end.launch import MEASURED, metrics, run, started, steps, wait_for
+from tests.engines_nemo_aligner.models import logits
+
+pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def warm(embedded_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The quickstart's base model in NeMo's form, after SFT on this engine: it has the form of an answer."""
+    folder = tmp_path_factory.mktemp("base")
+    base = hf_to_megatron.convert(BASE, folder / "nemo", layout="nemo").path
+    run(
+        "recipes.sft",
+        *("experiment=quickstart_sft", "engine=nemo_aligner", f"output={folder / 'run'}", f"model.path={base}"),
+        *(f"data.train=[{embedded_data / 'sft.jsonl'}]", "trainer.max_seconds=0"),
+        *("trainer.steps=200", "trainer.batch=16"),
+        log=folder / "log",
+    )
+    return last_checkpoint(folder / "run")
+
+
+def _overrides(output: Path, warm: Path, data: Path, *more: str) -> list[str]:
+    return [
+        *("experiment=quickstart_grpo", "engine=nemo_aligner", f"output={output}", f"model.path={warm}"),
+        *(f"data.train=[{data / 'train.jsonl'}]", f"trainer.steps={STEPS}", "trainer.max_seconds=0"),
+        *("rollout.prompts=6", "rollout.group_size=4", "reward.preset=med_u1"),
+        *("optimizer.final_share=1.0", "algorithm.overlong_filter=true", *more),
+    ]
+
+
+def test_killed_and_resumed_it_is_the_same_run(warm: Path, embedded_data: Path, tmp_path: Path) -> None:
+    """Steps, data cursor, optimizer and random draws go on from the checkpoint: every figure of every step is equal."""
+    whole = tmp_path / "whole"
+    output = run("recipes.grpo", *_overrides(whole, warm, embedded_data), log=tmp_path / "first")
+    assert "NeMo-Aligner: Transformer Engine layers no, FP8 no" in output
+    assert steps(whole) == [1, 2, 3, 4]
+    assert all(row["policy/updates"] == 1 and row["policy/grad_norm"] > 0 for row in metrics(whole))
+    folder, log = tmp_path / "run", tmp_path / "log"
+    overrides = _overrides(folder, warm, embedded_data, "trainer.save_every=2")
+    process = started("recipes.grpo", *overrides, log=log)
+    wait_for(lambda: RunFolder(folder).steps() == [2], process, log)
+    family = descendants(process.pid)
+    os.kill(process.pid, signal.SIGKILL)
+    finish(process, log, 60)
+    assert not wait_until_dead(family, 60)
+    run("recipes.grpo", *overrides, log=tmp_path / "second")
+    rows = [
+        [{key: v for key, v in row.items() if not key.startswith(MEASURED)} for row in metrics(path)]
+        for path in (folder, whole)
+    ]
+    assert rows[0] == rows[1]
+    states = [json.loads((RunFolder(f).step_path(STEPS) / "state.json").read_text()) for f in (folder, whole)]
+    for state in states:
+        # Scores are means since the checkpoint before, and the whole run has no other checkpoint.
+        del state["seconds"], state["score"]
+    assert states[0] == states[1]
+    latest = RunFolder(folder).latest()
+    assert latest is not None
+    exported = megatron_to_hf.convert(latest, tmp_path / "hf")
+    assert (logits(exported, [1, 2, 3]) - logits(BASE, [1, 2, 3])).abs().max() > 1e-3

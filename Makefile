@@ -53,13 +53,14 @@ $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 	$(PIP) install --quiet --no-deps -r requirements/dev.txt
 	@touch $@
 
-# NeMo takes seconds to import, and half a minute where nothing was compiled.
+# NeMo takes seconds to import, and half a minute where nothing was compiled. Some packages hold templates of files,
+# which do not compile.
 $(ALIGNER_VENV)/.aligner: requirements/nemo_aligner.txt pyproject.toml
 	$(PYTHON) -m venv $(ALIGNER_VENV)
 	$(ALIGNER_PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
 	$(ALIGNER_PIP) install --quiet --no-deps -r requirements/nemo_aligner.txt
 	$(ALIGNER_PIP) install --quiet --no-deps --no-build-isolation --editable .
-	-$(ALIGNER_VENV)/bin/python -m compileall -q -j 0 $(ALIGNER_VENV)/lib >/dev/null 2>&1
+	$(ALIGNER_VENV)/bin/python -m compileall -q -j 0 $(ALIGNER_VENV)/lib >/dev/null 2>&1 || true
 	@touch $@
 
 clean:

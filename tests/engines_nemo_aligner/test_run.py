@@ -12,8 +12,9 @@ import pytest
 from conversion import hf_to_megatron, megatron_to_hf
 from recipes.quickstart import BASE
 from recipes.runtime.run_folder import RunFolder, last_checkpoint
-from tests.conftest import descendants, finish, wait_until_dead
-from tests.end_to_end.launch import MEASURED, metrics, run, started, steps, wait_for
+from tests.conftest import REPOSITORY, descendants, finish, start, wait_until_dead
+from tests.end_to_end.launch import DEADLINE_S, MEASURED, metrics, run, started, steps, wait_for
+from tests.engines_nemo_aligner.conftest import megatron_python
 from tests.engines_nemo_aligner.models import logits
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
@@ -44,13 +45,33 @@ def _overrides(output: Path, warm: Path, data: Path, *more: str) -> list[str]:
     ]
 
 
-def test_killed_and_resumed_it_is_the_same_run(warm: Path, embedded_data: Path, tmp_path: Path) -> None:
-    """Steps, data cursor, optimizer and random draws go on from the checkpoint: every figure of every step is equal."""
-    whole = tmp_path / "whole"
-    output = run("recipes.grpo", *_overrides(whole, warm, embedded_data), log=tmp_path / "first")
+@pytest.fixture(scope="module")
+def whole(warm: Path, embedded_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four steps without a break."""
+    folder = tmp_path_factory.mktemp("whole")
+    output = run("recipes.grpo", *_overrides(folder / "run", warm, embedded_data), log=folder / "log")
     assert "NeMo-Aligner: Transformer Engine layers no, FP8 no" in output
-    assert steps(whole) == [1, 2, 3, 4]
-    assert all(row["policy/updates"] == 1 and row["policy/grad_norm"] > 0 for row in metrics(whole))
+    assert steps(folder / "run") == [1, 2, 3, 4]
+    assert all(row["policy/updates"] == 1 and row["policy/grad_norm"] > 0 for row in metrics(folder / "run"))
+    return folder / "run"
+
+
+def test_it_is_the_run_of_the_megatron_engine(warm: Path, whole: Path, embedded_data: Path, tmp_path: Path) -> None:
+    """The same weights under `engine=megatron` in its own environment: rewards, losses and gradient norms are equal."""
+    hf = megatron_to_hf.convert(warm, tmp_path / "hf")
+    model = hf_to_megatron.convert(hf, tmp_path / "megatron").path
+    overrides = [*_overrides(tmp_path / "run", model, embedded_data), "engine=megatron"]
+    command = [megatron_python(), "-m", "recipes.grpo", *overrides]
+    process = start(command, tmp_path / "log", PYTHONPATH=str(REPOSITORY))
+    output = finish(process, tmp_path / "log", DEADLINE_S)
+    assert process.returncode == 0, output[-6000:]
+    for found, wanted in zip(metrics(whole), metrics(tmp_path / "run"), strict=True):
+        for key in ("reward/mean", "policy/loss", "policy/grad_norm", "policy/kl", "policy/entropy"):
+            assert found[key] == pytest.approx(wanted[key], rel=1e-3, abs=1e-4), key
+
+
+def test_killed_and_resumed_it_is_the_same_run(warm: Path, whole: Path, embedded_data: Path, tmp_path: Path) -> None:
+    """Steps, data cursor, optimizer and random draws go on from the checkpoint: every figure of every step is equal."""
     folder, log = tmp_path / "run", tmp_path / "log"
     overrides = _overrides(folder, warm, embedded_data, "trainer.save_every=2")
     process = started("recipes.grpo", *overrides, log=log)

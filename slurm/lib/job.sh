@@ -165,12 +165,12 @@ submit() { # SBATCH_OPTION...
 
 keep_code() { # copies the code into the run's folder, whole or not at all
   if [[ $REPO == "$CODE" ]]; then return; fi
-  local copy=$CODE.partial-$$ part
+  local copy=$CODE.partial-$$
   mkdir -p "$copy" || fail 2 "cannot write to RUN=$RUN; set RUN to a folder on a file system that all nodes see"
-  for part in configs conversion recipes reward_server slurm; do
-    cp -R "$REPO/$part" "$copy/" || fail 2 "cannot copy the code to RUN=$RUN; is its disk full?"
-  done
-  find "$copy" -name __pycache__ -prune -exec rm -rf {} +
+  if ! tar -C "$REPO" --exclude=__pycache__ -cf - configs conversion recipes reward_server slurm | tar -C "$copy" -xf -; then
+    rm -rf "$copy"
+    fail 2 "cannot copy the code to RUN=$RUN; free some space there, or set RUN to another file system"
+  fi
   rm -rf "$CODE"
   mv "$copy" "$CODE"
 }

@@ -170,7 +170,7 @@ run_step() { # NAME: runs STEP to its end; its failure is the job's
     watch_sidecar
     # With a node gone, srun waits for the tasks there for good, although the others have failed.
     if [[ -z $failed_at ]]; then
-      if grep -qE "$TASK_FAILED" "$LOGS/$1.err"; then failed_at=$SECONDS; fi
+      if grep -qsE "$TASK_FAILED" "$LOGS/$1.err"; then failed_at=$SECONDS; fi
     elif ((SECONDS - failed_at > STUCK_S)); then
       kill -KILL "$RUNNING" 2>/dev/null || true
     fi
@@ -209,13 +209,21 @@ time_is_up() { # handler of USR1, which sbatch --signal sends ahead of the time 
 }
 
 first_exit_code() { # FILE CODE: prints the code of the task that failed first, by srun's messages in FILE, else CODE
-  # srun's own code is the highest of all tasks: that of the ranks which it killed because another one had failed.
+  # srun's own code is the highest of all tasks: that of the ranks which it ended because another one had failed.
   local line='' tries
   for ((tries = 0; tries < 10; tries++)); do
-    if line=$(grep -m1 -E '^srun: error: .* tasks? [0-9,-]+: Exited with exit code [0-9]+$' "$1"); then break; fi
+    if line=$(grep -m1 -E "$TASK_FAILED" "$1"); then break; fi
     sleep 0.1
   done
-  if [[ -n $line ]]; then printf '%s' "${line##* }"; else printf '%s' "$2"; fi
+  case $line in
+  *': Exited with exit code '*) printf '%s' "${line##* }" ;;
+  *': Killed' | *': Out Of Memory') printf 137 ;;
+  *': Segmentation fault'*) printf 139 ;;
+  *': Aborted'*) printf 134 ;;
+  *': Bus error'*) printf 135 ;;
+  *': User defined signal 1') printf 138 ;;
+  *) printf '%s' "$2" ;;
+  esac
 }
 
 start_sidecar() { # NAME LOG: runs STEP beside the steps that follow

@@ -38,10 +38,10 @@ def environment(settings: Mapping[str, object]) -> dict[str, str]:
 
 
 class Cluster:
-    """The running cluster; `folder` takes the jobs' output."""
+    """The running cluster; `folder` takes the jobs' output, `small_disk` has no room for a run."""
 
-    def __init__(self, configuration: Path, folder: Path) -> None:
-        self._configuration, self._folder = configuration, folder
+    def __init__(self, configuration: Path, folder: Path, small_disk: Path) -> None:
+        self._configuration, self._folder, self.small_disk = configuration, folder, small_disk
 
     def submit(self, *flags: str, script: Path = SCRIPT, **settings: object) -> int:
         """The id of a job of `script` with sbatch's `flags` and `settings` as environment."""

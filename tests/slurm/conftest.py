@@ -22,7 +22,7 @@ _LOCAL = str(Path(__file__).with_name("slurm_local.sh"))
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two nodes that claim eight H100 each."""
+    """Two nodes that claim eight H100 each, and a file system of 32 MB."""
     # Not pytest's folder: munged refuses one below a directory of another user, and `down` must find what a killed
     # session left.
     folder = Path(os.environ.get("SLURM_LOCAL_DIR", "/tmp/medatron-slurm"))
@@ -30,12 +30,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     can = subprocess.run([_LOCAL, "check"], env=environ, capture_output=True, text=True, timeout=60)
     if can.returncode:
         pytest.skip(f"no local Slurm cluster: {can.stderr.strip()}")
+    small = folder / "small-disk"
+    small.mkdir(parents=True, exist_ok=True)
+    # Before the nodes start: a later mount would not be seen in theirs.
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(small)], check=True, timeout=30)
     try:
         up = subprocess.run([_LOCAL, "up", "2"], env=environ, capture_output=True, text=True, timeout=120)
         assert up.returncode == 0, up.stderr
-        yield Cluster(folder / "etc" / "slurm.conf", tmp_path_factory.mktemp("jobs"))
+        yield Cluster(folder / "etc" / "slurm.conf", tmp_path_factory.mktemp("jobs"), small)
     finally:
         subprocess.run([_LOCAL, "down"], env=environ, check=True, timeout=120)
+        subprocess.run(["umount", str(small)], check=True, timeout=30)
 
 
 @pytest.fixture(scope="session")

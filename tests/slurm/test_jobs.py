@@ -10,9 +10,7 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -163,17 +161,8 @@ def test_the_reward_server_may_have_a_node_of_its_own(
     _assert_the_same_weights(run, whole, tmp_path)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "small"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], check=True, timeout=30)
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True, timeout=30)
-
-
 def test_what_cannot_work_ends_the_job_before_anything_trains(
-    cluster: Cluster, tiny_model: Path, questions: Path, tmp_path: Path, small_disk: Path
+    cluster: Cluster, tiny_model: Path, questions: Path, tmp_path: Path
 ) -> None:
     """Each with its fix; 16918 is the port that slurmd itself listens on."""
     good = _settings(tmp_path / "run", tiny_model, questions)
@@ -181,7 +170,7 @@ def test_what_cannot_work_ends_the_job_before_anything_trains(
     for changed, message in (
         ({"MODEL": "/nowhere"}, "MODEL=/nowhere: no config.json there"),
         (image, "CONTAINER_IMAGE=/nowhere.sqsh: no such file"),
-        ({"RUN": small_disk / "run"}, "set output (RUN) to a larger file system"),
+        ({"RUN": cluster.small_disk / "run"}, "set output (RUN) to a larger file system"),
         ({"MASTER_PORT": 16918}, "16918 is taken by another program; set MASTER_PORT to a free port"),
         (
             {"TASKS_PER_NODE": 2, "EXTRA": f"{_TINY} parallel.tensor=4"},

@@ -16,6 +16,7 @@ Left out: a learned critic and reward models; rollouts older than the policy.
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 from recipes.data.example import read_examples
 from recipes.engines import create_engine
@@ -28,9 +29,10 @@ from recipes.rollout.prompts import PromptOrder, make_prompts
 from recipes.rollout.scoring import check_same_reward, reward_definition
 from recipes.rollout.server import reward_client
 from recipes.rollout.training import training_data
+from recipes.runtime.agreement import from_leader
 from recipes.runtime.config import AlgorithmConfig, Config
 from recipes.runtime.health import count_skipped
-from recipes.runtime.launch import from_leader, is_leader, run
+from recipes.runtime.launch import is_leader, run
 from recipes.runtime.phases import Phases
 from recipes.runtime.run_folder import RunFolder
 from recipes.runtime.saving import Saving
@@ -86,7 +88,7 @@ def train(config: Config) -> None:
                 },
                 seconds,
                 phases.total,
-                samples=rollout_records(rollout.sampled, step),
+                samples=partial(rollout_records, rollout.sampled, step),
             )
             own = {"skipped": skipped, "reward": reward, "order": order.state()}
             going = saving.after_step(step, seconds, own, monitor.score)

@@ -19,9 +19,10 @@ from recipes.engines.base import TokenBatch, TokenSequence
 from recipes.monitor.monitor import TrainingMonitor
 from recipes.rl.losses import supervised_loss
 from recipes.rollout.prompts import DataError, Prompt, PromptOrder, make_prompts
+from recipes.runtime.agreement import from_leader
 from recipes.runtime.config import Config
 from recipes.runtime.health import count_skipped
-from recipes.runtime.launch import from_leader, is_leader, run
+from recipes.runtime.launch import is_leader, run
 from recipes.runtime.phases import Phases
 from recipes.runtime.run_folder import RunFolder
 from recipes.runtime.saving import Saving

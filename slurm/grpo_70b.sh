@@ -45,11 +45,4 @@ fi
 # shellcheck source=slurm/lib/job.sh
 . "$REPO/slurm/lib/job.sh"
 
-need_grpo_inputs "$@"
-begin "$@"
-convert_model
-start_reward_server
-train recipes.grpo
-evaluate_model after
-release_model
-finish
+grpo_job "$@"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
 from recipes.monitor.loggers import MetricsLogger
@@ -63,7 +63,7 @@ class TrainingMonitor:
         metrics: Mapping[str, float],
         seconds: float,
         step_seconds: float,
-        samples: Sequence[RolloutRecord] = (),
+        samples: Callable[[], Sequence[RolloutRecord]] | None = None,
     ) -> None:
         """Makes a finished step known.
 
@@ -72,7 +72,7 @@ class TrainingMonitor:
             metrics: its figures.
             seconds: of the run so far, all launches together.
             step_seconds: of this step.
-            samples: its rollouts, written every `rollout.samples_every` steps.
+            samples: called every `rollout.samples_every` steps, its rollouts to write.
         """
         if not self._leads:
             return
@@ -81,7 +81,7 @@ class TrainingMonitor:
         self._progress.update(step, metrics, step_seconds)
         every = self._config.rollout.samples_every
         if samples and every and (step == 1 or step % every == 0):
-            write_rollouts(self._config.output, step, samples)
+            write_rollouts(self._config.output, step, samples())
         value = metrics.get(self._config.trainer.best)
         if value is not None and math.isfinite(value):
             self._scores.append(value)

@@ -10,10 +10,8 @@ import signal
 from types import FrameType
 
 import psutil
-import torch
-import torch.distributed as dist
 
-from recipes.runtime import platform
+from recipes.runtime.agreement import any_rank
 
 # What a run that was asked to stop exits with: sysexits' EX_TEMPFAIL, try again later.
 EXIT_STOPPED = 75
@@ -52,6 +50,4 @@ def forward_to_ranks() -> None:
 
 def stop_asked() -> bool:
     """Whether any rank was asked to stop; collective, so that all agree on the step."""
-    flag = torch.tensor([float(_asked)], device=platform.device())
-    dist.all_reduce(flag, dist.ReduceOp.MAX)
-    return bool(flag.item())
+    return any_rank(_asked)[0]

@@ -50,13 +50,6 @@ def is_leader() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def from_leader(value: float) -> float:
-    """Rank 0's value on every rank; what ranks measure for themselves, such as time, must not steer them apart."""
-    shared = torch.tensor([value], dtype=torch.float64, device=platform.device())
-    dist.broadcast(shared, 0)
-    return float(shared)
-
-
 def _adopt_slurm() -> None:
     """srun names ranks its own way; torch.distributed wants RANK, WORLD_SIZE and LOCAL_RANK."""
     if "RANK" not in os.environ and "SLURM_PROCID" in os.environ and "MASTER_ADDR" in os.environ:

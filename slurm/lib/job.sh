@@ -122,6 +122,17 @@ need_grpo_inputs() { # ARGUMENT...: what training takes, unless only help is ask
   if [[ -n $RELEASE ]]; then need_release; fi
 }
 
+grpo_job() { # ARGUMENT...: from MODEL to a checkpoint, its evaluation and its release
+  need_grpo_inputs "$@"
+  begin "$@"
+  convert_model
+  start_reward_server
+  train recipes.grpo
+  evaluate_model after
+  release_model
+  finish
+}
+
 settings() { # MODEL_PATH MORE...: prints the overrides of training, evaluation and their checks, one a line
   printf '%s\n' ${EXPERIMENT:+"experiment=$EXPERIMENT"} "output=$(hydra_path "$RUN")" "model.path=$(hydra_path "$1")"
   if [[ -n ${DATA:-} ]]; then printf '%s\n' "data.train=$(hydra_files "$DATA")"; fi

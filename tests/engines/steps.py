@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from recipes.engines.base import TokenBatch, TokenSequence
+from recipes.engines.base import Sampling, TokenBatch, TokenSequence
 from recipes.rl.losses import Objective, policy_loss
 from tests.engines.constants import CLIP_HIGH, CLIP_LOW, OBJECTIVES
 
@@ -32,4 +32,24 @@ def take_steps(engine: Any, batches: list[dict[str, Any]], name: str) -> list[di
         loss = policy_loss(objective, tokens=batch.response_tokens, sequences=len(batch.sequences))
         metrics = engine.train_step(batch, loss, learning_rate=values["learning_rate"], reference=kl_coef > 0)
         found.append(metrics | {"loss": metrics["loss"] / metrics["tokens"]})
+    return found
+
+
+def sample_all(engine: Any, task: dict[str, Any]) -> dict[str, Any]:
+    """What each of `samplings` gives, with the trainer's log-probabilities of it."""
+    found = {}
+    for name, values in task["samplings"].items():
+        sampling = Sampling(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+        groups = engine.generate(task["prompts"], sampling)
+        sequences = [
+            TokenSequence((*prompt, *c.ids), len(prompt))
+            for prompt, group in zip(task["prompts"], groups, strict=True)
+            for c in group
+        ]
+        found[name] = {
+            "ids": [[list(c.ids) for c in group] for group in groups],
+            "logprobs": [[list(c.logprobs) for c in group] for group in groups],
+            "finished": [[c.finished for c in group] for group in groups],
+            "trainer": engine.logprobs(TokenBatch(tuple(sequences), sampling.temperature or 1.0)),
+        }
     return found

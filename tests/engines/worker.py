@@ -27,13 +27,12 @@ megatron_cpu.install()
 from megatron.core import parallel_state  # noqa: E402
 
 from conversion.checkpoint import CheckpointError  # noqa: E402
-from recipes.engines.base import Sampling, TokenBatch, TokenSequence  # noqa: E402
 from recipes.engines.megatron import vocabulary as vocabulary_module  # noqa: E402
 from recipes.engines.megatron.engine import MegatronEngine  # noqa: E402
 from recipes.engines.megatron.vocabulary import token_logprobs  # noqa: E402
 from recipes.runtime.config import load  # noqa: E402
 from recipes.runtime.launch import init_process_group  # noqa: E402
-from tests.engines.steps import batch_of, take_steps  # noqa: E402
+from tests.engines.steps import batch_of, sample_all, take_steps  # noqa: E402
 
 Task = dict[str, Any]
 
@@ -86,21 +85,7 @@ def generate(layout: list[str], task: Task) -> Any:
     model_config.fp8 = "hybrid"
     found: dict[str, Any] = {"logits": engine.logits(task["prompts"][0]).tolist(), "fp8 after": model_config.fp8}
     model_config.fp8 = None
-    for name, values in task["samplings"].items():
-        sampling = Sampling(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
-        groups = engine.generate(task["prompts"], sampling)
-        sequences = [
-            TokenSequence((*prompt, *c.ids), len(prompt))
-            for prompt, group in zip(task["prompts"], groups, strict=True)
-            for c in group
-        ]
-        found[name] = {
-            "ids": [[list(c.ids) for c in group] for group in groups],
-            "logprobs": [[list(c.logprobs) for c in group] for group in groups],
-            "finished": [[c.finished for c in group] for group in groups],
-            "trainer": engine.logprobs(TokenBatch(tuple(sequences), sampling.temperature or 1.0)),
-        }
-    return found
+    return found | sample_all(engine, task)
 
 
 def start(layout: list[str], task: Task) -> Any:

@@ -15,10 +15,10 @@ import torch
 import torch.distributed as dist
 
 from recipes.engines import create_engine
-from recipes.engines.base import EngineError, Sampling, TokenBatch, TokenSequence
+from recipes.engines.base import EngineError
 from recipes.runtime.config import ConfigError, load
 from recipes.runtime.launch import init_process_group
-from tests.engines.steps import batch_of, take_steps
+from tests.engines.steps import batch_of, sample_all, take_steps
 
 Task = dict[str, Any]
 
@@ -51,21 +51,7 @@ def generate(layout: list[str], task: Task) -> Any:
     """Samples by each of `samplings`; also the trainer's log-probabilities of what was sampled."""
     engine = _engine(layout, task)
     found: dict[str, Any] = {"logits": engine.logits(task["prompts"][0]).tolist()}
-    for name, values in task["samplings"].items():
-        sampling = Sampling(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
-        groups = engine.generate(task["prompts"], sampling)
-        sequences = [
-            TokenSequence((*prompt, *c.ids), len(prompt))
-            for prompt, group in zip(task["prompts"], groups, strict=True)
-            for c in group
-        ]
-        found[name] = {
-            "ids": [[list(c.ids) for c in group] for group in groups],
-            "logprobs": [[list(c.logprobs) for c in group] for group in groups],
-            "finished": [[c.finished for c in group] for group in groups],
-            "trainer": engine.logprobs(TokenBatch(tuple(sequences), sampling.temperature or 1.0)),
-        }
-    return found
+    return found | sample_all(engine, task)
 
 
 def refuse(layout: list[str], task: Task) -> Any:

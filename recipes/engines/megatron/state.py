@@ -37,6 +37,7 @@ from conversion.checkpoint import (
 )
 from recipes.engines.megatron.writer import WriterProcess
 from recipes.runtime import platform
+from recipes.runtime.agreement import any_rank
 
 STATE_FILE = "state.json"
 _OPTIMIZER = {"distrib_optim_sharding_type": "fully_reshardable"}
@@ -153,7 +154,7 @@ class Saves:
             failure = save.writer.failure() if done else None
             if wait and not done and time.monotonic() >= end:
                 failure = f"its writer, process {save.writer.pid}, was not done {self.deadline_s:g} s later"
-            running, failed = _any_rank(not done, failure is not None)
+            running, failed = any_rank(not done, failure is not None)
             if failed:
                 self._give_up(save, failure)
             if not running:
@@ -265,13 +266,6 @@ def _write(writer: Any, buckets: list[Any]) -> list[list[WriteResult]]:
     return found
 
 
-def _any_rank(*facts: bool) -> list[bool]:
-    """Each fact: whether it holds on any rank."""
-    shared = torch.tensor([int(fact) for fact in facts], device=platform.device())
-    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
-    return [bool(value) for value in shared.tolist()]
-
-
 def _together(folder: Path, action: Callable[[], None]) -> None:
     """Runs `action` on every rank; where it fails on one, every rank raises CheckpointError."""
     failure, cause = None, None
@@ -279,7 +273,7 @@ def _together(folder: Path, action: Callable[[], None]) -> None:
         action()
     except Exception as error:
         failure, cause = f"{type(error).__name__}: {error}", error
-    if _any_rank(failure is not None)[0]:
+    if any_rank(failure is not None)[0]:
         _raise_together(folder, failure, cause)
 
 

@@ -78,6 +78,14 @@ def model_config(architecture: MegatronArchitecture, dtype: torch.dtype, tokeniz
         "apply_query_key_layer_scaling": False,
         "bias_activation_fusion": False,
         "bias_dropout_add_fusion": False,
+        # NeMo's model and Aligner's trainers read these without a default.
+        "gradient_accumulation_fusion": False,
+        "persist_layer_norm": False,
+        "seed": 1234,
+        "activations_checkpoint_granularity": None,
+        "activations_checkpoint_method": None,
+        "activations_checkpoint_num_layers": None,
+        "activations_checkpoint_layers_per_pipeline": None,
         "dist_ckpt_format": "torch_dist",
         "tokenizer": {"library": "huggingface", "type": str(tokenizer), "use_fast": True},
     }

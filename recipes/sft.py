@@ -42,7 +42,7 @@ def train(config: Config) -> None:
     prompts, dropped = make_prompts(
         examples, tokenizer, style=config.data.style, length_target=None, max_tokens=config.model.max_length
     )
-    sequences = {p.example.id: _sequence(p, tokenizer) for p in prompts}
+    sequences = {p.example.id: response_sequence(p, tokenizer) for p in prompts}
     fitting = [p for p in prompts if len(sequences[p.example.id].ids) <= config.model.max_length]
     if not fitting:
         raise DataError(f"no prompt with its trace fits into model.max_length={config.model.max_length} tokens")
@@ -74,7 +74,8 @@ def train(config: Config) -> None:
             going = saving.after_step(step, seconds, own, monitor.score)
 
 
-def _sequence(prompt: Prompt, tokenizer: Any) -> TokenSequence:
+def response_sequence(prompt: Prompt, tokenizer: Any) -> TokenSequence:
+    """The prompt with its worked trace and an end token."""
     response = tokenizer(trace_response(prompt.example), add_special_tokens=False).input_ids
     ids = (*prompt.ids, *response, tokenizer.eos_token_id)
     return TokenSequence(ids=ids, prompt_length=len(prompt.ids))

@@ -85,11 +85,11 @@ def test_responses_are_those_of_the_megatron_engine(world: World, layout: str, s
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_logits_are_those_of_transformers(world: World, layout: str) -> None:
-    task = world._generate("nemo")
-    wanted = logits(world.hf("qwen2"), task["prompts"][0])
+@pytest.mark.parametrize("model", ["qwen2", "llama"])
+def test_logits_are_those_of_transformers(world: World, layout: str, model: str) -> None:
+    wanted = logits(world.hf(model), world.batches(model)[0]["sequences"][0]["ids"])
     for rank in world.results(layout):
-        assert (torch.tensor(rank["generate"]["logits"]) - wanted).abs().max() < 1e-4
+        assert (torch.tensor(rank[model]["start"]) - wanted).abs().max() < 1e-4
 
 
 def test_bfloat16_stays_near(world: World) -> None:

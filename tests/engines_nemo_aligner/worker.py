@@ -32,14 +32,15 @@ def train(layout: list[str], task: Task) -> Any:
     """Trains on `batches` from the checkpoint or, with `load`, from a saved one; `save` = {number of steps: folder}."""
     engine = _engine(layout, task)
     state = engine.load(Path(task["load"])) if "load" in task else {}
-    probe = batch_of(task["probe"])
-    found: dict[str, Any] = {"state": state, "before": engine.logprobs(probe), "steps": []}
+    probe, ids = batch_of(task["probe"]), task["probe"]["sequences"][0]["ids"]
+    found: dict[str, Any] = {"state": state, "start": engine.logits(ids).tolist()}
+    found |= {"before": engine.logprobs(probe), "steps": []}
     saves = {int(steps): Path(folder) for steps, folder in task.get("save", {}).items()}
     for number, values in enumerate(task["batches"], 1):
         found["steps"] += take_steps(engine, [values], task.get("objective", "grpo"))
         if number in saves:
             engine.save(saves[number], {"step": number, "text": "ä"})
-            found["logits"] = engine.logits(task["probe"]["sequences"][0]["ids"]).tolist()
+            found["logits"] = engine.logits(ids).tolist()
     found["published"] = str(engine.finish_saves(wait=True))
     found["after"] = engine.logprobs(probe)
     if engine.config.algorithm.kl_coef > 0:
@@ -50,8 +51,7 @@ def train(layout: list[str], task: Task) -> Any:
 def generate(layout: list[str], task: Task) -> Any:
     """Samples by each of `samplings`; also the trainer's log-probabilities of what was sampled."""
     engine = _engine(layout, task)
-    found: dict[str, Any] = {"logits": engine.logits(task["prompts"][0]).tolist()}
-    return found | sample_all(engine, task)
+    return sample_all(engine, task)
 
 
 def refuse(layout: list[str], task: Task) -> Any:

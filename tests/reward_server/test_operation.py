@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import pytest
 
 from reward_server.client import RewardClient, RewardProtocolError, ScoreItem
 from reward_server.process import RewardServerProcess
+from tests.conftest import children
 
 NUMBER = b'{"preset":"gated","items":[{"id":"0","task":"number","response":"","reference":{"answer":%s}}]}'
 OPTIONS = {"A": "Aspirin", "B": "Heparin", "C": "Warfarin", "D": "Alteplase"}
@@ -159,17 +161,25 @@ def test_killed_processes_lose_no_item_of_a_loaded_server(victim: str, tmp_path:
         threads = [threading.Thread(target=load) for _ in range(8)]
         for thread in threads:
             thread.start()
-        for _ in range(6):
-            time.sleep(0.4)
-            workers = psutil.Process(server.pid).children()
-            scorers = [process for worker in workers for process in worker.children()]
-            victims = scorers if victim == "scorer" else [w for w in workers if w.children()]
-            if victims:
-                os.kill(victims[0].pid, signal.SIGKILL)
-        stop.set()
-        for thread in threads:
-            thread.join(60)
-            assert not thread.is_alive()
+        try:
+            for _ in range(6):
+                time.sleep(0.4)
+                families = {worker: children(worker) for worker in children(server.pid)}
+                # A worker without scorers has only just begun.
+                victims = [
+                    p
+                    for worker, scorers in families.items()
+                    for p in (scorers if victim == "scorer" else [worker])
+                    if scorers
+                ]
+                with contextlib.suppress(ProcessLookupError):  # it died with the worker that was killed last
+                    if victims:
+                        os.kill(victims[0], signal.SIGKILL)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(70)
+        assert not any(thread.is_alive() for thread in threads)
     assert len(found) > 10
     assert all(rewards == [1.0, 0.1] * 32 for rewards in found), "every item by its own right status, none a zero"
     assert "Warfarin" not in log.read_text()

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
 from recipes.planning.architectures import published  # noqa: E402
-from recipes.planning.hardware import H100, Kernels  # noqa: E402
+from recipes.planning.hardware import Kernels, gpu_of  # noqa: E402
 from recipes.planning.layout import Layout, Rollout  # noqa: E402
 from recipes.planning.memory import memory_of  # noqa: E402
 from recipes.planning.timing import (  # noqa: E402
@@ -35,7 +35,9 @@ from recipes.planning.timing import (  # noqa: E402
     pass_seconds,
     update_seconds,
 )
+from recipes.runtime.config import ClusterConfig  # noqa: E402
 
+H100 = gpu_of(ClusterConfig())
 ROWS = Path(__file__).with_name("plan_rows.yaml")
 DOCUMENT = ROOT / "docs" / "plan.md"
 BEGIN, END = "<!-- table: python benchmarks/plan.py --write -->\n", "<!-- end of table -->\n"

@@ -1,7 +1,7 @@
 """What a GRPO run will need, before it is submitted: `python -m recipes.plan [experiment=NAME] [key=value ...]`.
 
-Prints an estimate of memory by part with a verdict against the GPU's 80 GB, seconds a step by phase, GPU-hours and
-cost, the bottleneck and what to change. Takes the settings of `recipes.grpo`, no GPU and a second; `output` and
+Prints an estimate of memory by part with a verdict against the GPU's, seconds a step by phase, GPU-hours and cost, the
+bottleneck and what to change. Takes the settings of `recipes.grpo`, no GPU and a second; `output` and
 `model.path` may be missing. Without model.path the architecture is that of the published model which the experiment
 names in model.architecture; with it, that of the config.json in a Hugging Face or converted folder.
 
@@ -11,8 +11,9 @@ names in model.architecture; with it, that of the config.json in a Hugging Face 
     python -m recipes.plan model.path=Qwen2.5-7B-Instruct model.precision=bfloat16 parallel.processes=4 --sweep
     python -m recipes.plan experiment=grpo_70b output=runs/70b       also write plan.txt, plan.json, plan.svg there
 
-Everything is computed for H100 GPUs and nothing is measured: docs/plan.md has the formulas, their sources, and the
-estimate beside published figures. Left out: SFT, evaluation, queues, start-up and checkpoints.
+Everything is computed, for the GPUs of configs/cluster (cluster.price=3 sets the price of an hour), and nothing is
+measured: docs/plan.md has the formulas, their sources, and the estimate beside published figures. Left out: SFT,
+evaluation, queues, start-up and checkpoints.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from recipes.runtime.config import Config, ConfigError, load
 
 # A prompt of Med-U1's style around a question of a few sentences: estimate.
 _PROMPT_TOKENS = 300
-_PRICE = 2.5
 
 
 def main() -> None:
@@ -63,7 +63,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as for recipes.grpo")
     parser.add_argument("--prompt-tokens", type=_positive, default=_PROMPT_TOKENS, help="mean (default: %(default)s)")
     parser.add_argument("--response-tokens", type=_positive, help="mean (default: half of rollout.max_new_tokens)")
-    parser.add_argument("--price", type=float, default=_PRICE, help="of a GPU-hour, your own (default: %(default)s)")
     parser.add_argument(
         "--generator",
         choices=("embedded", "engine"),
@@ -95,7 +94,7 @@ def _assumptions(config: Config, args: argparse.Namespace) -> Assumptions:
         raise ConfigError(
             f"--response-tokens {response}: a mean must be below the limit, rollout.max_new_tokens={limit}; lower it"
         )
-    return Assumptions(args.prompt_tokens, response, args.price, args.generator)
+    return Assumptions(args.prompt_tokens, response, args.generator)
 
 
 def _write(path: Path, content: str) -> None:

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Literal
 
 from conversion.architecture import MegatronArchitecture
-from recipes.planning.hardware import H100, OURS, Gpu
+from recipes.planning.hardware import OURS, Gpu, gpu_of
 from recipes.planning.layout import Layout, Rollout, layout_of
 from recipes.planning.memory import Memory, memory_of
 from recipes.planning.timing import (
@@ -32,13 +32,11 @@ class Assumptions:
 
     Attributes:
         prompt_tokens, response_tokens: means.
-        price: of a GPU-hour, in the user's currency.
         generator: embedded for our sampler; engine for what an inference engine on the same GPUs would take.
     """
 
     prompt_tokens: int
     response_tokens: int
-    price: float
     generator: GeneratorKind = "embedded"
 
 
@@ -49,7 +47,11 @@ class Plan:
     config: Config
     architecture: MegatronArchitecture
     assumptions: Assumptions
-    gpu: Gpu = H100
+
+    @cached_property
+    def gpu(self) -> Gpu:
+        """What it runs on."""
+        return gpu_of(self.config.cluster)
 
     @cached_property
     def layout(self) -> Layout:
@@ -122,8 +124,8 @@ class Plan:
 
     @property
     def cost(self) -> float:
-        """GPU-hours at the assumed price."""
-        return self.gpu_hours * self.assumptions.price
+        """GPU-hours at the configured price."""
+        return self.gpu_hours * self.config.cluster.price
 
     @property
     def tokens_a_second(self) -> float:

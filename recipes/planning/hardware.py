@@ -1,13 +1,15 @@
 """What the estimates know of a GPU, its links and the kernels that run on it.
 
-Peak figures are the vendor's (H100 SXM5 data sheet, DGX H100 user guide). What is reached of them is in the constants
-below: two are fitted, each on one published row (docs/plan.md names them), the others come from the source beside them
-or are estimates and say so. Left out: clocks that fall under load, other jobs on the network, slow nodes.
+Peak figures are in configs/cluster. What is reached of them is in the constants below, all for H100: two are fitted,
+each on one published row (docs/plan.md names them), the others come from the source beside them or are estimates and
+say so. Left out: clocks that fall under load, other jobs on the network, slow nodes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from recipes.runtime.config import ClusterConfig
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,7 @@ class Gpu:
     """A GPU and its place in a node; rates are peaks, a direction.
 
     Attributes:
-        memory: bytes that a plan may count on. An H100 80 GB has 85.5e9; what lies above 80e9 is left as margin.
+        memory: bytes that a plan may count on.
         bf16, fp8: dense matrix products, floating-point operations a second.
         hbm: bytes a second of its own memory.
         nvlink: bytes a second to another GPU of the node.
@@ -31,22 +33,23 @@ class Gpu:
     nvlink: float
     network: float
     host: float
-    per_node: int = 8
+    per_node: int
 
 
-H100 = Gpu(
-    name="H100 SXM 80 GB",
-    memory=80e9,
-    bf16=989.4e12,
-    fp8=1978.9e12,
-    hbm=3.35e12,
-    # 18 links of 25 GB/s each way.
-    nvlink=450e9,
-    # One 400 Gb/s adapter a GPU.
-    network=50e9,
-    # Estimate: PCIe 5 x16 has 64e9, pageable copies go through the driver's staging buffer and a host copy.
-    host=10e9,
-)
+def gpu_of(cluster: ClusterConfig) -> Gpu:
+    """The configured GPU."""
+    return Gpu(
+        name=cluster.name,
+        memory=1e9 * cluster.memory_gb,
+        bf16=1e12 * cluster.bf16_tflops,
+        fp8=1e12 * cluster.fp8_tflops,
+        hbm=1e9 * cluster.hbm_gb_s,
+        nvlink=1e9 * cluster.nvlink_gb_s,
+        network=1e9 * cluster.network_gb_s,
+        host=1e9 * cluster.host_gb_s,
+        per_node=cluster.gpus_per_node,
+    )
+
 
 # Share of peak that matrix products reach while training. Fitted on torchtitan's 8B bfloat16 row; used for FP8 too.
 MATMUL_SHARE = 0.45

@@ -74,10 +74,10 @@ def _guesses(plan: Plan) -> bool:
 
 
 def _run(plan: Plan) -> list[str]:
-    price = plan.assumptions.price
+    price = f"{plan.config.cluster.price:.2f} a GPU-hour (cluster.price, set your own)"
     return [
         f"The run: {plan.config.trainer.steps} steps, {plan.hours:,.1f} hours, {plan.gpu_hours:,.0f} GPU-hours",
-        f"  {plan.cost:,.0f} at {price:.2f} a GPU-hour (your assumption, --price), evaluation and queues not counted",
+        f"  {plan.cost:,.0f} at {price}, evaluation and queues not counted",
     ]
 
 

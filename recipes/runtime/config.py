@@ -244,6 +244,30 @@ class TrainerConfig:
 
 
 @dataclass
+class ClusterConfig:
+    """The GPUs that `recipes.plan` estimates for; training has no use for it. Sources: configs/cluster/h100.yaml.
+
+    Attributes:
+        memory_gb: bytes of a GPU that a plan may count on, in 1e9.
+        bf16_tflops, fp8_tflops: dense matrix products of a GPU, 1e12 floating-point operations a second.
+        hbm_gb_s, nvlink_gb_s, network_gb_s, host_gb_s: 1e9 bytes a second of a GPU from its own memory, to another GPU
+            of its node, to one of another node, and to pageable host memory.
+        price: of a GPU-hour, in your currency.
+    """
+
+    name: str = "H100 SXM 80 GB"
+    gpus_per_node: int = 8
+    memory_gb: float = 80
+    bf16_tflops: float = 989.4
+    fp8_tflops: float = 1978.9
+    hbm_gb_s: float = 3350
+    nvlink_gb_s: float = 450
+    network_gb_s: float = 50
+    host_gb_s: float = 10
+    price: float = 2.5
+
+
+@dataclass
 class Config:
     """One run. `output` is its folder; the same folder again resumes it.
 
@@ -263,6 +287,7 @@ class Config:
     reward: RewardConfig = field(default_factory=RewardConfig)
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
 
 def world_size() -> int | None:
@@ -393,6 +418,8 @@ def validate(config: Config) -> None:
         f"model.fp8={config.model.fp8}: engine=nemo_aligner scales FP8 by delayed scaling alone; set model.fp8=delayed "
         "or engine=megatron",
     )
+    for key, value in vars(config.cluster).items():
+        _require(key in ("name", "price") or value > 0, f"cluster.{key}={value}: expected a positive number")
     strange = set(config.trainer.trackers) - {"wandb", "mlflow"}
     _require(not strange, f"trainer.trackers: {sorted(strange)} are not known; expected wandb, mlflow")
     unknown = set(config.data.mix) - {"choice", "calculation", "text"}

@@ -15,7 +15,7 @@ from recipes.runtime.config import Config, ConfigError, from_yaml, to_yaml
 _STEP = re.compile(r"step_(\d{6})")
 # What a run may change when it is resumed without becoming another run.
 _FREE_TO_CHANGE = (
-    *("output=", "trainer.", "parallel.", "reward.url", "reward.allow_change", "rollout.samples_every"),
+    *("output=", "trainer.", "parallel.", "cluster.", "reward.url", "reward.allow_change", "rollout.samples_every"),
     *("data.validation", "data.test"),
 )
 

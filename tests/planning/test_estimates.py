@@ -9,7 +9,7 @@ import pytest
 
 from conversion.families import family_for
 from recipes.planning.architectures import PUBLISHED, cache_bytes, parameters, published, stage_parameters
-from recipes.planning.hardware import H100, OURS, Kernels
+from recipes.planning.hardware import OURS, Kernels, gpu_of
 from recipes.planning.layout import Layout, Rollout
 from recipes.planning.memory import layer_activations, memory_of, state_bytes, verdict
 from recipes.planning.timing import (
@@ -21,8 +21,9 @@ from recipes.planning.timing import (
     swap_seconds,
     update_seconds,
 )
-from recipes.runtime.config import ConfigError
+from recipes.runtime.config import ClusterConfig, ConfigError
 
+H100 = gpu_of(ClusterConfig())
 LLAMA_70B = published("Llama-3.1-70B")
 ROLLOUT = Rollout(groups=64, copies=16, prompt_tokens=300, response_tokens=1536, limit=3072)
 

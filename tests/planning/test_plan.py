@@ -13,7 +13,7 @@ import pytest
 from recipes.planning.advice import advice
 from recipes.planning.architectures import PUBLISHED, published
 from recipes.planning.estimate import Assumptions, Plan
-from recipes.planning.hardware import H100, MEDIAN_ERROR_PERCENT
+from recipes.planning.hardware import MEDIAN_ERROR_PERCENT
 from recipes.planning.memory import verdict
 from recipes.planning.picture import as_svg
 from recipes.planning.sweep import check_layout, legal_layouts, sweep
@@ -31,7 +31,7 @@ def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 def plan_of(*overrides: str, response_tokens: int = 1536) -> Plan:
     config = load([*NO_PATHS, *overrides])
     assert config.model.architecture is not None
-    return Plan(config, published(config.model.architecture), Assumptions(300, response_tokens, 2.0))
+    return Plan(config, published(config.model.architecture), Assumptions(300, response_tokens))
 
 
 def run(*arguments: str, script: str = "-m recipes.plan") -> subprocess.CompletedProcess[str]:
@@ -40,7 +40,7 @@ def run(*arguments: str, script: str = "-m recipes.plan") -> subprocess.Complete
 
 
 def test_the_70b_plan_in_words() -> None:
-    done = run("experiment=grpo_70b_fp8", "--price", "3", "--sweep")
+    done = run("experiment=grpo_70b_fp8", "cluster.price=3", "--sweep")
     assert done.returncode == 0, done.stderr
     for said in (
         "70.55 billion parameters",
@@ -51,7 +51,7 @@ def test_the_70b_plan_in_words() -> None:
         "verdict           fits",
         "reference policy",
         "pipeline bubble",
-        "at 3.00 a GPU-hour (your assumption, --price)",
+        "at 3.00 a GPU-hour (cluster.price, set your own)",
         "The bottleneck is generation",
         "legal layouts fit",
     ):
@@ -74,6 +74,17 @@ def test_json_and_files(tmp_path: Path) -> None:
     assert figures["cost"] == pytest.approx(2.5 * 64 * hours, 1e-3)
     assert "verdict" in (tmp_path / "plan.txt").read_text()
     assert (tmp_path / "own.svg").read_text() == (tmp_path / "plan.svg").read_text()
+
+
+def test_other_gpus_change_verdict_and_time() -> None:
+    """Half the memory, and links between nodes a tenth as fast."""
+    small, slow = (plan_of("experiment=grpo_70b", extra) for extra in ("cluster.memory_gb=40", "cluster.network_gb_s=5"))
+    usual = plan_of("experiment=grpo_70b")
+    assert verdict(usual.memory, usual.gpu.memory) == "fits"
+    assert verdict(small.memory, small.gpu.memory) == "does not fit"
+    assert slow.seconds["training"] > 1.1 * usual.seconds["training"]
+    assert slow.seconds["generation"] == usual.seconds["generation"]  # within a node
+    assert plan_of("experiment=grpo_70b", "cluster.price=5").cost == pytest.approx(2 * usual.cost)
 
 
 def test_the_architecture_of_a_folder(tmp_path: Path) -> None:
@@ -114,7 +125,7 @@ def test_a_mixture_of_experts_is_refused(tmp_path: Path) -> None:
 
 def test_help_teaches() -> None:
     shown = run("--help").stdout
-    for said in ("experiment=grpo_70b_fp8", "--sweep", "docs/plan.md", "--response-tokens", "your own"):
+    for said in ("experiment=grpo_70b_fp8", "--sweep", "docs/plan.md", "--response-tokens", "cluster.price"):
         assert said in shown
 
 
@@ -154,7 +165,7 @@ def test_the_sweep_offers_only_legal_layouts_that_fit(experiment: str, processes
         assert plan.architecture.num_query_groups % found.layout.tensor == 0
         assert plan.architecture.num_layers % found.layout.pipeline == 0
         assert plan.config.rollout.prompts % found.layout.data == 0
-        assert verdict(found.memory, H100.memory) != "does not fit"
+        assert verdict(found.memory, found.gpu.memory) != "does not fit"
     seconds = [round(found.step_seconds, 1) for found in fitting]
     assert seconds == sorted(seconds)
     assert len(fitting) + others == len(list(legal_layouts(plan.config, plan.architecture, 8)))
@@ -164,7 +175,8 @@ def test_the_sweep_misses_no_legal_layout() -> None:
     """Sizes by hand: Qwen2.5-3B has 2 key-value heads and 36 layers; 4 GPUs and batches of 4 prompts."""
     plan = plan_of("experiment=med_u1_3b")
     sizes = {
-        (c.parallel.tensor, c.parallel.pipeline) for c in legal_layouts(plan.config, plan.architecture, H100.per_node)
+        (c.parallel.tensor, c.parallel.pipeline)
+        for c in legal_layouts(plan.config, plan.architecture, plan.gpu.per_node)
     }
     assert sizes == {(1, 1), (1, 2), (1, 4), (2, 1), (2, 2)}
 

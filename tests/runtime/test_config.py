@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from recipes.runtime import config as schema
-from recipes.runtime.config import ConfigError, from_yaml, load, to_yaml, validate_model
+from recipes.runtime.config import ClusterConfig, ConfigError, from_yaml, load, to_yaml, validate_model
 
 NEEDED = ("output=run", "model.path=checkpoint")
 EXPERIMENTS = sorted(path.stem for path in (schema.CONFIGS / "experiment").glob("*.yaml"))
@@ -46,6 +46,10 @@ def test_every_file_of_every_group_fits_the_schema(group: str) -> None:
     with pytest.raises(ConfigError) as refused:
         load([group, *NEEDED])
     assert "the keys are listed" not in str(refused.value)
+
+
+def test_the_cluster_of_the_defaults_is_h100() -> None:
+    assert load(["output=x", "model.path=x", "cluster=h100"]).cluster == ClusterConfig()
 
 
 def test_the_quickstarts_values_reach_the_config() -> None:
@@ -113,6 +117,7 @@ def test_yaml_round_trip_of_every_section() -> None:
             ["model.max_length=64", "rollout.max_new_tokens=64"],
             "rollout.max_new_tokens=64 leaves no room for a prompt in model.max_length=64",
         ),
+        (["cluster.network_gb_s=0"], "cluster.network_gb_s=0.0: expected a positive number"),
         (["rollout.temperature=0"], "rollout.temperature=0.0: expected a positive number"),
         (["reward.length_mode=max"], "reward.length_mode and reward.length_target belong together"),
         (["reward.length_target=50"], "reward.length_mode and reward.length_target belong together"),

@@ -10,7 +10,6 @@ import pytest
 
 from recipes.planning.architectures import parameters, published
 from recipes.planning.estimate import Assumptions, Plan
-from recipes.planning.hardware import H100
 from recipes.planning.memory import verdict
 from recipes.planning.sweep import check_layout, sweep
 from recipes.runtime.config import Config, load
@@ -47,10 +46,10 @@ def test_it_composes_and_its_layout_is_legal_for_its_model(experiment: str, monk
 @pytest.mark.parametrize("experiment", SIZES)
 def test_its_layout_is_among_the_fastest_that_fit(experiment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = configuration(experiment, monkeypatch)
-    given = Assumptions(300, config.rollout.max_new_tokens // 2, 1.0)
+    given = Assumptions(300, config.rollout.max_new_tokens // 2)
     plan = Plan(config, published(str(config.model.architecture)), given)
-    assert verdict(plan.memory, H100.memory) == "fits"
-    best = next(p for p in sweep(plan)[0] if verdict(p.memory, H100.memory) == "fits")
+    assert verdict(plan.memory, plan.gpu.memory) == "fits"
+    best = next(p for p in sweep(plan)[0] if verdict(p.memory, plan.gpu.memory) == "fits")
     assert plan.step_seconds <= 1.02 * best.step_seconds
 
 

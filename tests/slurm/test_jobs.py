@@ -30,7 +30,6 @@ _TINY = (
     f"trainer.steps={STEPS} trainer.max_seconds=0 trainer.save_every=1 rollout.prompts=4 rollout.group_size=2 "
     "rollout.max_new_tokens=16 parallel.tensor=2"
 )
-_NO_LOOKS = {"recipes.preflight": "exit 0", "recipes.canary": "exit 0"}
 
 Settings = dict[str, object]
 
@@ -95,12 +94,18 @@ def _trained(cluster: Cluster, settings: Settings, count: int = 2) -> int:
     return job
 
 
-def _waiting(cluster: Cluster, settings: Settings, venv: Path, grpo: str, nodes: int = 1) -> int:
-    """A job past its looks and its conversion, whose ranks run a shell line and say that they wait."""
-    (Path(str(settings["RUN"])) / "megatron").mkdir(parents=True)
-    (Path(str(settings["RUN"])) / "megatron" / "manifest.json").touch()
-    python = fake_venv(venv, {**_NO_LOOKS, "recipes.grpo": grpo})
-    job = cluster.submit(f"--nodes={nodes}", **settings | {"VENV": python})
+def _played(settings: Settings, venv: Path, instead: dict[str, str]) -> Settings:
+    """The settings of a job whose looks are shell lines, as are the modules of `instead`, and its model converted."""
+    manifest = Path(str(settings["RUN"])) / "megatron" / "manifest.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.touch()
+    looks = {"recipes.preflight": "exit 0", "recipes.canary": "exit 0"}
+    return settings | {"VENV": fake_venv(venv, looks | instead)}
+
+
+def _waiting(cluster: Cluster, settings: Settings) -> int:
+    """A job on one node whose ranks have said that they wait."""
+    job = cluster.submit("--nodes=1", **settings)
     assert eventually(lambda: "ranks wait" in cluster.log(job), 90), cluster.log(job)
     return job
 
@@ -172,7 +177,8 @@ def test_where_requeueing_is_off_another_job_goes_on(
 
 def test_where_a_job_may_not_go_on_it_says_how_to(cluster: Cluster, given: Settings, run: Path, tmp_path: Path) -> None:
     stop = "trap 'kill $!; exit 75' USR1; sleep 600 & echo ranks wait; wait"
-    job = _waiting(cluster, given | {"REQUEUE": "none"}, tmp_path / "venv", stop)
+    settings = _played(given, tmp_path / "venv", {"recipes.grpo": stop})
+    job = _waiting(cluster, settings | {"REQUEUE": "none"})
     cluster.cancel(job, "--batch", "--signal=USR1")
     ended = _failed(cluster, job, 75, 60)
     assert ended.last_line.endswith(f"stopped after step 0; submit again with RUN={run} to go on from there")
@@ -261,10 +267,8 @@ def test_a_reward_server_that_keeps_dying_ends_the_job_with_its_exit_code(
     cluster: Cluster, given: Settings, run: Path, tmp_path: Path
 ) -> None:
     """Long before READY_DEADLINE, ten minutes, in which it would have had to get ready."""
-    (run / "megatron").mkdir(parents=True)
-    (run / "megatron" / "manifest.json").touch()
-    venv = fake_venv(tmp_path / "venv", {**_NO_LOOKS, "reward_server": "echo no such thing; exit 3"})
-    job = cluster.submit("--nodes=1", **given | {"VENV": venv})
+    settings = _played(given, tmp_path / "venv", {"reward_server": "echo no such thing; exit 3"})
+    job = cluster.submit("--nodes=1", **settings)
     ended = _failed(cluster, job, 3, 60)
 
     log = run / "logs" / str(job) / "reward_server.log"
@@ -314,13 +318,15 @@ def test_a_killed_rank_ends_the_job_within_a_minute(cluster: Cluster, converted:
 
 def test_a_failed_ranks_exit_code_is_the_jobs(cluster: Cluster, given: Settings, tmp_path: Path) -> None:
     # Rank 0 would wait ten minutes for the other one, as ranks do in a collective.
-    stuck = 'echo ranks wait; [ "$SLURM_PROCID" = 1 ] && exit 7; exec sleep 600'
-    job = _waiting(cluster, given, tmp_path / "venv", stuck, nodes=2)
-    assert "training failed with exit code 7" in _failed(cluster, job, 7, 60).last_line
+    stuck = '[ "$SLURM_PROCID" = 1 ] && exit 7; exec sleep 600'
+    settings = _played(given, tmp_path / "venv", {"recipes.grpo": stuck})
+    ended = _failed(cluster, cluster.submit("--nodes=2", **settings), 7, 90)
+    assert "training failed with exit code 7" in ended.last_line
 
 
 def test_a_cancelled_job_leaves_nothing_behind(cluster: Cluster, given: Settings, run: Path, tmp_path: Path) -> None:
-    job = _waiting(cluster, given | {"TASKS_PER_NODE": 2}, tmp_path / "venv", "echo ranks wait; exec sleep 600")
+    settings = _played(given, tmp_path / "venv", {"recipes.grpo": "echo ranks wait; exec sleep 600"})
+    job = _waiting(cluster, settings | {"TASKS_PER_NODE": 2})
     assert eventually(lambda: ["sleep", "600", ""] in processes_of(run).values(), 10), processes_of(run)
     cluster.cancel(job)
 

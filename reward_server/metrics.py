@@ -63,13 +63,18 @@ class Metrics:
         self._batch.labels(endpoint).observe(answer.items)
         for verifier, status, count in answer.counts:
             self._items.labels(verifier, status).inc(count)
+        self._read_pool()
+
+    def _read_pool(self) -> None:
         if self._pool is not None:
             self._open.set(self._pool.depth)
             for reason, count in self._pool.restarts.items():
                 self._restarts.labels(reason).set(count)
 
     def render(self) -> bytes:
-        """Prometheus' text format, over all workers."""
+        """Prometheus' text format, over all workers; what waits in another worker is as of its last answer."""
+        # How much waits is of interest above all when nothing is answered any more.
+        self._read_pool()
         if os.environ.get(DIRECTORY_VARIABLE):
             registry = CollectorRegistry()
             MultiProcessCollector(registry)

@@ -8,7 +8,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -82,9 +82,7 @@ def finish(process: subprocess.Popen[bytes], log: Path, deadline_s: float) -> st
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    for child in descendants(process.pid):
-        if alive(child):
-            os.kill(child, signal.SIGKILL)
+    kill(descendants(process.pid))
     if process.poll() is None:
         process.kill()
         process.wait()
@@ -112,12 +110,26 @@ def alive(pid: int) -> bool:
         return False
 
 
+def command_line(pid: int) -> str:
+    """A process's command and arguments; empty when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
+    except OSError:
+        return ""
+
+
+def kill(pids: Iterable[int]) -> None:
+    """SIGKILL to each that still runs; the end of one may have ended another meanwhile."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def wait_until_dead(pids: Sequence[int], deadline_s: float) -> list[str]:
     """Waits for the processes' end; returns the command lines of those still alive at the deadline, and kills them."""
     end = time.monotonic() + deadline_s
     while (left := [pid for pid in pids if alive(pid)]) and time.monotonic() < end:
         time.sleep(0.1)
-    commands = [Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ") for pid in left]
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
+    commands = [command_line(pid) for pid in left]
+    kill(left)
     return commands

@@ -55,6 +55,7 @@ class ParallelConfig:
     Attributes:
         processes: ranks to start; under torchrun or srun it is the launcher's world size, whatever is set here.
         micro_batch_tokens: tokens in one forward pass of a training step.
+        timeout_minutes: how long ranks wait for one another, at the start and in every collective.
     """
 
     processes: int = 1
@@ -63,7 +64,7 @@ class ParallelConfig:
     sequence: bool = False
     recompute: bool = False
     micro_batch_tokens: int = 8192
-    timeout_minutes: int = 30
+    timeout_minutes: float = 30
 
 
 @dataclass
@@ -361,8 +362,12 @@ def validate(config: Config) -> None:
     _one_of("reward.format", config.reward.format, ("strict", "lenient"))
     _one_of("reward.length_shape", config.reward.length_shape, ("preset", "l1", "dapo"))
     parallel, rollout = config.parallel, config.rollout
-    for key in ("processes", "tensor", "pipeline", "micro_batch_tokens", "timeout_minutes"):
+    for key in ("processes", "tensor", "pipeline", "micro_batch_tokens"):
         _require(getattr(parallel, key) >= 1, f"parallel.{key}={getattr(parallel, key)}: expected at least 1")
+    _require(
+        parallel.timeout_minutes > 0,
+        f"parallel.timeout_minutes={parallel.timeout_minutes:g}: expected above 0, since ranks are never there at once",
+    )
     for key in ("prompts", "max_new_tokens"):
         _require(getattr(rollout, key) >= 1, f"rollout.{key}={getattr(rollout, key)}: expected at least 1")
     _require(

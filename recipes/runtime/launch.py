@@ -96,12 +96,15 @@ def init_process_group(config: Config) -> None:
             raise MeetingError(f"{place} is taken by another program; set MASTER_PORT to a free port") from error
         raise MeetingError(f"cannot reach rank 0 at {place} ({str(error).splitlines()[0]})") from error
     except dist.DistStoreError as error:
-        raise MeetingError(f"not all {os.environ['WORLD_SIZE']} ranks came to {place} in {minutes} minutes") from error
+        raise MeetingError(
+            f"not all {os.environ['WORLD_SIZE']} ranks came to {place} in {minutes:g} minutes"
+        ) from error
 
 
 def _explains_itself(error: Exception) -> bool:
     """Whether a message will do where a traceback would bury it: errors of our own say what to do."""
-    ours = type(error).__module__.split(".")[0] in ("recipes", "conversion", "reward_server")
+    # __main__ is the entry point itself, by the name that `python -m` gives it.
+    ours = type(error).__module__.split(".")[0] in ("recipes", "conversion", "reward_server", "__main__")
     return ours or isinstance(error, FileNotFoundError)
 
 

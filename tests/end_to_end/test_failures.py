@@ -6,7 +6,6 @@ Fails if a rank outlives the others, a half-written checkpoint can be opened, or
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import time
@@ -17,7 +16,7 @@ import pytest
 from conversion.checkpoint import CheckpointError, open_checkpoint
 from recipes.runtime.run_folder import RunFolder
 from reward_server.process import RewardServerProcess
-from tests.conftest import descendants, finish, wait_until_dead
+from tests.conftest import descendants, finish, kill, wait_until_dead
 from tests.end_to_end.conftest import Settings
 from tests.end_to_end.launch import ranks, run, started, steps, wait_for
 
@@ -49,7 +48,7 @@ def _kill(which: str, process: subprocess.Popen[bytes]) -> None:
     if which.startswith("launcher"):
         process.send_signal(signal.SIGINT if which.endswith("SIGINT") else signal.SIGKILL)
     else:
-        os.kill(ranks(process.pid)[int(which[-1])], signal.SIGKILL)
+        kill([ranks(process.pid)[int(which[-1])]])
 
 
 def test_killed_at_any_moment_it_ends_whole_and_starts_again(settings: Settings, tmp_path: Path) -> None:
@@ -99,10 +98,9 @@ def test_a_reward_server_that_dies_ends_the_run_by_name(settings: Settings, tmp_
         process = started("recipes.grpo", *settings(folder, "trainer.steps=1000", *overrides), log=log)
         wait_for(lambda: len(steps(folder)) >= 1, process, log)
         family = descendants(process.pid)
-        for pid in (server.pid, *descendants(server.pid)):
-            os.kill(pid, signal.SIGKILL)
+        kill([server.pid, *descendants(server.pid)])
         output = finish(process, log, END_S)
-        assert not wait_until_dead(family, 10)
+        assert not wait_until_dead(family, END_S)
     assert process.returncode != 0
     assert f"waiting for the reward server: reward server {server.url}" in output
     for rank in (0, 1):

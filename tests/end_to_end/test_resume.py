@@ -6,7 +6,6 @@ Fails if anything that a step depends on (weights, optimizer, prompts, random dr
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import time
@@ -21,7 +20,7 @@ from recipes.runtime.interruption import EXIT_STOPPED
 from recipes.runtime.run_folder import RunFolder
 from reward_server.process import RewardServerProcess
 from tests.checkpoints import checkpoint_tensors
-from tests.conftest import descendants, finish, wait_until_dead
+from tests.conftest import descendants, finish, kill, wait_until_dead
 from tests.end_to_end.conftest import Settings
 from tests.end_to_end.launch import MEASURED, metrics, ranks, run, started, steps, wait_for
 
@@ -76,7 +75,7 @@ def test_killed_and_resumed_it_is_bit_identical(
     process = started("recipes.grpo", *overrides, log=log)
     wait_for(lambda: RunFolder(folder).steps() == [3], process, log)
     family = descendants(process.pid)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     finish(process, log, 60)
     assert not wait_until_dead(family, 60)
     assert RunFolder(folder).steps() == [3]
@@ -104,7 +103,7 @@ def test_killed_at_five_random_points_it_is_bit_identical(
         family = descendants(process.pid)
         alive = ranks(process.pid)
         if victim in alive:
-            os.kill(alive[victim], signal.SIGKILL)
+            kill([alive[victim]])
         finish(process, log, 60)
         assert not wait_until_dead(family, 60)
     run("recipes.grpo", *overrides, log=tmp_path / "last")
@@ -139,8 +138,7 @@ def test_the_reward_server_may_be_away_for_a_while(whole: dict[str, Path], setti
         overrides = settings(folder, f"trainer.steps={STEPS}", f"reward.url={url}", *LAYOUTS["tp2"])
         process = started("recipes.grpo", *overrides, "reward.total_timeout_s=60", log=log)
         wait_for(lambda: len(steps(folder)) >= 2, process, log)
-        for pid in (server.pid, *descendants(server.pid)):
-            os.kill(pid, signal.SIGKILL)
+        kill([server.pid, *descendants(server.pid)])
     wait_for(lambda: "waiting for the reward server" in log.read_text(), process, log)
     time.sleep(3)
     assert process.poll() is None

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,13 +22,3 @@ def server() -> Iterator[RewardServerProcess]:
 def client(server: RewardServerProcess) -> Iterator[RewardClient]:
     with RewardClient(server.url, attempt_timeout_s=10, total_timeout_s=20) as client:
         yield client
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    # A zombie answers signals; a container without an init process reaps none.
-    status = Path(f"/proc/{pid}/stat")
-    return not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] != "Z"

@@ -14,7 +14,7 @@ import pytest
 
 from reward_server.pool import ScorerPool
 from reward_server.schema import RequestError
-from tests.reward_server.conftest import alive
+from tests.conftest import alive
 
 OPTIONS = {"A": "Aspirin", "B": "Heparin", "C": "Warfarin", "D": "Alteplase"}
 FAULTY = "tests.reward_server.faulty:VERIFIERS"
@@ -100,12 +100,16 @@ def test_a_batch_of_runaways_costs_a_bounded_time() -> None:
 
 def test_a_process_killed_from_outside_loses_no_job() -> None:
     async def test(pool: ScorerPool) -> None:
-        jobs = [asyncio.create_task(statuses(pool, *["C", "A"] * 100)) for _ in range(40)]
-        for _ in range(3):
-            await asyncio.sleep(0.3)
-            os.kill(pool.pids[0], signal.SIGKILL)
-        for found in await asyncio.gather(*jobs):
-            assert found == ["correct", "incorrect"] * 100
+        for killed in range(1, 4):
+            jobs = [asyncio.create_task(statuses(pool, *["C", "A"] * 100)) for _ in range(20)]
+            await asyncio.sleep(0.01)
+            victim = pool.pids[0]
+            os.kill(victim, signal.SIGKILL)
+            for found in await asyncio.gather(*jobs):
+                assert found == ["correct", "incorrect"] * 100
+            while pool.pids[0] == victim:
+                await asyncio.sleep(0.01)
+            assert pool.restarts == {"timeout": 0, "died": killed}
 
     run(test, size=2)
 
@@ -124,7 +128,8 @@ def test_a_stopped_process_is_replaced() -> None:
 def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
     async def test(pool: ScorerPool) -> None:
         first = [asyncio.create_task(statuses(pool, "RUN AWAY")), asyncio.create_task(statuses(pool, "C"))]
-        await asyncio.sleep(0.1)
+        while pool.depth < 2:
+            await asyncio.sleep(0)
         with pytest.raises(RequestError, match="waiting already") as refused:
             await pool.score("score", body("C"))
         assert (refused.value.status, refused.value.retry_after_s) == (429, 1)
@@ -157,6 +162,6 @@ def test_closing_answers_what_is_still_open() -> None:
         jobs = [asyncio.create_task(pool.score("score", body("RUN AWAY"))) for _ in range(3)]
         await asyncio.sleep(0.3)
         await pool.close()
-        assert [answer.status for answer in await asyncio.wait_for(asyncio.gather(*jobs), 5)] == [503] * 3
+        assert [answer.status for answer in await asyncio.wait_for(asyncio.gather(*jobs), 20)] == [503] * 3
 
     asyncio.run(main())

@@ -200,7 +200,7 @@ def test_a_fault_in_a_verifier_is_null_never_zero(capfd: pytest.CaptureFixture[s
         ScoreItem("c", "text", "no answer block, so nothing to judge", {"answer": "MI"}),
     ]
     broken = Settings(verifiers="tests.reward_server.faulty:BROKEN")
-    with serving(broken) as url, RewardClient(url, total_timeout_s=10) as client:
+    with serving(broken) as url, RewardClient(url, total_timeout_s=60) as client:
         _, (fault, sound, empty) = client.score("gated", items)
         assert (fault.status, fault.reward, fault.components, fault.version) == ("verifier_error", None, {}, "7")
         assert (sound.status, sound.reward) == ("correct", 1.0)
@@ -214,16 +214,18 @@ def test_a_fault_in_a_verifier_is_null_never_zero(capfd: pytest.CaptureFixture[s
 
 
 def test_a_full_queue_answers_429_with_a_time_to_come_back() -> None:
-    crowded = Settings(verifiers="tests.reward_server.faulty:VERIFIERS", queue_limit=1, item_limit_s=1.0)
+    crowded = Settings(verifiers="tests.reward_server.faulty:VERIFIERS", queue_limit=1, item_limit_s=2.0)
     body = {"preset": "gated", "items": [item(response="<think>t</think><answer>RUN AWAY</answer>")]}
     with serving(crowded) as url, RewardClient(url) as client:
-        client.wait_ready(20)
+        client.wait_ready(60)
         answers: list[httpx.Response] = []
         first = threading.Thread(
             target=lambda: answers.append(httpx.post(f"{url}/v1/score", json=body, trust_env=False, timeout=20))
         )
         first.start()
-        time.sleep(0.3)
+        deadline = time.monotonic() + 10
+        while "medatron_reward_open_requests 1.0" not in httpx.get(f"{url}/metrics", trust_env=False).text:
+            assert time.monotonic() < deadline, answers
         refused = httpx.post(f"{url}/v1/score", json=body, trust_env=False, timeout=20)
         assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
         first.join()
@@ -278,15 +280,17 @@ def test_a_signal_drains_and_exits_0(tmp_path: Path, workers: int, stop: signal.
         connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=20)
         connection.putrequest("POST", "/v1/score")
         connection.putheader("Content-Length", str(len(body)))
-        connection.endheaders(body[:50])
+        connection.putheader("Expect", "100-continue")
+        connection.endheaders()
         # The server is within the request when the signal comes, and gets the rest of it afterwards.
-        time.sleep(0.5)
+        assert connection.sock.recv(100).startswith(b"HTTP/1.1 100 Continue")
+        connection.send(body[:50])
         os.kill(server.pid, stop)
         time.sleep(0.7)
         connection.send(body[50:])
         answer = connection.getresponse()
         assert (answer.status, json.loads(answer.read())["results"][0]["reward"]) == (200, 1.0)
-        deadline = time.monotonic() + 12
+        deadline = time.monotonic() + 30
         while server.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         assert server.poll() == 0

@@ -89,6 +89,7 @@ def test_yaml_round_trip_of_every_section() -> None:
         (["data.style=fancy"], "data.style=fancy: expected one of plain, med_u1, med_rlvr"),
         (["reward.match=fuzzy"], "reward.match=fuzzy: expected one of strict, lenient"),
         (["parallel.tensor=0"], "parallel.tensor=0: expected at least 1"),
+        (["parallel.timeout_minutes=0"], "parallel.timeout_minutes=0: expected above 0"),
         (["rollout.group_size=1"], "rollout.group_size=1: a group of one has no advantage; expected at least 2"),
         (
             ["parallel.processes=3", "parallel.tensor=2"],

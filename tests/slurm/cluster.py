@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,11 +45,21 @@ class Cluster:
 
     def submit(self, *flags: str, script: Path = SCRIPT, **settings: object) -> int:
         """The id of a job of `script` with sbatch's `flags` and `settings` as environment."""
+        return self._submitted(["sbatch"], [*flags, str(script.relative_to(REPO))], REPO, settings)
+
+    def submit_code(self, checkout: Path, *flags: str, **settings: object) -> int:
+        """The id of a job that `grpo_70b.sh --submit` of another checkout submits."""
+        script = checkout / SCRIPT.relative_to(REPO)
+        return self._submitted([str(script), "--submit"], flags, checkout, settings)
+
+    def _submitted(
+        self, command: Sequence[str], arguments: Sequence[str], folder: Path, settings: Mapping[str, object]
+    ) -> int:
         environ = environment({"SLURM_CONF": self._configuration, **settings})
-        command = ["sbatch", "--parsable", f"--output={self._folder}/%j.log", *flags, str(script.relative_to(REPO))]
-        done = subprocess.run(command, cwd=REPO, env=environ, capture_output=True, text=True, timeout=30)
-        assert done.returncode == 0, done.stderr
-        return int(done.stdout)
+        whole = [*command, "--parsable", f"--output={self._folder}/%j.log", *arguments]
+        done = subprocess.run(whole, cwd=folder, env=environ, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return int(done.stdout.split()[-1])
 
     def node(self, action: str, name: str) -> None:
         """kill-node or start-node of slurm_local.sh."""
@@ -84,14 +94,19 @@ class Cluster:
         environ = environment({"SLURM_CONF": self._configuration})
         subprocess.run(["scancel", *flags, str(job)], env=environ, check=True, timeout=30)
 
+    def release(self, job: int) -> None:
+        """Lets a job begin that was submitted with --hold."""
+        self._scontrol("release", str(job))
+
     def _scontrol(self, *arguments: str) -> str:
         environ = environment({"SLURM_CONF": self._configuration})
-        return subprocess.run(["scontrol", *arguments], env=environ, capture_output=True, text=True, timeout=30).stdout
+        command = ["scontrol", *arguments]
+        return subprocess.run(command, env=environ, check=True, capture_output=True, text=True, timeout=30).stdout
 
 
-def processes_of(run: Path) -> list[str]:
-    """Command lines of live processes that were started for the job with this run folder."""
-    found = []
+def processes_of(run: Path) -> dict[int, list[str]]:
+    """Process id and words of the command of what runs for the job with this run folder."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal():
             continue
@@ -100,7 +115,7 @@ def processes_of(run: Path) -> list[str]:
         except OSError:
             continue  # it ended meanwhile
         if f"RUN={run}\0".encode() in environ + b"\0" or str(run).encode() in command:
-            found.append(command.replace(b"\0", b" ").decode(errors="replace"))
+            found[int(entry.name)] = command.decode(errors="replace").split("\0")
     return found
 
 
@@ -114,10 +129,11 @@ def eventually(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-def fake_venv(folder: Path, grpo: str) -> Path:
-    """A virtual environment whose python3 runs the shell line `grpo` in place of recipes.grpo, all else as it is."""
+def fake_venv(folder: Path, instead: Mapping[str, str]) -> Path:
+    """A virtual environment whose python3 runs a shell line in place of each of these modules, all else as it is."""
     python = folder / "bin" / "python3"
     python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\n[ "$2" != recipes.grpo ] || {{ {grpo}; }}\nexec {sys.executable} "$@"\n')
+    cases = "".join(f"{module}) {line} ;;\n" for module, line in instead.items())
+    python.write_text(f'#!/bin/sh\ncase "$2" in\n{cases}esac\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
     return folder

@@ -1,5 +1,7 @@
 """slurm/grpo_70b.sh, submitted as a user submits it, on a cluster whose nodes run the tiny model on CPU.
 
+Where a test is about how a job begins or ends, shell lines stand for the modules that its steps run.
+
 Left out: containers and GPUs.
 """
 
@@ -18,7 +20,8 @@ import torch
 
 from recipes.runtime.run_folder import RunFolder
 from tests.checkpoints import checkpoint_tensors
-from tests.slurm.cluster import Cluster, eventually, fake_venv, processes_of
+from tests.end_to_end.launch import steps
+from tests.slurm.cluster import REPO, Cluster, Ended, eventually, fake_venv, processes_of
 
 pytestmark = pytest.mark.slurm
 
@@ -28,8 +31,10 @@ _TINY = (
     "rollout.max_new_tokens=16 parallel.tensor=2"
 )
 
+Settings = dict[str, object]
 
-def _settings(run: Path, model: Path, questions: Path) -> dict[str, object]:
+
+def _settings(run: Path, model: Path, questions: Path) -> Settings:
     return {
         "MODEL": model,
         "DATA": questions / "train.jsonl",
@@ -50,9 +55,8 @@ def whole(cluster: Cluster, tiny_model: Path, questions: Path, tmp_path_factory:
     folder = tmp_path_factory.mktemp("whole")
     run, release = folder / "run", folder / "release"
     settings = _settings(run, tiny_model, questions) | {"TEST_DATA": questions / "test.jsonl", "RELEASE": release}
-    ended = cluster.wait(cluster.submit("--nodes=2", **settings), 240)
+    ended = _completed(cluster, cluster.submit("--nodes=2", **settings), 240)
 
-    assert (ended.state, ended.exit_code) == ("COMPLETED", 0), ended.output
     checkpoint, evaluation = RunFolder(run).step_path(STEPS), run / "evaluation" / "after.json"
     assert ended.last_line.endswith(f"done: checkpoint {checkpoint}, evaluation {evaluation}, release {release}")
     assert (checkpoint / "manifest.json").is_file()
@@ -60,112 +64,231 @@ def whole(cluster: Cluster, tiny_model: Path, questions: Path, tmp_path_factory:
     assert (release / "SHA256SUMS").is_file()
     assert "megatron-core" in ended.output  # the canary's table
     assert "srun: " not in ended.output
-    assert eventually(lambda: not processes_of(run), 10), processes_of(run)
+    _assert_nothing_left(run)
     return run
 
 
-def _steps(run: Path) -> list[int]:
-    metrics = run / "metrics.jsonl"
-    return [json.loads(line)["step"] for line in metrics.read_text().splitlines()] if metrics.exists() else []
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a test's own run, which is not there yet."""
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def given(run: Path, tiny_model: Path, questions: Path) -> Settings:
+    """The settings of a job that begins from nothing."""
+    return _settings(run, tiny_model, questions)
+
+
+@pytest.fixture
+def converted(given: Settings, run: Path, whole: Path) -> Settings:
+    """The settings of a job that finds its model converted."""
+    shutil.copytree(whole / "megatron", run / "megatron")
+    return given
+
+
+def _trained(cluster: Cluster, settings: Settings, count: int = 2) -> int:
+    """A job on two nodes that has done so many steps."""
+    job, run = cluster.submit("--nodes=2", **settings), Path(str(settings["RUN"]))
+    assert eventually(lambda: len(steps(run)) >= count, 120), cluster.log(job)
+    return job
+
+
+def _played(settings: Settings, venv: Path, instead: dict[str, str]) -> Settings:
+    """The settings of a job whose looks are shell lines, as are the modules of `instead`, and its model converted."""
+    manifest = Path(str(settings["RUN"])) / "megatron" / "manifest.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.touch()
+    looks = {"recipes.preflight": "exit 0", "recipes.canary": "exit 0"}
+    return settings | {"VENV": fake_venv(venv, looks | instead)}
+
+
+def _waiting(cluster: Cluster, settings: Settings) -> int:
+    """A job on one node whose ranks have said that they wait."""
+    job = cluster.submit("--nodes=1", **settings)
+    assert eventually(lambda: "ranks wait" in cluster.log(job), 90), cluster.log(job)
+    return job
+
+
+def _completed(cluster: Cluster, job: int, seconds: float, before: str = "") -> Ended:
+    """The end of a job that succeeds; `before` is what an earlier one printed."""
+    ended = cluster.wait(job, seconds)
+    assert (ended.state, ended.exit_code) == ("COMPLETED", 0), before + ended.output
+    return ended
+
+
+def _failed(cluster: Cluster, job: int, code: int, seconds: float) -> Ended:
+    """The end of a job that fails with this exit code."""
+    ended = cluster.wait(job, seconds)
+    assert (ended.state, ended.exit_code) == ("FAILED", code), ended.output
+    return ended
+
+
+def _assert_nothing_left(run: Path) -> None:
+    assert eventually(lambda: not processes_of(run), 10), processes_of(run)
 
 
 def _assert_the_same_weights(run: Path, whole: Path, tmp_path: Path) -> None:
-    assert _steps(run) == list(range(1, STEPS + 1))
+    assert steps(run) == list(range(1, STEPS + 1))
     found, wanted = (checkpoint_tensors(each, tmp_path) for each in (run, whole))
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
+def _process(run: Path, module: str) -> int:
+    """The process id of the first that runs a module for the job with this run folder."""
+    found = [pid for pid, words in processes_of(run).items() if words[1:3] == ["-m", module]]
+    assert found
+    return min(found)
+
+
 def test_one_job_converts_trains_evaluates_and_releases(whole: Path) -> None:
-    assert _steps(whole) == list(range(1, STEPS + 1))
+    assert steps(whole) == list(range(1, STEPS + 1))
     assert (whole / "code" / "grpo_70b" / "recipes" / "grpo.py").is_file()
 
 
-def _begun(whole: Path, tmp_path: Path) -> Path:
-    """A run folder with a converted model."""
-    shutil.copytree(whole / "megatron", tmp_path / "run" / "megatron")
-    return tmp_path / "run"
-
-
 def test_a_job_that_is_asked_to_stop_is_requeued_and_ends_as_if_it_had_not_been(
-    cluster: Cluster, whole: Path, tiny_model: Path, questions: Path, tmp_path: Path
+    cluster: Cluster, whole: Path, converted: Settings, run: Path, tmp_path: Path
 ) -> None:
-    run = _begun(whole, tmp_path)
-    job = cluster.submit("--nodes=2", **_settings(run, tiny_model, questions))
-    assert eventually(lambda: len(_steps(run)) >= 2, 120), cluster.log(job)
+    job = _trained(cluster, converted)
     # As sbatch --signal=B:USR1 does ahead of the time limit.
     cluster.cancel(job, "--batch", "--signal=USR1")
-    ended = cluster.wait(job, 150)
+    ended = _completed(cluster, job, 150)
 
-    assert (ended.state, ended.exit_code) == ("COMPLETED", 0), ended.output
     assert "asking the ranks to save and stop" in ended.output
     assert "asked to stop: saved after step" in ended.output
     assert "life 2 of this job: goes on after step" in ended.output
     assert "conversion" not in ended.output.split("reward server")[0]
     _assert_the_same_weights(run, whole, tmp_path)
-    assert eventually(lambda: not processes_of(run), 10), processes_of(run)
+    _assert_nothing_left(run)
 
 
 def test_where_requeueing_is_off_another_job_goes_on(
-    cluster: Cluster, whole: Path, tiny_model: Path, questions: Path, tmp_path: Path
+    cluster: Cluster, whole: Path, converted: Settings, run: Path, tmp_path: Path
 ) -> None:
-    run = _begun(whole, tmp_path)
-    job = cluster.submit("--nodes=2", **_settings(run, tiny_model, questions), REQUEUE="chain")
-    assert eventually(lambda: len(_steps(run)) >= 2, 120), cluster.log(job)
+    job = _trained(cluster, converted | {"REQUEUE": "chain"})
     cluster.cancel(job, "--batch", "--signal=USR1")
-    first = cluster.wait(job, 60)
-    assert (first.state, first.exit_code) == ("FAILED", 75), first.output
+    first = _failed(cluster, job, 75, 60)
     chained = re.search(r"job (\d+) goes on from there", first.output)
     assert chained, first.output
-    ended = cluster.wait(int(chained[1]), 120)
-    assert (ended.state, ended.exit_code) == ("COMPLETED", 0), ended.output + cluster.log(job)
+    _completed(cluster, int(chained[1]), 120, before=first.output)
     _assert_the_same_weights(run, whole, tmp_path)
 
 
-def test_a_job_that_lost_a_node_goes_on_when_it_is_back(
-    cluster: Cluster, whole: Path, tiny_model: Path, questions: Path, tmp_path: Path
+def test_where_a_job_may_not_go_on_it_says_how_to(cluster: Cluster, given: Settings, run: Path, tmp_path: Path) -> None:
+    stop = "trap 'kill $!; exit 75' USR1; sleep 600 & echo ranks wait; wait"
+    settings = _played(given, tmp_path / "venv", {"recipes.grpo": stop})
+    job = _waiting(cluster, settings | {"REQUEUE": "none"})
+    cluster.cancel(job, "--batch", "--signal=USR1")
+    ended = _failed(cluster, job, 75, 60)
+    assert ended.last_line.endswith(f"stopped after step 0; submit again with RUN={run} to go on from there")
+    _assert_nothing_left(run)
+
+
+@pytest.mark.parametrize(
+    ("began", "limit", "code", "message"),
+    [
+        ((0, 1, 2), 2, 1, "gone on 2 times (MAX_RESTARTS); submit again with RUN={run} to go on from step 3"),
+        ((3, 3, 3), 20, 1, "the last 3 lives saved nothing after step 3; see the logs in {run}/logs"),
+        # The one before it did get further, from step 2 to 3.
+        ((2, 3, 3), 20, 4, "preflight failed with exit code 4"),
+    ],
+    ids=["too often", "idle", "not idle"],
+)
+def test_a_job_goes_on_so_often_and_as_long_as_it_gets_further(
+    began: tuple[int, ...],
+    limit: int,
+    code: int,
+    message: str,
+    cluster: Cluster,
+    given: Settings,
+    run: Path,
+    tmp_path: Path,
 ) -> None:
-    run = _begun(whole, tmp_path)
-    job = cluster.submit("--nodes=2", **_settings(run, tiny_model, questions))
-    assert eventually(lambda: len(_steps(run)) >= 2, 120), cluster.log(job)
+    """The fourth life of a run that has saved step 3; `began` are the steps after which the lives before it began."""
+    (run / "checkpoints" / "step_000003").mkdir(parents=True)
+    (run / "checkpoints" / "step_000003" / "manifest.json").touch()
+    shutil.copytree(REPO / "slurm", run / "code" / "grpo_70b" / "slurm")
+    (run / "logs").mkdir()
+    (run / "logs" / "grpo_70b.lives").write_text("".join(f"7 {life} {step}\n" for life, step in enumerate(began)))
+    venv = fake_venv(tmp_path / "venv", {"recipes.preflight": "exit 4"})
+    settings = given | {"VENV": venv, "CHAINED": 3, "MAX_RESTARTS": limit}
+    ended = _failed(cluster, cluster.submit("--nodes=1", **settings), code, 60)
+
+    assert ended.last_line.startswith(f"grpo_70b.sh: {message.format(run=run)}")
+    assert "life 4 of this job: goes on after step 3" in ended.output
+    assert ("srun " in ended.output) == (code == 4)  # whether anything was started
+
+
+def test_a_submitted_copy_of_the_code_does_not_change_with_the_checkout(
+    cluster: Cluster, given: Settings, run: Path, tmp_path: Path
+) -> None:
+    checkout = tmp_path / "checkout"
+    for part in ("configs", "conversion", "recipes", "reward_server", "slurm"):
+        shutil.copytree(REPO / part, checkout / part, ignore=shutil.ignore_patterns("__pycache__"))
+    (checkout / "recipes" / "mark").write_text("as it was submitted\n")
+    # The login node's check passes, the job's says which code it looks at.
+    looks = '[ -n "$SLURM_JOB_ID" ] || exit 0; cat recipes/mark; exit 4'
+    venv = fake_venv(tmp_path / "venv", {"recipes.preflight": looks})
+    job = cluster.submit_code(checkout, "--nodes=1", "--hold", **given | {"VENV": venv})
+    (checkout / "recipes" / "mark").write_text("edited since\n")
+    for script in (checkout / "slurm").rglob("*.sh"):
+        script.write_text("exit 9\n")
+    cluster.release(job)
+    ended = _failed(cluster, job, 4, 60)
+
+    assert "\nas it was submitted\n" in ended.output
+    assert f"--chdir={run}/code/grpo_70b " in ended.output
+
+
+def test_a_job_that_lost_a_node_goes_on_when_it_is_back(
+    cluster: Cluster, whole: Path, converted: Settings, run: Path, tmp_path: Path
+) -> None:
+    job = _trained(cluster, converted)
     cluster.node("kill-node", "node1")
     assert eventually(lambda: cluster.state(job)[0] == "PENDING", 120), cluster.log(job)
     cluster.node("start-node", "node1")
-    ended = cluster.wait(job, 180)
-    assert (ended.state, ended.exit_code) == ("COMPLETED", 0), ended.output
+    ended = _completed(cluster, job, 180)
     assert "life 2 of this job" in ended.output
     _assert_the_same_weights(run, whole, tmp_path)
 
 
 def test_a_dead_reward_server_is_started_again(
-    cluster: Cluster, whole: Path, tiny_model: Path, questions: Path, tmp_path: Path
+    cluster: Cluster, whole: Path, converted: Settings, run: Path, tmp_path: Path
 ) -> None:
-    run = _begun(whole, tmp_path)
-    job = cluster.submit("--nodes=2", **_settings(run, tiny_model, questions))
-    assert eventually(lambda: len(_steps(run)) >= 2, 120), cluster.log(job)
+    job = _trained(cluster, converted)
     os.kill(_process(run, "reward_server"), signal.SIGKILL)
-    ended = cluster.wait(job, 120)
-    assert (ended.state, ended.exit_code) == ("COMPLETED", 0), ended.output
+    ended = _completed(cluster, job, 120)
     assert "the reward server stopped with exit code 137; starting it again (1 of 5)" in ended.output
     _assert_the_same_weights(run, whole, tmp_path)
 
 
-def test_the_reward_server_may_have_a_node_of_its_own(
-    cluster: Cluster, whole: Path, tiny_model: Path, questions: Path, tmp_path: Path
+def test_a_reward_server_that_keeps_dying_ends_the_job_with_its_exit_code(
+    cluster: Cluster, given: Settings, run: Path, tmp_path: Path
 ) -> None:
-    run = _begun(whole, tmp_path)
-    settings = _settings(run, tiny_model, questions) | {"TASKS_PER_NODE": 2, "REWARD_NODES": 1}
-    ended = cluster.wait(cluster.submit("--nodes=1", ":", "--nodes=1", "--exclusive", **settings), 150)
-    assert (ended.state, ended.exit_code) == ("COMPLETED", 0), ended.output
+    """Long before READY_DEADLINE, ten minutes, in which it would have had to get ready."""
+    settings = _played(given, tmp_path / "venv", {"reward_server": "echo no such thing; exit 3"})
+    job = cluster.submit("--nodes=1", **settings)
+    ended = _failed(cluster, job, 3, 60)
+
+    log = run / "logs" / str(job) / "reward_server.log"
+    assert ended.last_line == f"grpo_70b.sh: the reward server stopped with exit code 3, the 6th time; its log is {log}"
+    assert "starting it again (5 of 5)" in ended.output
+    assert log.read_text().count("no such thing") == 6
+    assert "recipes.grpo" not in ended.output
+
+
+def test_the_reward_server_may_have_a_node_of_its_own(
+    cluster: Cluster, whole: Path, converted: Settings, run: Path, tmp_path: Path
+) -> None:
+    settings = converted | {"TASKS_PER_NODE": 2, "REWARD_NODES": 1}
+    ended = _completed(cluster, cluster.submit("--nodes=1", ":", "--nodes=1", "--exclusive", **settings), 150)
     assert "reward server ready: http://node1:" in ended.output
     _assert_the_same_weights(run, whole, tmp_path)
 
 
-def test_what_cannot_work_ends_the_job_before_anything_trains(
-    cluster: Cluster, tiny_model: Path, questions: Path, tmp_path: Path
-) -> None:
+def test_what_cannot_work_ends_the_job_before_anything_trains(cluster: Cluster, given: Settings, run: Path) -> None:
     """Each with its fix; 16918 is the port that slurmd itself listens on."""
-    good = _settings(tmp_path / "run", tiny_model, questions)
     image = {"CONTAINER": "pyxis", "CONTAINER_IMAGE": "/nowhere.sqsh"}
     for changed, message in (
         ({"MODEL": "/nowhere"}, "MODEL=/nowhere: no config.json there"),
@@ -177,65 +300,35 @@ def test_what_cannot_work_ends_the_job_before_anything_trains(
             "parallel.tensor=4 does not divide the model's 2 key-value heads (4 attention heads); use one of [1, 2]",
         ),
     ):
-        ended = cluster.wait(cluster.submit("--nodes=2", **good | changed), 90)
+        ended = cluster.wait(cluster.submit("--nodes=2", **given | changed), 90)
         assert ended.state == "FAILED", ended.output
         assert message in ended.output, ended.output
         assert "recipes.grpo" not in ended.output
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (run / "checkpoints").exists()
 
 
-@pytest.fixture
-def prepared(whole: Path, tmp_path: Path) -> Path:
-    return _begun(whole, tmp_path)
+def test_a_killed_rank_ends_the_job_within_a_minute(cluster: Cluster, converted: Settings, run: Path) -> None:
+    job = _trained(cluster, converted, 1)
+    os.kill(_process(run, "recipes.grpo"), signal.SIGKILL)
+    ended = _failed(cluster, job, 137, 60)  # 128 + SIGKILL
 
-
-def test_a_killed_rank_ends_the_job_within_a_minute(
-    cluster: Cluster, prepared: Path, tiny_model: Path, questions: Path
-) -> None:
-    job = cluster.submit("--nodes=2", **_settings(prepared, tiny_model, questions))
-    assert eventually(lambda: len(_steps(prepared)) >= 1, 120), cluster.log(job)
-    os.kill(_process(prepared, "recipes.grpo"), signal.SIGKILL)
-    ended = cluster.wait(job, 60)
-
-    assert (ended.state, ended.exit_code) == ("FAILED", 137), ended.output  # 128 + SIGKILL
     assert "training failed with exit code 137" in ended.last_line
-    assert eventually(lambda: not processes_of(prepared), 10), processes_of(prepared)
+    _assert_nothing_left(run)
 
 
-def test_a_failed_ranks_exit_code_is_the_jobs(
-    cluster: Cluster, prepared: Path, tiny_model: Path, questions: Path, tmp_path: Path
-) -> None:
+def test_a_failed_ranks_exit_code_is_the_jobs(cluster: Cluster, given: Settings, tmp_path: Path) -> None:
     # Rank 0 would wait ten minutes for the other one, as ranks do in a collective.
-    venv = fake_venv(tmp_path / "venv", '[ "$SLURM_PROCID" = 1 ] && exit 7; exec sleep 600')
-    settings = _settings(prepared, tiny_model, questions) | {"VENV": venv}
-    ended = cluster.wait(cluster.submit("--nodes=2", **settings), 120)
-
-    assert (ended.state, ended.exit_code) == ("FAILED", 7), ended.output
+    stuck = '[ "$SLURM_PROCID" = 1 ] && exit 7; exec sleep 600'
+    settings = _played(given, tmp_path / "venv", {"recipes.grpo": stuck})
+    ended = _failed(cluster, cluster.submit("--nodes=2", **settings), 7, 90)
     assert "training failed with exit code 7" in ended.last_line
 
 
-def test_a_cancelled_job_leaves_nothing_behind(
-    cluster: Cluster, prepared: Path, tiny_model: Path, questions: Path, tmp_path: Path
-) -> None:
-    venv = fake_venv(tmp_path / "venv", "echo ranks wait; exec sleep 600")
-    settings = _settings(prepared, tiny_model, questions) | {"VENV": venv, "TASKS_PER_NODE": 2}
-    job = cluster.submit("--nodes=1", **settings)
-    assert eventually(lambda: "ranks wait" in cluster.log(job), 90), cluster.log(job)
-    assert any("sleep 600" in command for command in processes_of(prepared))
+def test_a_cancelled_job_leaves_nothing_behind(cluster: Cluster, given: Settings, run: Path, tmp_path: Path) -> None:
+    settings = _played(given, tmp_path / "venv", {"recipes.grpo": "echo ranks wait; exec sleep 600"})
+    job = _waiting(cluster, settings | {"TASKS_PER_NODE": 2})
+    assert eventually(lambda: ["sleep", "600", ""] in processes_of(run).values(), 10), processes_of(run)
     cluster.cancel(job)
 
     assert cluster.wait(job, 30).state == "CANCELLED"
-    assert eventually(lambda: not processes_of(prepared), 10), processes_of(prepared)
-
-
-def _process(run: Path, module: str) -> int:
-    """The process id of the first that runs a module for the job with this run folder."""
-    found = [
-        int(entry.name)
-        for entry in Path("/proc").iterdir()
-        if entry.name.isdecimal()
-        and (words := (entry / "cmdline").read_bytes().split(b"\0"))[1:3] == [b"-m", module.encode()]
-        and any(str(run).encode() in word for word in words)
-    ]
-    assert found
-    return min(found)
+    _assert_nothing_left(run)

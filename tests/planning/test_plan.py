@@ -78,8 +78,9 @@ def test_json_and_files(tmp_path: Path) -> None:
 
 def test_other_gpus_change_verdict_and_time() -> None:
     """Half the memory, and links between nodes a tenth as fast."""
-    small, slow = (plan_of("experiment=grpo_70b", extra) for extra in ("cluster.memory_gb=40", "cluster.network_gb_s=5"))
     usual = plan_of("experiment=grpo_70b")
+    small = plan_of("experiment=grpo_70b", "cluster.memory_gb=40")
+    slow = plan_of("experiment=grpo_70b", "cluster.network_gb_s=5")
     assert verdict(usual.memory, usual.gpu.memory) == "fits"
     assert verdict(small.memory, small.gpu.memory) == "does not fit"
     assert slow.seconds["training"] > 1.1 * usual.seconds["training"]

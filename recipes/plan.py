@@ -29,7 +29,8 @@ from recipes.planning.estimate import Assumptions, Plan
 from recipes.planning.picture import as_svg
 from recipes.planning.sweep import check_layout, sweep
 from recipes.planning.text import as_dict, as_text
-from recipes.runtime.config import Config, ConfigError, load
+from recipes.runtime.config import Config, ConfigError
+from recipes.runtime.loading import load
 
 # A prompt of Med-U1's style around a question of a few sentences: estimate.
 _PROMPT_TOKENS = 300

@@ -20,7 +20,8 @@ from conversion.checkpoint import open_checkpoint
 from conversion.errors import ConversionError
 from conversion.hf_folder import open_model
 from recipes.data.example import ExampleError, read_examples
-from recipes.runtime.config import Config, ConfigError, load, validate_model
+from recipes.runtime.config import Config, ConfigError
+from recipes.runtime.loading import load, validate_model
 
 # Bytes a parameter of a checkpoint: the weights, and the optimizer's float32 main weights (under bfloat16) and moments.
 _CHECKPOINT_BYTES = {"float32": 4 + 8, "bfloat16": 2 + 12}

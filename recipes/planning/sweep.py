@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from conversion.architecture import MegatronArchitecture
 from recipes.planning.estimate import Plan
 from recipes.planning.memory import verdict
-from recipes.runtime.config import Config, ConfigError, validate, validate_model
+from recipes.runtime.config import Config, ConfigError
+from recipes.runtime.loading import validate, validate_model
 
 _MICRO_BATCHES = (4096, 8192, 16384, 32768)
 

@@ -23,7 +23,8 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from recipes.runtime import interruption, platform
-from recipes.runtime.config import Config, ConfigError, load, world_size
+from recipes.runtime.config import Config, ConfigError
+from recipes.runtime.loading import load, world_size
 
 _PR_SET_PDEATHSIG = 1
 

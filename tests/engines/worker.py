@@ -30,8 +30,8 @@ from conversion.checkpoint import CheckpointError  # noqa: E402
 from recipes.engines.megatron import vocabulary as vocabulary_module  # noqa: E402
 from recipes.engines.megatron.engine import MegatronEngine  # noqa: E402
 from recipes.engines.megatron.vocabulary import token_logprobs  # noqa: E402
-from recipes.runtime.config import load  # noqa: E402
 from recipes.runtime.launch import init_process_group  # noqa: E402
+from recipes.runtime.loading import load  # noqa: E402
 from tests.engines.steps import batch_of, sample_all, take_steps  # noqa: E402
 
 Task = dict[str, Any]

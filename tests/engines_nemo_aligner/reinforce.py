@@ -23,8 +23,9 @@ from recipes.engines import create_engine
 from recipes.engines.base import TokenBatch
 from recipes.rl.losses import supervised_loss
 from recipes.rollout.prompts import Prompt, make_prompts
-from recipes.runtime.config import Config, load
+from recipes.runtime.config import Config
 from recipes.runtime.launch import init_process_group
+from recipes.runtime.loading import load
 from recipes.runtime.tokenizer import load_tokenizer
 from recipes.sft import response_sequence
 from reward_server.client import RewardClient

@@ -16,8 +16,9 @@ import torch.distributed as dist
 
 from recipes.engines import create_engine
 from recipes.engines.base import EngineError
-from recipes.runtime.config import ConfigError, load
+from recipes.runtime.config import ConfigError
 from recipes.runtime.launch import init_process_group
+from recipes.runtime.loading import load
 from tests.engines.steps import batch_of, sample_all, take_steps
 
 Task = dict[str, Any]

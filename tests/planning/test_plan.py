@@ -17,7 +17,8 @@ from recipes.planning.hardware import MEDIAN_ERROR_PERCENT
 from recipes.planning.memory import verdict
 from recipes.planning.picture import as_svg
 from recipes.planning.sweep import check_layout, legal_layouts, sweep
-from recipes.runtime.config import ConfigError, load
+from recipes.runtime.config import ConfigError
+from recipes.runtime.loading import load
 from tests.conftest import REPOSITORY
 
 NO_PATHS = ("output=''", "model.path=''")

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from pathlib import Path
 
 import pytest
 
-from recipes.runtime import config as schema
-from recipes.runtime.config import ClusterConfig, ConfigError, from_yaml, load, to_yaml, validate_model
+from recipes.runtime.config import ClusterConfig, ConfigError, from_yaml, to_yaml
+from recipes.runtime.loading import CONFIGS, load, validate_model
 
 NEEDED = ("output=run", "model.path=checkpoint")
-EXPERIMENTS = sorted(path.stem for path in (schema.CONFIGS / "experiment").glob("*.yaml"))
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 
 
 def _groups() -> list[str]:
-    folders = [path for path in schema.CONFIGS.iterdir() if path.is_dir() and path.name != "experiment"]
+    folders = [path for path in CONFIGS.iterdir() if path.is_dir() and path.name != "experiment"]
     return sorted(f"{folder.name}={file.stem}" for folder in folders for file in folder.glob("*.yaml"))
 
 
@@ -171,5 +170,5 @@ def test_rules_that_need_the_model(overrides: list[str], said: str) -> None:
 
 
 def test_no_setting_is_an_absolute_path_of_someones_machine() -> None:
-    for file in Path(schema.CONFIGS).rglob("*.yaml"):
+    for file in CONFIGS.rglob("*.yaml"):
         assert ": /" not in file.read_text(), file

@@ -12,7 +12,8 @@ from recipes.planning.architectures import parameters, published
 from recipes.planning.estimate import Assumptions, Plan
 from recipes.planning.memory import verdict
 from recipes.planning.sweep import check_layout, sweep
-from recipes.runtime.config import Config, load
+from recipes.runtime.config import Config
+from recipes.runtime.loading import load
 from tests.conftest import REPOSITORY
 
 SIZES = {
@@ -75,7 +76,7 @@ megatron_cpu.install()
 from megatron.core import parallel_state
 from recipes.engines.megatron.model import build_model
 from recipes.planning.architectures import published
-from recipes.runtime.config import load
+from recipes.runtime.loading import load
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 parallel_state.initialize_model_parallel()
 one_rank = ["parallel.processes=1", "parallel.tensor=1", "parallel.pipeline=1", "parallel.sequence=false"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from recipes import preflight
-from recipes.runtime.config import load
+from recipes.runtime.loading import load
 
 # The tiny model: embeddings 1024 x 128, tied, and four layers of
 #   q 128 x 128 + 128, k and v 128 x 64 + 64 each, o 128 x 128, three of 128 x 384, two norms of 128 = 197,120,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.runtime.config import load
+from recipes.runtime.loading import load
 from tests.slurm.cluster import REPO, SCRIPT, SCRIPTS, environment
 
 _LIBRARY = REPO / "slurm" / "lib" / "job.sh"

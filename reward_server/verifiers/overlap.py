@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from reward_server.verifiers.base import clean
+from reward_server.verifiers.plain import clean
 
 Measure = Literal["bleu", "ems", "merge", "rouge_l"]
 

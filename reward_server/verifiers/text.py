@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from reward_server.verifiers import overlap
-from reward_server.verifiers.base import MALFORMED, MAX_ANSWER_CHARS, NO_ANSWER, Verdict, clean, judged
+from reward_server.verifiers.base import MALFORMED, MAX_ANSWER_CHARS, NO_ANSWER, Verdict, judged
+from reward_server.verifiers.plain import clean
 
-VERSION = "2"
+VERSION = "3"
 # Of the instructions and the reading of verdicts in `reward_server.judge`, which this package does not import.
 JUDGE_VERSION = "1"
 

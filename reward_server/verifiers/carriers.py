@@ -1,0 +1,388 @@
+"""What may stand around an answer, and what makes one unreadable: the tables that readers, tests and docs share.
+
+A carrier adds nothing to an answer ("The answer is C"). A refusal is something that a reading cannot account for ("not
+C", "C or D", "5-6 mg"): such an answer is never paid, since whatever picked the right part of it would be a guess. The
+tables in docs/reward_server.md are printed by `python -m reward_server.verifiers.carriers`; tests try every example
+of both with every task that it is for.
+
+Left out: any understanding of the sentence. A word that is in no table is no carrier of an option's text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import Literal
+
+from reward_server.verifiers.plain import MARKUP
+
+Task = Literal["choice", "number", "date", "duration"]
+ALL: tuple[Task, ...] = ("choice", "number", "date", "duration")
+# A right answer to each task, and the question that the examples of both tables are about.
+SAMPLES: dict[Task, str] = {"choice": "C", "number": "5.2", "date": "09/03/2014", "duration": "17 weeks, 6 days"}
+SAMPLE_OPTIONS = {"A": "Aspirin", "B": "5 mg", "C": "Heparin", "D": "Warfarin"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Carrier:
+    """Words around an answer.
+
+    Attributes:
+        name: what they do.
+        pattern: what is peeled off in front of an answer (lead-ins) or accepted behind it (tails).
+        examples: templates with `{}` for the answer.
+        tasks: whose answers they carry.
+    """
+
+    name: str
+    pattern: re.Pattern[str]
+    examples: tuple[str, ...]
+    tasks: tuple[Task, ...] = ALL
+
+
+def _carrier(name: str, pattern: str, *examples: str, tasks: tuple[Task, ...] = ALL) -> Carrier:
+    return Carrier(name, re.compile(pattern, re.IGNORECASE), examples, tasks)
+
+
+# The words of which sentences about a choice are made. None of them takes anything back, compares or counts.
+_FILLER = """
+a an the this that these it its it's that's i i'd i'll i'm we you my our your me us he she they his her their
+is are am was be being been will would should must has have had does do seems appears looks remains
+most more likely probable best correct right true appropriate accurate suitable proper single final only next
+initial first-line answer answers option choice response solution letter diagnosis treatment management therapy
+intervention test investigation study step drug agent medication medicine cause finding findings mechanism
+explanation reason result organism pathogen condition disease disorder statement question case scenario
+patient patient's man woman child boy girl infant who
+of for to in on at by with from as so thus hence therefore overall here now today immediately urgently first
+think believe conclude say choose choosing select pick go going give given giving gives start started starting
+begin administer administered treat treated prescribe prescribed order perform obtain use used using try
+recommend recommended suggest suggests suggested indicate indicates indicated need needs needed require requires
+required diagnosed consistent represents responsible known called clearly definitely certainly strongly confident
+sure please
+"""
+_FILLER_WORDS = frozenset(_FILLER.split())
+_WORD = re.compile(r"[\s,:;.!()\"]*([^\s,:;.!()\"]+)")
+
+_ADJECTIVE = r"(?:(?:single|final|correct|right|best|proper|most likely|most appropriate|most probable)\s)*+"
+_THING = r"(?:answer|option|choice|response|solution|diagnosis|ans)(?:\s(?:choice|option|letter|key))?+(?![a-z])"
+_COPULA = r"(?:\s?(?:is|are|would be|should be|must be|will be|remains)(?![a-z])|\s?(?:->|[:=\u2014]|-(?=\s)))"
+LEADS = (
+    _carrier(
+        "the answer is",
+        rf"(?:(?:the|my|our)\s)?{_ADJECTIVE}{_THING}(?:\s(?:here|to (?:this|the) question))?+(?:{_COPULA})*+\s?",
+        *("The answer is {}", "The correct answer is: {}", "Final answer: {}", "Answer \u2192 {}", "Ans: {}"),
+    ),
+    _carrier(
+        "a conclusion",
+        r"(?:so|thus|hence|therefore|overall|finally|in conclusion|in summary|to conclude|conclusion)(?![a-z])[,:]?\s?",
+        *("So {}", "Therefore, {}", "In conclusion: {}"),
+    ),
+    _carrier(
+        "I think",
+        r"(?:i|we)(?:'m| am| are)?\s(?:think|believe|conclude|say|would say|confident|sure|certain)(?:\sthat)?\s",
+        *("I think the answer is {}", "I'm confident that it is {}"),
+    ),
+    _carrier("it is", r"(?:it|this|that)(?:'s|\s(?:is|must be|would be|should be))\s?:?\s?", "It is {}", "It's {}"),
+    _carrier(
+        "I choose",
+        r"(?:(?:i|we)(?:'d|'ll|\swould|\swill)?\s)?(?:choose|select|pick|go with|mark)\s",
+        *("I choose {}", "Pick {}", "I'd go with {}"),
+        tasks=("choice",),
+    ),
+    _carrier("a kind of label", r"(?:option|choice|letter)(?![a-z])[:\s]\s?", "Option {}", tasks=("choice",)),
+    _carrier(
+        "the answer, in other languages",
+        r"(?:die |la |le |el |il |a |de |\u5219|\u6240\u4ee5|\u56e0\u6b64)?"
+        r"(?:(?:richtige|endg\u00fcltige|bonne|juiste|\u6b63\u786e|\u6700\u7ec8|\u6b63\u78ba)\s?)?"
+        r"(?:antwort|l\u00f6sung|r\u00e9ponse|respuesta|risposta|resposta|antwoord|\u043e\u0442\u0432\u0435\u0442"
+        r"|\u7b54\u6848|\u9009\u62e9|\u9009|\u6b63\u89e3|\u7b54\u3048|\ub2f5|\uc815\ub2f5)"
+        r"(?:\s(?:correcta|correcte|corretta|correta|finale?|final))?"
+        r"(?:\s?(?:ist|lautet|est|es|\u00e9|\u00e8|is|\u4e3a|\u662f|\u306f|\uc740|\ub294))?\s?[:=]?\s?",
+        *("Antwort: {}", "La respuesta correcta es {}", "La r\u00e9ponse est {}", "\u7b54\u6848\uff1a{}"),
+        *("\u7b54\u6848\u662f{}\u3002", "\ub2f5\uc740 ({}) \uc785\ub2c8\ub2e4"),
+        tasks=("choice",),
+    ),
+    _carrier("a sentence of words that say nothing", r"(?!)", "The best drug to give now is: {}", tasks=("choice",)),
+    _carrier("a number in a list", r"[0-9]{1,2}[.)]\s(?=[(\[]?[A-Za-z])", "1. {}", tasks=("choice",)),
+)
+_IS = r"(?:is|are|would be|should be|must be|seems|seems to be|appears to be|looks)(?![a-z])"
+TAILS = (
+    _carrier(
+        "calling it right",
+        rf"\s?,?\s?{_IS}(?:\s(?:indeed|clearly|thus))?",
+        *("{} is correct", "{} is the most likely diagnosis.", "{} would be the best next step"),
+        tasks=("choice",),
+    ),
+    _carrier("as the answer", r"\s?,?\s?as\s(?:the|my)\s", "{} as the answer", tasks=("choice",)),
+)
+# Words that other languages write onto the answer.
+SUFFIXES = (
+    _carrier(
+        "'it is', in other languages",
+        r"\s?(?:\uc785\ub2c8\ub2e4|\uc774\ub2e4|\u3067\u3059)(?=[\s.!]*$)",
+        *("{}\uc785\ub2c8\ub2e4", "\ub2f5\uc740 {}\uc785\ub2c8\ub2e4."),
+        tasks=("choice",),
+    ),
+)
+# What begins a reason; whatever follows is read only for what it takes back.
+REASONS = (
+    _carrier(
+        "a reason",
+        r"\s?[,;.:(\u2014-]?\s?(?:because|since|due to|owing to|based on|for the reason|given (?:that|the|his|her)"
+        r"|reason(?:ing)?:|explanation:|rationale:|justification:)(?![a-z])",
+        *("{} because the others do harm", "{}, since she has a clot", "{}. Explanation: it fits best"),
+        tasks=("choice",),
+    ),
+    _carrier(
+        "a sentence behind it",
+        r"\s?[.;:\n\u2014]\s?(?:this|these|the|it|its|he|she|they|that|here|there|keep|note|remember|his|her|their|in|with"
+        r"|given|as|because|since|based|due|patients?|we|my|treatment|diagnosis|reason|explanation|rationale)\s(?=\S+\s\S)",
+        *("{}. This drug acts on antithrombin.", "The answer is {}. Keep in mind that A is often picked by mistake."),
+        tasks=("choice",),
+    ),
+)
+
+NEGATION = re.compile(
+    r"\b(?:no|not|cannot|never|neither|nor|none|non|without|except|excepting|incorrect|wrong|false|unlikely|impossible"
+    r"|exclude[sd]?|excluding|ruled? out|rules out|ruling out|rather than|instead of|as opposed to|against"
+    r"|avoid(?:s|ed)?"
+    r"|stop(?:s|ped)?|discontinued?|withh[eo]ld|contraindicated|absent|absence|lacks?|negative for|den(?:y|ies|ied)"
+    r"|undetermined|indeterminate|unknown|unable|all of|any of|all options|untrue|invalid)\b|n't\b",
+    re.IGNORECASE,
+)
+ALTERNATIVE = re.compile(
+    r"\b(?:or(?!\sso\b)|either|alternatively|otherwise|versus|vs|between|rang(?:e|es|ing)|respectively)\b",
+    re.IGNORECASE,
+)
+# Words that make a bound of the amount behind them or in front of them.
+_BOUND_BEFORE = re.compile(
+    r"(?:\bthan|\bat (?:least|most)|\bup to|\bover|\bunder|\babove|\bbelow|\bbeyond|\bexceed(?:s|ing)?|\bmax(?:imum)?"
+    r"|\bminimum|\bm(?:ax|in)imum of|\bwithin|\bbefore|\bafter|\buntil|\bevery|<|(?<!-)>|\u00b1)"
+    r"\s?(?:about\s|approximately\s)?$",
+    re.IGNORECASE,
+)
+_BOUND_BEHIND = re.compile(
+    r"\s?(?:\+|(?:or|and) (?:more|less|fewer|higher|lower|greater|above|below|over|under|up|older|younger"
+    r"|later|earlier)\b"
+    r"|plus\b|minus\b|less\b|ago\b|short of\b)",
+    re.IGNORECASE,
+)
+_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+_TENS = "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"
+NUMBER_WORDS = dict(zip(f"{_ONES} {_TENS}".split(), (*range(20), *range(20, 100, 10)), strict=True))
+# Amounts in words that no digit says.
+COUNTED = re.compile(
+    r"\b(?:hal(?:f|ves)|quarters?|thirds|hundredths?|hundreds?|dozens?|couple|double|triple|twice|thrice|fortnights?"
+    r"|thousands?|millions?|billions?|trillions?|lakhs?|crores?|mio|mln|bn|fold)\b",
+    re.IGNORECASE,
+)
+_LETTER_WORDS = re.compile(r"[^\W\d_]+")
+
+
+def lead_length(text: str) -> int:
+    """How many characters of `text` are lead-ins, counted to the start of the answer proper; 0 without any."""
+    position = 0
+    for _ in range(6):
+        ends = (found.end() for lead in LEADS if (found := lead.pattern.match(text, position)))
+        further = next((end for end in ends if end > position), position)
+        if further == position:
+            further = _sentence_end(text, position)
+        if further == position:
+            break
+        position = further
+    return position
+
+
+def _sentence_end(text: str, start: int) -> int:
+    """Behind the last "is", "are", "be" or colon of the words that say nothing: "The best drug to give now is:"."""
+    position = end = start
+    while found := _WORD.match(text, position):
+        # A letter may be a label: nothing in front of it is passed over together with it.
+        if len(found[1]) == 1 or found[1].lower() not in _FILLER_WORDS:
+            break
+        position = found.end()
+        if found[1].lower() in ("is", "are", "be", "with") or text[position : position + 1] == ":":
+            spaces = re.compile(r"[:\s]*").match(text, position)
+            end = spaces.end() if spaces else position
+    return end
+
+
+def filler_length(text: str, start: int = 0) -> int:
+    """How many characters from `start` on are words of _FILLER_WORDS and punctuation."""
+    position = start
+    while found := _WORD.match(text, position):
+        if found[1].lower() not in _FILLER_WORDS and found[1] != "->":
+            break
+        position = found.end()
+    return position - start
+
+
+def is_filler(text: str) -> bool:
+    """Whether `text` says nothing: words of _FILLER_WORDS, punctuation, dashes that stand apart."""
+    position = filler_length(text)
+    return not re.search(r"[^\s,:;.!()\"\u2014]", text[position:].replace(" - ", " "))
+
+
+def is_bound(text: str, start: int, end: int) -> bool:
+    """Whether the amount at text[start:end] only bounds another: "at least 5", "5 or more", "before 09/03/2014"."""
+    return bool(_BOUND_BEFORE.search(text[max(0, start - 40) : start]) or _BOUND_BEHIND.match(text, end))
+
+
+def number_words(text: str) -> list[int]:
+    """The numbers from zero to ninety that are written out in `text`, each word for itself."""
+    return [NUMBER_WORDS[word] for word in _LETTER_WORDS.findall(text.lower()) if word in NUMBER_WORDS]
+
+
+@dataclasses.dataclass(frozen=True)
+class Refusal:
+    """Something that no reading accounts for.
+
+    Attributes:
+        name: what it is.
+        examples: by task, answers that hold the right one beside it.
+    """
+
+    name: str
+    examples: dict[Task, tuple[str, ...]]
+
+
+REFUSALS = (
+    Refusal(
+        "a negation",
+        {
+            "choice": (
+                "not C",
+                "C is wrong",
+                "no heparin",
+                "stop heparin",
+                "heparin is contraindicated",
+                "anything but C",
+            ),
+            "number": ("not 5.2", "it isn't 5.2", "5.2 is wrong"),
+            "date": ("not 09/03/2014",),
+            "duration": ("not 17 weeks, 6 days",),
+        },
+    ),
+    Refusal(
+        "several answers",
+        {
+            "choice": ("A or C", "A, C", "C. A", "A + C", "ABCD", "all of the above", "C. On second thoughts, D"),
+            "number": ("5.2 or 6", "5.2, 6", "4 to 5.2", "4-5.2", "either 5.2 or six"),
+            "date": ("09/03/2014 or 09/04/2014", "09/01/2014-09/03/2014"),
+            "duration": ("17 weeks, 6 days or 18 weeks", "16 to 17 weeks, 6 days"),
+        },
+    ),
+    Refusal(
+        "a label that its text contradicts",
+        {"choice": ("D (Heparin)", "d. Heparin", "D -> Heparin", "Heparin (D)", "C. Warfarin", "D, i.e. Heparin")},
+    ),
+    Refusal(
+        "a letter within a name",
+        {"choice": ("vitamin C", "C. difficile", "hepatitis C", "C-section", "C++", "C cells")},
+    ),
+    Refusal(
+        "an option's text within other words",
+        {
+            "choice": (
+                "non-heparin",
+                "low-dose heparin",
+                "heparin-like drug",
+                "allergic to heparin",
+                "heparin antibodies",
+            )
+        },
+    ),
+    Refusal(
+        "a sign",
+        {
+            "number": ("-5.2", "- 5.2", "minus 5.2", "neg 5.2", "\u2212 5.2", "5.2-", "\u00b15.2", "base excess - 5.2"),
+            "duration": ("-17 weeks, 6 days",),
+        },
+    ),
+    Refusal(
+        "an operator or a function",
+        {
+            "number": (
+                "5.2^2",
+                "5.2**2",
+                "2 * 5.2",
+                "sqrt(5.2)",
+                "\\sqrt{5.2}",
+                "log 5.2",
+                "5.2!=",
+                "5.2x",
+                "5.2 squared",
+            ),
+            "duration": ("2 x 17 weeks, 6 days", "17 weeks minus 6 days"),
+            "date": ("09/03/2014 + 7",),
+        },
+    ),
+    Refusal(
+        "a magnitude",
+        {"number": ("5.2 million", "5.2k", "5.2M", "5.2e3", "5.2 * 10^3", "5.2 dozen", "5.2\u2030", "5.2 hundred")},
+    ),
+    Refusal(
+        "a foreign digit",
+        {
+            "number": ("5.2.1", "15.2", "5.29", "5.2,1", "5.2 7", "1/5.2", "5.2:1", "5.2_1", "5.2 and a half"),
+            "date": ("109/03/2014", "09/03/20141", "09/03/2014 7"),
+            "duration": ("17 weeks, 6.5 days", "17 weeks, 6 days, 3 hours", "1,17 weeks, 6 days", "17 weeks, 6 days 2"),
+        },
+    ),
+    Refusal(
+        "another amount or unit",
+        {
+            "choice": (
+                "5 mg/kg",
+                "5 mg per kg",
+                ".5 mg",
+                "2-5 mg",
+                "-5 mg",
+                "1/5 mg",
+                "5 mg x 2",
+                "15 mg",
+                "5 mg or so",
+            ),
+            "duration": ("1 year 17 weeks, 6 days", "1 month, 17 weeks, 6 days", "17.5 weeks, 6 days"),
+        },
+    ),
+    Refusal(
+        "a bound",
+        {
+            "number": ("> 5.2", "<5.2", "at least 5.2", "more than 5.2", "5.2 or more", "5.2+"),
+            "date": ("before 09/03/2014", "after 09/03/2014"),
+            "duration": ("at least 17 weeks, 6 days", "over 17 weeks, 6 days"),
+        },
+    ),
+)
+
+
+def _shown(text: str) -> str:
+    return (
+        "`" + text.replace("|", "\\|").replace("\n", " ") + "`"
+        if "`" not in text
+        else f"`` {text} ``".replace("|", "\\|")
+    )
+
+
+def table() -> Iterator[str]:
+    """Both tables as lines of Markdown."""
+    yield "| carrier | read as the answer | for |"
+    yield "|---|---|---|"
+    for markup in MARKUP:
+        if markup.example:
+            yield f"| {markup.name} | {_shown(markup.example.format('C'))} | all |"
+    for carrier in (*LEADS, *TAILS, *SUFFIXES, *REASONS):
+        examples = ", ".join(_shown(example.format(SAMPLES[carrier.tasks[0]])) for example in carrier.examples)
+        yield f"| {carrier.name} | {examples} | {'all' if carrier.tasks == ALL else ', '.join(carrier.tasks)} |"
+    yield ""
+    yield "| refused | task | never paid |"
+    yield "|---|---|---|"
+    for refusal in REFUSALS:
+        for task, examples_of in refusal.examples.items():
+            yield f"| {refusal.name} | {task} | {', '.join(map(_shown, examples_of))} |"
+
+
+if __name__ == "__main__":
+    print("\n".join(table()))

@@ -10,7 +10,7 @@ VerdictStatus = Literal["correct", "incorrect", "no_answer", "malformed"]
 # An answer this long is an essay. The bound keeps the time of one verdict in milliseconds for every input.
 MAX_ANSWER_CHARS = 20_000
 # Of choices, numbers, dates and durations: longer than any of them with its label and a reason.
-MAX_SHORT_CHARS = 4_000
+MAX_SHORT_CHARS = 2_000
 
 
 @dataclasses.dataclass(frozen=True)

@@ -144,7 +144,7 @@ REASONS = (
 )
 
 NEGATION = re.compile(
-    r"\b(?:no|not|cannot|never|neither|nor|none|non|without|except|excepting|incorrect|wrong|false|unlikely|impossible"
+    r"(?<![^\W\d_])(?:no|not|cannot|never|neither|nor|none|non|without|except|excepting|incorrect|wrong|false|unlikely|impossible"
     r"|exclude[sd]?|excluding|ruled? out|rules out|ruling out|rather than|instead of|as opposed to|against"
     r"|avoid(?:s|ed)?"
     r"|stop(?:s|ped)?|discontinued?|withh[eo]ld|contraindicated|absent|absence|lacks?|negative for|den(?:y|ies|ied)"
@@ -152,7 +152,7 @@ NEGATION = re.compile(
     re.IGNORECASE,
 )
 ALTERNATIVE = re.compile(
-    r"\b(?:or(?!\sso\b)|either|alternatively|otherwise|versus|vs|between|rang(?:e|es|ing)|respectively)\b",
+    r"(?<![^\W\d_])(?:or(?!\sso\b)|either|alternatively|otherwise|versus|vs|between|rang(?:e|es|ing)|respectively)\b",
     re.IGNORECASE,
 )
 # Words that make a bound of the amount behind them or in front of them.
@@ -173,7 +173,7 @@ _TENS = "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eig
 NUMBER_WORDS = dict(zip(f"{_ONES} {_TENS}".split(), (*range(20), *range(20, 100, 10)), strict=True))
 # Amounts in words that no digit says.
 COUNTED = re.compile(
-    r"\b(?:hal(?:f|ves)|quarters?|thirds|hundredths?|hundreds?|dozens?|couple|double|triple|twice|thrice|fortnights?"
+    r"(?<![^\W\d_])(?:hal(?:f|ves)|quarters?|thirds|hundredths?|hundreds?|dozens?|couple|double|triple|twice|thrice|fortnights?"
     r"|thousands?|millions?|billions?|trillions?|lakhs?|crores?|mio|mln|bn|fold)\b",
     re.IGNORECASE,
 )

@@ -30,7 +30,7 @@ from reward_server.verifiers.carriers import (
     is_filler,
     lead_length,
 )
-from reward_server.verifiers.plain import clean
+from reward_server.verifiers.plain import clean, readable
 from reward_server.verifiers.spelling import misspelt, opposite
 
 VERSION = "3"
@@ -45,7 +45,7 @@ _LABEL = re.compile(
     r"(?P<mark>\s?(?:[)\]:=\u2014]|->|-(?=\s)|\.?\n)(?:[.:,](?![0-9])|\s|-(?=\s))*|[.,;](?![0-9])\s?|\s)(?P<rest>.+)",
     re.DOTALL,
 )
-_BRACKETED = re.compile(r"(\w+)?\s?[(\[]\s?(?:option\s)?([A-Za-z])\s?[)\]]", re.IGNORECASE)
+_BRACKETED = re.compile(r"(?:(?<!\w)(\w{1,20}))?\s?[(\[]\s?(?:option\s)?([A-Za-z])\s?[)\]]", re.IGNORECASE)
 # A label behind the option's text.
 _LABEL_BEHIND = re.compile(
     r"[\s,;:.\u2014-]*(?:(?:i\.e\.,?|that is,?|which is|so)\s)?(?:(?:option|choice|answer|letter)\s)?"
@@ -60,7 +60,7 @@ _NAMED = re.compile(
     r"(?:also|the|a|correct|right|best|better|likely|possible|most)\b)"
 )
 _SINGLE = re.compile(r"(?<![\w'-])([A-Za-z])(?![\w'+-])")
-_STRAY = re.compile(r"(?:(\w+)\s)?(?<![\w'-])([A-Z])(?![\w'+-]|\s[a-z])")
+_STRAY = re.compile(r"(?:(?<!\w)(\w{1,20})\s)?(?<![\w'-])([A-Z])(?![\w'+-]|\s[a-z])")
 # A single letter after one of these is part of a name.
 _NAMING = """
 vitamin vitamins hepatitis type types group class grade stage factor protein influenza immunoglobulin interferon
@@ -81,6 +81,8 @@ _CONNECTORS = frozenset({"and", "or", "to", "both", "either", "all", "e", "y", "
 _COMMON_WORDS = frozenset({"yes", "no", "maybe", "true", "false", "none", "all", "both", "neither"})
 _SPACED = re.compile(r"\s?([()\[\]/<>=+*^%-])\s?")
 _NAKED_DECIMAL = re.compile(r"(?<![\w.])\.(?=[0-9])")
+# Longer texts are no phrases of a sentence; as whole answers and behind their label they are read all the same.
+_LONGEST_PHRASE = 300
 # What may not touch an option's text: the rest of a word, a number, a compound, a ratio.
 _TOUCHING_BEFORE = re.compile(r"(?:(?:[\w/+*^<>=~%\u00b1#-]|[0-9]\s?[.,*x/-]\s?|-\s).|[.,][0-9])\Z", re.DOTALL)
 _TOUCHING_BEHIND = re.compile(r"[\w/+*^<>=~%#-]|[.,][0-9]|\s[%*/+^x]|\s-\s?[0-9]")
@@ -95,16 +97,11 @@ def verify(answer: str, gold: str, options: Mapping[str, str], match: Match = "l
         options: letter (A to N) to option text, at most 14.
         match: strict takes the letter alone; lenient as the module says.
     """
-    if len(answer) > MAX_SHORT_CHARS:
-        return MALFORMED
-    if match == "strict":
-        text = answer.strip()
-        if not text:
-            return NO_ANSWER
-        return judged(text == gold, text) if text in options else MALFORMED
-    text = clean(answer)
+    text = answer.strip() if match == "strict" else readable(answer, MAX_SHORT_CHARS)
     if not text:
-        return NO_ANSWER
+        return MALFORMED if text is None else NO_ANSWER
+    if match == "strict":
+        return judged(text == gold, text) if text in options else MALFORMED
     read = _read(text, {letter: _normal(option) for letter, option in options.items()})
     return judged(read == gold, read) if isinstance(read, str) else read
 
@@ -255,7 +252,9 @@ def _phrases(text: str, normal: Mapping[str, str], within: str = "") -> list[tup
     lowered = _lowered(text)
     taken = [False] * len(lowered)
     spans: list[tuple[str, int, int]] = []
-    texts = sorted({option for option in (*normal.values(), within) if len(option) > 1}, key=len, reverse=True)
+    texts = sorted(
+        {option for option in (*normal.values(), within) if 1 < len(option) <= _LONGEST_PHRASE}, key=len, reverse=True
+    )
     for option in texts:
         pattern = _phrase_pattern(option)
         for found in pattern.finditer(lowered):

@@ -12,7 +12,7 @@ import re
 
 from reward_server.verifiers.base import MALFORMED, MAX_SHORT_CHARS, NO_ANSWER, Verdict, judged
 from reward_server.verifiers.carriers import NEGATION, is_bound, number_words
-from reward_server.verifiers.plain import clean
+from reward_server.verifiers.plain import readable
 
 VERSION = "2"
 
@@ -32,11 +32,9 @@ _UNREAD = re.compile(r"[0-9+*/\\^_<=\u00b1%~&@#|]|(?<!-)>")
 
 def verify(answer: str, gold: datetime.date) -> Verdict:
     """Correct iff the answer holds one date and it is the right one (MedCalc-Bench: equality after strptime)."""
-    if len(answer) > MAX_SHORT_CHARS:
-        return MALFORMED
-    text = clean(answer)
+    text = readable(answer, MAX_SHORT_CHARS)
     if not text:
-        return NO_ANSWER
+        return MALFORMED if text is None else NO_ANSWER
     found = list(_DATE.finditer(text))
     dates = {_date(match) for match in found}
     if None in dates or not any(match["m"] or match["iy"] for match in found):

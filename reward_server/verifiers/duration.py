@@ -12,7 +12,7 @@ import re
 
 from reward_server.verifiers.base import MALFORMED, MAX_SHORT_CHARS, NO_ANSWER, Verdict, judged
 from reward_server.verifiers.carriers import COUNTED, NEGATION, is_bound, number_words
-from reward_server.verifiers.plain import clean
+from reward_server.verifiers.plain import readable
 
 VERSION = "2"
 
@@ -32,18 +32,16 @@ _DURATION = re.compile(
 )
 _UNREAD = re.compile(r"[0-9+*/\\^_<=\u00b1%~&@#|]|(?<!-)>")
 _OTHER_UNIT = re.compile(
-    r"\b(?:years?|yrs?|months?|mos?|hours?|hrs?|h|minutes?|mins?|seconds?|secs?|weeks?|wks?|days?|plus|minus|times|x)\b",
+    r"(?<![^\W\d_])(?:years?|yrs?|months?|mos?|hours?|hrs?|h|minutes?|mins?|seconds?|secs?|weeks?|wks?|days?|plus|minus|times|x)\b",
     re.IGNORECASE,
 )
 
 
 def verify(answer: str, weeks: int, days: int) -> Verdict:
     """Correct iff the answer states one duration and it lasts 7 * weeks + days days."""
-    if len(answer) > MAX_SHORT_CHARS:
-        return MALFORMED
-    text = clean(answer)
+    text = readable(answer, MAX_SHORT_CHARS)
     if not text:
-        return NO_ANSWER
+        return MALFORMED if text is None else NO_ANSWER
     found = list(_DURATION.finditer(text))
     totals = {_days(match) for match in found}
     if not totals:

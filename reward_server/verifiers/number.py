@@ -18,10 +18,12 @@ import unicodedata
 
 from reward_server.verifiers.base import MALFORMED, MAX_SHORT_CHARS, NO_ANSWER, Verdict, judged
 from reward_server.verifiers.carriers import ALTERNATIVE, COUNTED, NEGATION, is_bound, number_words
-from reward_server.verifiers.plain import clean
+from reward_server.verifiers.plain import readable
 
 VERSION = "2"
 
+# In what is said, not in the working before it.
+_MOST_NUMBERS = 50
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})++(?:\.[0-9]++)?|[0-9]++(?:\.[0-9]++)?|\.[0-9]++)"
 # What may not follow digits: more of them, a letter that goes on to digits, a power, a ratio.
 _END = r"(?![.,]?[0-9]|[_^]|\s?\*\*|[A-Za-z]++[-+]?[0-9]|\s?:\s?[0-9])"
@@ -59,7 +61,7 @@ _MEASURED = re.compile(r"\s?(?:points?|pts?)\b", re.IGNORECASE)
 _PRESSURE = re.compile(r"\s?mm\s?Hg\b", re.IGNORECASE)
 _SCORE = re.compile(r"\bscore\b", re.IGNORECASE)
 _FUNCTION = re.compile(
-    r"\b(?:sqrt|root|log(?:arithm)?|ln|exp|sin|cos|tan|abs|factorial|squared?|cubed?|times|plus|minus|divided|multiplied"
+    r"(?<![^\W\d_])(?:sqrt|root|log(?:arithm)?|ln|exp|sin|cos|tan|abs|factorial|squared?|cubed?|times|plus|minus|divided|multiplied"
     r"|inverse|reciprocal|power|permille|per mille|ppm|ppb|basis points?|x|point (?:one|two|five)|(?:and|to) one"
     r"|one (?:and|to|point))\b",
     re.IGNORECASE,
@@ -68,7 +70,7 @@ _FUNCTION = re.compile(
 # that touch the number. "5M" may be molar or millions, "5x" a factor, "5th" a place.
 _LOOSE = re.compile(
     r"[^\w\s.,;:!?()\[\]\"'\u2014$\u20ac\u00a3\u00b0\u03bc\u03a9/~\u2248=\x00>-]|[\d_]|/(?!\s?[^\W\d_])|[~\u2248](?!\s?\x00)"
-    r"|(?<!-)>|\x00(?:[xX]|[eE]|st|nd|rd|th|[MBT]|MM|bn|mn)(?![^\W\d_])|[^\W_]\x00|\x00-(?![^\W\d_])|\x00{2}|-\s?\x00"
+    r"|(?<!-)>|\x00(?:[xX]|[eE]|st|nd|rd|th|[MBT]|MM|bn|mn)(?![^\W\d_])|[^\W_]\x00|\x00-(?![^\W\d_])|-\s?$|\x00{2}|-\s?\x00"
 )
 
 
@@ -108,9 +110,9 @@ def verify_integer(answer: str, gold: float) -> Verdict:
 
 
 def _read(answer: str, *, rounded: bool) -> Reading | Verdict:
-    if len(answer) > MAX_SHORT_CHARS:
+    text = readable(answer, MAX_SHORT_CHARS)
+    if text is None:
         return MALFORMED
-    text = clean(answer)
     if not text or NEGATION.search(text):
         return NO_ANSWER
     text = _UNIT.sub(" unit ", text)
@@ -127,7 +129,10 @@ def _read(answer: str, *, rounded: bool) -> Reading | Verdict:
 def _only_number(text: str, *, rounded: bool) -> Reading | Verdict:
     """The one number that `text` states, where everything else in it is accounted for."""
     found = [match for match in _AMOUNT.finditer(text) if match["name"] is None]
-    readings = {_value(match, scored=rounded or bool(_SCORE.search(text))) for match in found}
+    if len(found) > _MOST_NUMBERS:
+        return NO_ANSWER
+    scored = rounded or bool(_SCORE.search(text))
+    readings = {_value(match, scored=scored) for match in found}
     if not readings or None in readings:
         return MALFORMED
     between = _AMOUNT.sub(lambda match: " name " if match["name"] else "\0", text)

@@ -1,6 +1,6 @@
 """Overlap measures of free text: BLEU, EMS, their merge as Med-U1 defines it, and ROUGE-L, all from 0 to 100.
 
-BLEU comes from NLTK and ROUGE-L from rouge-score. Med-U1's released code adds an EMS from 0 to 100 to a BLEU from 0 to
+BLEU comes from NLTK. Med-U1's released code adds an EMS from 0 to 100 to a BLEU from 0 to
 1; `compat` reproduces that. Left out: measures that need a model, and stemming.
 
 Overlap says nothing about truth: "no pulmonary embolism" scores high against "pulmonary embolism". Prefer exact matches
@@ -25,6 +25,7 @@ _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eigh
 _AS_DIGITS = {word: str(value) for value, word in enumerate(_NUMBERS)} | {"none": "0"}
 _ARTICLES = frozenset({"a", "an", "the"})
 _WORD = re.compile(r"[^\W_]+(?:\.[0-9]+)?")
+_ROUGE_WORD = re.compile(r"[a-z0-9]+")
 
 
 def vqa_words(text: str) -> list[str]:
@@ -63,8 +64,33 @@ def merge(candidate: Sequence[str], reference: Sequence[str], *, compat: bool = 
 
 
 def rouge_l(candidate: str, reference: str) -> float:
-    """100 times the F1 of the longest common subsequence of words (Lin 2004), by rouge-score without stemming."""
-    return 100 * float(_rouge().score(reference, candidate)["rougeL"].fmeasure)
+    """100 times the F1 of the longest common subsequence of words (Lin 2004), without stemming.
+
+    The words are rouge-score's, and so is the value.
+    """
+    words, against = rouge_words(candidate), rouge_words(reference)
+    common = lcs_length(words, against)
+    return 100 * 2 * common / (len(words) + len(against)) if common else 0.0
+
+
+def rouge_words(text: str) -> list[str]:
+    """Lowercase words as rouge-score has them: runs of ASCII letters and digits."""
+    return _ROUGE_WORD.findall(clean(text).lower())
+
+
+def lcs_length(words: Sequence[str], others: Sequence[str]) -> int:
+    """The length of the longest common subsequence, a row of the table in one integer (Hyyro 2004).
+
+    The table itself takes 40 ms in Python for two texts of 512 words.
+    """
+    places: dict[str, int] = {}
+    for index, word in enumerate(others):
+        places[word] = places.get(word, 0) | 1 << index
+    row = full = (1 << len(others)) - 1
+    for word in words:
+        found = row & places.get(word, 0)
+        row = (row + found | row - found) & full
+    return len(others) - row.bit_count()
 
 
 def measure(name: Measure, candidate: str, references: Sequence[str], *, compat: bool = False) -> float:
@@ -88,10 +114,3 @@ def _nltk() -> tuple[Callable[..., Any], Callable[..., Any]]:
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
     return sentence_bleu, SmoothingFunction().method1
-
-
-@functools.cache
-def _rouge() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer
-
-    return RougeScorer(["rougeL"], use_stemmer=False)

@@ -87,11 +87,11 @@ def _markup(name: str, pattern: str, paper: str, example: str | None = None) -> 
 
 _WRAPPERS = (
     r"\\(?:boxed|fbox|mbox|emph|underline|bm|boldsymbol|displaystyle|left|right|bf|rm|it|large|Large|huge|bigl?|bigr?"
-    r"|text(?:bf|rm|it|sf|tt|up|normal|md)?|math(?:bf|rm|it|sf|tt|bb|cal|normal))(?![A-Za-z])\s*"
+    r"|text(?:bf|rm|it|sf|tt|up|normal|md)?|math(?:bf|rm|it|sf|tt|bb|cal|normal))(?![A-Za-z]) ?"
 )
 # In this order: a fraction is read before its braces fall.
 MARKUP = (
-    _markup("HTML raised digits", r"<sup>\s*([+-]?[0-9]+)\s*</sup>", r"^\1"),
+    _markup("HTML raised digits", r"<sup> ?([+-]?[0-9]{1,9}) ?</sup>", r"^\1"),
     _markup(
         "HTML tags",
         r"</?(?:b|i|u|em|strong|p|br|span|div|code|pre|mark|small|li|ul|ol|center|h[1-6])(?:\s[^<>\n]{0,99})?/?>",
@@ -105,35 +105,35 @@ MARKUP = (
     _markup("LaTeX thousands", r"(?<=[0-9])\{,\}(?=[0-9])", ","),
     _markup(
         "LaTeX fractions",
-        r"\\[dtc]?frac(?:\s*\{\s*([0-9.,]{1,30})\s*\}\s*\{\s*([0-9.,]{1,30})\s*\}|([0-9])([0-9])|\s([0-9])\s([0-9]))",
+        r"\\[dtc]?frac(?: ?\{ ?([0-9.,]{1,30}) ?\} ?\{ ?([0-9.,]{1,30}) ?\}|([0-9])([0-9])|\s([0-9])\s([0-9]))",
         r" \1\3\5/\2\4\6 ",
     ),
     _markup("LaTeX wrappers", _WRAPPERS, "", r"\boxed{{\text{{{}}}}}"),
     _markup("LaTeX times", r"\\(?:times|cdot|ast)(?![A-Za-z])", "*"),
     _markup("LaTeX about", r"\\(?:approx|simeq|sim|cong)(?![A-Za-z])", "\u2248"),
     _markup("LaTeX plus or minus", r"\\pm(?![A-Za-z])", "\u00b1"),
-    _markup("LaTeX degrees", r"\^?\s*\{?\\(?:circ|degree)(?![A-Za-z])\}?", "\u00b0"),
+    _markup("LaTeX degrees", r"\^? ?\{?\\(?:circ|degree)(?![A-Za-z])\}?", "\u00b0"),
     _markup("LaTeX arrows", r"\\(?:to|implies|(?:long)?(?:r|R)ightarrow)(?![A-Za-z])", "->"),
     _markup("LaTeX comparison", r"\\(?:le|leq|lt|leqslant)(?![A-Za-z])", "<"),
     _markup("LaTeX comparison, the other way", r"\\(?:ge|geq|gt|geqslant)(?![A-Za-z])", ">"),
     _markup("LaTeX inequality", r"\\neq?(?![A-Za-z])", "!="),
     _markup("LaTeX micro", r"\\mu(?![A-Za-z])", "\u03bc"),
     _markup("escaped symbols", r"\\([%$&#_*`\"'.-])", r"\1"),
-    _markup("LaTeX powers", r"\^\s*\{\s*([^{}\n]{0,30}?)\s*\}", r"^\1"),
-    _markup("LaTeX groups", r"\}\s*\{", " "),
+    _markup("LaTeX powers", r"\^ ?\{ ?([^{}\n]{0,30}?) ?\}", r"^\1"),
+    _markup("LaTeX groups", r"\} ?\{", " "),
     _markup("LaTeX braces", r"[{}]", ""),
     _markup("LaTeX mathematics", r"\$", " ", "${}$"),
     _markup("code", r"```(?:text|markdown|latex)?|`", " ", "`{}`"),
-    _markup("bold", r"(?<![\d)*])(\*\*\*?)(?=[^\s*])([^*\n]*[^*\s])\1(?![\d*])", r"\2", "**{}**"),
-    _markup("italic", r"(?<![\w)*])\*(?=[^\s*])([^*\n]*[^*\s])\*(?![\w*])", r"\1", "*{}*"),
-    _markup("underscores", r"(?<!\w)(__?)(?=[^\s_])([^_\n]*[^_\s])\1(?!\w)", r"\2", "__{}__"),
-    _markup("headings", r"^\s*#{1,6}\s+", "", "### {}"),
-    _markup("quotation", r"^\s*>\s+(?=[^\s\d.])|^\s*>(?=\s*[(*A-Za-z])", "", "> The answer is {}"),
-    _markup("bullets", r"^\s*(?:[*\u2022\u25cf\u25aa\u2023]\s+|[-+]\s+(?=[^\s\d.]))", "", "\u2022 {}"),
-    _markup("table cells", r"^\s*\|\s*|\s*\|\s*$", "", "| {} |"),
-    _markup("loose stars", r"\A[\s*]+|(?<![\d*])[\s*]+\Z", ""),
+    _markup("bold", r"(?<![\d)*])(\*\*\*?)(?=[^\s*])([^*\n]{0,999}[^*\s])\1(?![\d*])", r"\2", "**{}**"),
+    _markup("italic", r"(?<![\w)*])\*(?=[^\s*])([^*\n]{0,999}[^*\s])\*(?![\w*])", r"\1", "*{}*"),
+    _markup("underscores", r"(?<!\w)(__?)(?=[^\s_])([^_\n]{0,999}[^_\s])\1(?!\w)", r"\2", "__{}__"),
+    _markup("headings", r"^ ?#{1,6} ", "", "### {}"),
+    _markup("quotation", r"^ ?> ?(?=[^\s\d.>])", "", "> The answer is {}"),
+    _markup("bullets", r"^ ?(?:[*\u2022\u25cf\u25aa\u2023] |[-+] (?=[^\s\d.+-]))", "", "\u2022 {}"),
+    _markup("table cells", r"^ ?\| ?|(?<! ) ?\| ?$", "", "| {} |"),
+    _markup("loose stars", r"\A[\s*]+|(?<![\d*\s])[\s*]+\Z", ""),
 )
-_MARKED = re.compile(r"[\\*_`$<>#|{}\u2022\u25cf\u25aa\u2023]|^\s*[-+]\s", re.MULTILINE)
+_MARKED = re.compile(r"[\\*_`$<>#|{}\u2022\u25cf\u25aa\u2023]|^[ \t]{0,8}[-+]\s", re.MULTILINE)
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#x[0-9a-fA-F]{1,6}|[A-Za-z]{2,8});")
 
 
@@ -146,9 +146,21 @@ def clean(text: str) -> str:
         text = _ENTITY.sub(lambda found: html.unescape(found[0]), text)
     # Markup before characters: a times sign must not become a star that Markdown takes for its own.
     if _MARKED.search(text):
+        text = _single_spaces(text)
         for markup in MARKUP:
             text = markup.pattern.sub(markup.paper, text)
-    text = characters(text)
+    return _single_spaces(characters(text))
+
+
+def readable(answer: str, most: int) -> str | None:
+    """`clean` of an answer; None when it has more than `most` characters, as written or as it stands on paper."""
+    if len(answer) > most:
+        return None
+    text = clean(answer)
+    return None if len(text) > most else text
+
+
+def _single_spaces(text: str) -> str:
     return "\n".join(line for line in (" ".join(line.split()) for line in text.splitlines()) if line)
 
 

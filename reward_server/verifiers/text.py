@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from reward_server.verifiers import overlap
 from reward_server.verifiers.base import MALFORMED, MAX_ANSWER_CHARS, NO_ANSWER, Verdict, judged
-from reward_server.verifiers.plain import clean
+from reward_server.verifiers.plain import clean, readable
 
 VERSION = "3"
 # Of the instructions and the reading of verdicts in `reward_server.judge`, which this package does not import.
@@ -50,7 +50,7 @@ def verify_overlap(
     found = _read(answer)
     if isinstance(found, Verdict):
         return found
-    if len(found) > overlap.MAX_WORDS:
+    if max(len(found), len(overlap.rouge_words(answer))) > overlap.MAX_WORDS:
         return MALFORMED
     return judged(overlap.measure(measure, answer, references, compat=compat) > threshold, _shown(found))
 
@@ -63,15 +63,18 @@ def token_f1(candidate: Sequence[str], reference: Sequence[str]) -> float:
 
 def tokens(text: str) -> list[str]:
     """Lowercase words without punctuation and articles; articles stay when nothing else does (blood type "A")."""
-    plain = unicodedata.normalize("NFKC", clean(text).casefold())
+    return _words(clean(text))
+
+
+def _words(plain: str) -> list[str]:
+    plain = unicodedata.normalize("NFKC", plain.casefold())
     words = re.findall(r"[^\W_]+(?:\.[0-9]+)?%?", plain.replace("'", ""))
     return [word for word in words if word not in _ARTICLES] or words
 
 
 def _read(answer: str) -> list[str] | Verdict:
-    if len(answer) > MAX_ANSWER_CHARS:
-        return MALFORMED
-    return tokens(answer) or NO_ANSWER
+    text = readable(answer, MAX_ANSWER_CHARS)
+    return MALFORMED if text is None else _words(text) or NO_ANSWER
 
 
 def _shown(found: Sequence[str]) -> str:

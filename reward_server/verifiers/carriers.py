@@ -54,6 +54,7 @@ initial first-line answer answers option choice response solution letter diagnos
 intervention test investigation study step drug agent medication medicine cause finding findings mechanism
 explanation reason result organism pathogen condition disease disorder statement question case scenario
 patient patient's man woman child boy girl infant who
+receive receives received
 of for to in on at by with from as so thus hence therefore overall here now today immediately urgently first
 think believe conclude say choose choosing select pick go going give given giving gives start started starting
 begin administer administered treat treated prescribe prescribed order perform obtain use used using try
@@ -75,8 +76,25 @@ LEADS = (
     ),
     _carrier(
         "a conclusion",
-        r"(?:so|thus|hence|therefore|overall|finally|in conclusion|in summary|to conclude|conclusion)(?![a-z])[,:]?\s?",
+        r"(?:so|ok|okay|well|thus|hence|therefore|overall|finally|in conclusion|in summary|to conclude"
+        r"|conclusion)(?![a-z])[,:]?\s?",
         *("So {}", "Therefore, {}", "In conclusion: {}"),
+    ),
+    _carrier(
+        "what it is based on",
+        r"(?:based on|given|considering|according to|with|in view of|from)\s[^,.;:\n]{1,120},\s"
+        r"(?=(?:the|my|i|we|it|this|so|therefore|thus|option|answer)(?![a-z]))",
+        *("Based on the findings, the answer is {}", "Given the presentation, it is {}"),
+        tasks=("choice",),
+    ),
+    _carrier(
+        "how sure it is",
+        r"(?:probably|(?:most |very )?likely|definitely|certainly|clearly|i'd say|i would say)(?![a-z])[,:]?\s",
+        *("Probably {}", "Most likely: {}", "I'd say {}"),
+        tasks=("choice",),
+    ),
+    _carrier(
+        "JSON", r"\"(?:final_)?(?:answer|option|choice)\"\s?:\s?", '{{"answer": "{}"}}', tasks=("choice", "number")
     ),
     _carrier(
         "I think",
@@ -86,8 +104,9 @@ LEADS = (
     _carrier("it is", r"(?:it|this|that)(?:'s|\s(?:is|must be|would be|should be))\s?:?\s?", "It is {}", "It's {}"),
     _carrier(
         "I choose",
-        r"(?:(?:i|we)(?:'d|'ll|\swould|\swill)?\s)?(?:choose|select|pick|go with|mark)\s",
-        *("I choose {}", "Pick {}", "I'd go with {}"),
+        r"(?:(?:i|we)(?:'d|'ll|\swould|\swill)?\s)?(?:choose|select|pick|go with|mark)\s"
+        r"|let(?:'s| us)\s(?:choose|select|pick|go with)\s",
+        *("I choose {}", "Pick {}", "I'd go with {}", "Let's go with {}"),
         tasks=("choice",),
     ),
     _carrier("a kind of label", r"(?:option|choice|letter)(?![a-z])[:\s]\s?", "Option {}", tasks=("choice",)),
@@ -115,6 +134,7 @@ TAILS = (
         tasks=("choice",),
     ),
     _carrier("as the answer", r"\s?,?\s?as\s(?:the|my)\s", "{} as the answer", tasks=("choice",)),
+    _carrier("final answer", r"\s?,?\s?(?:is\s)?(?:my\s)?final answer", "{}, final answer", tasks=("choice",)),
 )
 # Words that other languages write onto the answer.
 SUFFIXES = (
@@ -130,24 +150,29 @@ REASONS = (
     _carrier(
         "a reason",
         r"\s?[,;.:(\u2014-]?\s?(?:because|since|due to|owing to|based on|for the reason|given (?:that|the|his|her)"
+        r"|as (?:it|this|the|these|he|she|they|there)"
         r"|reason(?:ing)?:|explanation:|rationale:|justification:)(?![a-z])",
         *("{} because the others do harm", "{}, since she has a clot", "{}. Explanation: it fits best"),
         tasks=("choice",),
     ),
     _carrier(
         "a sentence behind it",
-        r"\s?[.;:\n\u2014]\s?(?:this|these|the|it|its|he|she|they|that|here|there|keep|note|remember|his|her|their|in|with"
-        r"|given|as|because|since|based|due|patients?|we|my|treatment|diagnosis|reason|explanation|rationale)\s(?=\S+\s\S)",
+        r"\s?[.;:\n\u2014]\s?(?:this|these|the|it|its|he|she|they|that|here|there|keep|note|remember|his|her|their"
+        r"|in|with"
+        r"|given|as|because|since|based|due|patients?|we|my|i hope|treatment|diagnosis|reason|explanation"
+        r"|rationale)\s(?=\S+\s\S)",
         *("{}. This drug acts on antithrombin.", "The answer is {}. Keep in mind that A is often picked by mistake."),
         tasks=("choice",),
     ),
 )
 
 NEGATION = re.compile(
-    r"(?<![^\W\d_])(?:no|not|cannot|never|neither|nor|none|non|without|except|excepting|incorrect|wrong|false|unlikely|impossible"
+    r"(?<![^\W\d_])(?:no|not|cannot|never|neither|nor|none|non|nothing|without|except|excepting|incorrect|wrong"
+    r"|false|unlikely|impossible"
     r"|exclude[sd]?|excluding|ruled? out|rules out|ruling out|rather than|instead of|as opposed to|against"
     r"|avoid(?:s|ed)?"
-    r"|stop(?:s|ped)?|discontinued?|withh[eo]ld|contraindicated|absent|absence|lacks?|negative for|den(?:y|ies|ied)"
+    r"|stop(?:s|ped)?|discontinued?|withh[eo]ld|contraindicated|inappropriate|harmful|absent|absence|lacks?"
+    r"|negative|less likely|least|reject(?:s|ed)?|den(?:y|ies|ied)"
     r"|undetermined|indeterminate|unknown|unable|all of|any of|all options|untrue|invalid)\b|n't\b",
     re.IGNORECASE,
 )
@@ -173,7 +198,8 @@ _TENS = "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eig
 NUMBER_WORDS = dict(zip(f"{_ONES} {_TENS}".split(), (*range(20), *range(20, 100, 10)), strict=True))
 # Amounts in words that no digit says.
 COUNTED = re.compile(
-    r"(?<![^\W\d_])(?:hal(?:f|ves)|quarters?|thirds|hundredths?|hundreds?|dozens?|couple|double|triple|twice|thrice|fortnights?"
+    r"(?<![^\W\d_])(?:hal(?:f|ves)|quarters?|thirds|hundredths?|hundreds?|dozens?|couple|double|triple|twice|thrice"
+    r"|fortnights?"
     r"|thousands?|millions?|billions?|trillions?|lakhs?|crores?|mio|mln|bn|fold)\b",
     re.IGNORECASE,
 )
@@ -258,6 +284,7 @@ REFUSALS = (
                 "stop heparin",
                 "heparin is contraindicated",
                 "anything but C",
+                "C. This is wrong",
             ),
             "number": ("not 5.2", "it isn't 5.2", "5.2 is wrong"),
             "date": ("not 09/03/2014",),
@@ -267,7 +294,16 @@ REFUSALS = (
     Refusal(
         "several answers",
         {
-            "choice": ("A or C", "A, C", "C. A", "A + C", "ABCD", "all of the above", "C. On second thoughts, D"),
+            "choice": (
+                "A or C",
+                "A, C",
+                "C. A",
+                "A + C",
+                "ABCD",
+                "all of the above",
+                "C. On second thoughts, D",
+                "C. The answer is d",
+            ),
             "number": ("5.2 or 6", "5.2, 6", "4 to 5.2", "4-5.2", "either 5.2 or six"),
             "date": ("09/03/2014 or 09/04/2014", "09/01/2014-09/03/2014"),
             "duration": ("17 weeks, 6 days or 18 weeks", "16 to 17 weeks, 6 days"),
@@ -275,7 +311,17 @@ REFUSALS = (
     ),
     Refusal(
         "a label that its text contradicts",
-        {"choice": ("D (Heparin)", "d. Heparin", "D -> Heparin", "Heparin (D)", "C. Warfarin", "D, i.e. Heparin")},
+        {
+            "choice": (
+                "D (Heparin)",
+                "d. Heparin",
+                "D -> Heparin",
+                "Heparin (D)",
+                "C. Warfarin",
+                "D, i.e. Heparin",
+                "Heparin is option A",
+            )
+        },
     ),
     Refusal(
         "a letter within a name",
@@ -290,6 +336,7 @@ REFUSALS = (
                 "heparin-like drug",
                 "allergic to heparin",
                 "heparin antibodies",
+                "C. Heparin antibodies",
             )
         },
     ),

@@ -91,6 +91,8 @@ _WRAPPERS = (
 )
 # In this order: a fraction is read before its braces fall.
 MARKUP = (
+    _markup("special tokens", r"<\|[a-z_]{2,20}\|>|</s>\Z", "", "{}<|im_end|>"),
+    _markup("ticks", "[\u2705\u2714\u2611\U0001f449]\ufe0f?", " ", "\u2705 {}"),
     _markup("HTML raised digits", r"<sup> ?([+-]?[0-9]{1,9}) ?</sup>", r"^\1"),
     _markup(
         "HTML tags",
@@ -128,12 +130,14 @@ MARKUP = (
     _markup("italic", r"(?<![\w)*])\*(?=[^\s*])([^*\n]{0,999}[^*\s])\*(?![\w*])", r"\1", "*{}*"),
     _markup("underscores", r"(?<!\w)(__?)(?=[^\s_])([^_\n]{0,999}[^_\s])\1(?!\w)", r"\2", "__{}__"),
     _markup("headings", r"^ ?#{1,6} ", "", "### {}"),
-    _markup("quotation", r"^ ?> ?(?=[^\s\d.>])", "", "> The answer is {}"),
+    _markup("quotation", r"^ ?> ?(?=[^\s\d.>+-])", "", "> The answer is {}"),
     _markup("bullets", r"^ ?(?:[*\u2022\u25cf\u25aa\u2023] |[-+] (?=[^\s\d.+-]))", "", "\u2022 {}"),
     _markup("table cells", r"^ ?\| ?|(?<! ) ?\| ?$", "", "| {} |"),
     _markup("loose stars", r"\A[\s*]+|(?<![\d*\s])[\s*]+\Z", ""),
 )
-_MARKED = re.compile(r"[\\*_`$<>#|{}\u2022\u25cf\u25aa\u2023]|^[ \t]{0,8}[-+]\s", re.MULTILINE)
+_MARKED = re.compile(
+    r"[\\*_`$<>#|{}\u2022\u25cf\u25aa\u2023\u2705\u2714\u2611\U0001f449]|^[ \t]{0,8}[-+]\s", re.MULTILINE
+)
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#x[0-9a-fA-F]{1,6}|[A-Za-z]{2,8});")
 
 

@@ -1,49 +1,57 @@
 """Spelling: whether a text is another one with a letter or two mistyped.
 
-Left out: synonyms and transliterations. Two letters also part "hypokalemia" from "hyperkalemia": words whose prefix or
-ending makes another term of them are no misspellings of each other.
+Left out: synonyms and transliterations. Two letters also part "hypokalemia" from "hyperkalemia" and "stage II" from
+"stage III": short words, first letters, prefixes and endings that make other terms may not differ.
 """
 
 from __future__ import annotations
 
 import re
 
-MOST_EDITS = 2
+_MOST_EDITS = 2
 _LONGEST = 200
+# Shorter words are abbreviations, units, Roman numerals and names of which each letter counts.
+_SHORTEST_WORD = 6
 _PREFIXES = """
 hyper hypo inter intra ante anti non un in im ir dis ab ad endo exo ecto epi sub super supra infra pre pro per peri para
 post retro macro micro tachy brady poly oligo mono uni bi di tri a an ex re de homo hetero iso eu dys nor nora
 """
-_PREFIX = re.compile("|".join(sorted(_PREFIXES.split(), key=len, reverse=True)))
-_ENDING = re.compile(r"(?:at|it|id|ol|in|an|en|on)e?$|(?:emia|uria|osis|itis|oma|ectomy|otomy|ostomy|pathy|algia)$")
+_PREFIX = re.compile("|".join(sorted(_PREFIXES.replace("y", "i").split(), key=len, reverse=True)))
+_ENDING = re.compile(
+    r"(?:ase|ose|ate|ite|ide|ole|ine|ane|ene|one|olone|at|it|id|ol|in|an|en|on|phagia|phasia|plegia|pathi|algia"
+    r"|uria|osis"
+    r"|itis|oma|ectomi|otomi|ostomi)$"
+)
+# What an "-emia" is about: potassium or calcium, too much of one or of the other.
+_OF_BLOOD = re.compile(r"^(?P<stem>.+?)a?em(?:ia|ic)$")
 _LETTERS = re.compile(r"[^\W\d_]+")
 
 
 def misspelt(text: str, right: str) -> int | None:
-    """The letters that `text` has wrong of `right`: 0 to 2, one for each four letters at most; None for other texts.
+    """The letters that `text` has wrong of `right`: 0 to 2, one for each four letters of a word; None for other texts.
 
-    Both in lower case. Digits, signs and punctuation have to be the same.
+    Both in lower case. Digits, signs, punctuation and short words have to be the same.
     """
     distance = _near(text, right)
     return None if distance is None or opposite(text, right) else distance
 
 
 def opposite(text: str, right: str) -> bool:
-    """Whether texts that differ in a letter or two differ in a prefix or an ending that makes another term."""
+    """Whether texts that differ in a letter or two differ in a part that makes another term of a word."""
     if text == right or _near(text, right) is None:
         return False
-    words, others = _LETTERS.findall(text), _LETTERS.findall(right)
-    if len(words) != len(others):
+    pairs = zip(_LETTERS.findall(text), _LETTERS.findall(right), strict=True)
+    return any(word != other and _other_term(word.replace("y", "i"), other.replace("y", "i")) for word, other in pairs)
+
+
+def _other_term(word: str, other: str) -> bool:
+    if word[0] != other[0] or _part(_PREFIX.match(word)) != _part(_PREFIX.match(other)):
         return True
-    return any(
-        word != other and (_part(_PREFIX.match(word)) != _part(_PREFIX.match(other)) or _other_ending(word, other))
-        for word, other in zip(words, others, strict=True)
-    )
-
-
-def _other_ending(word: str, other: str) -> bool:
     one, two = _ENDING.search(word), _ENDING.search(other)
-    return one is not None and two is not None and one[0] != two[0]
+    if one and two and one[0] != two[0]:
+        return True
+    blood, bloods = _OF_BLOOD.match(word), _OF_BLOOD.match(other)
+    return bool(blood and bloods and blood["stem"] != bloods["stem"])
 
 
 def _part(found: re.Match[str] | None) -> str:
@@ -51,15 +59,20 @@ def _part(found: re.Match[str] | None) -> str:
 
 
 def _near(text: str, right: str) -> int | None:
+    """The edits between two texts of the same words, a few of them mistyped; None where they are other texts."""
     if text == right:
         return 0
-    most = min(MOST_EDITS, min(len(text), len(right)) // 4)
-    if max(len(text), len(right)) > _LONGEST or abs(len(text) - len(right)) > most:
+    if max(len(text), len(right)) > _LONGEST or abs(len(text) - len(right)) > _MOST_EDITS:
         return None
-    if _LETTERS.sub("", text) != _LETTERS.sub("", right):
+    words, rights = _LETTERS.findall(text), _LETTERS.findall(right)
+    if len(words) != len(rights) or _LETTERS.sub("", text) != _LETTERS.sub("", right):
         return None
-    distance = _edits(text, right)
-    return distance if distance <= most else None
+    differing = [pair for pair in zip(words, rights, strict=True) if pair[0] != pair[1]]
+    if len(differing) > _MOST_EDITS or any(min(map(len, pair)) < _SHORTEST_WORD for pair in differing):
+        return None
+    edits = [_edits(*pair) for pair in differing]
+    mistyped = all(edit <= min(map(len, pair)) // 4 for edit, pair in zip(edits, differing, strict=True))
+    return sum(edits) if mistyped and sum(edits) <= _MOST_EDITS else None
 
 
 def _edits(text: str, other: str) -> int:

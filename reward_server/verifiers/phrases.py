@@ -1,0 +1,102 @@
+"""Whole option texts in an answer, and the form in which texts are compared."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from reward_server.verifiers.plain import clean
+
+# Longer texts are no phrases of a sentence; as whole answers and behind their label they are read all the same.
+_LONGEST_PHRASE = 300
+# Options that common sentences hold by chance.
+COMMON_WORDS = frozenset({"yes", "no", "maybe", "true", "false", "none", "all", "both", "neither"})
+_SPACED = re.compile(r"\s?([()\[\]/<>=+*^%-])\s?")
+_AMOUNT_SPACE = re.compile(r"(?<=[0-9])\s(?=[a-z%\u00b0\u03bc])")
+_NAKED_DECIMAL = re.compile(r"(?<![\w.])\.(?=[0-9])")
+# Of tables, headings and lists: what stands at a line's start in an option stands behind the label in an answer.
+_LAYOUT = re.compile(r"[|#]+|(?<![0-9])\*|\*(?![0-9])|^(?:-\s)+(?=[^\d\s])")
+_LEADING_DOTS = re.compile(r"^[.\s]+(?=[^\s\d.])")
+_BRACKETS = re.compile(r"\(([^()]*)\)|\[([^\[\]]*)\]")
+# What may not touch an option's text: the rest of a word, a number, a compound, a ratio.
+_TOUCHING_BEFORE = re.compile(r"(?:(?:[\w/+*^<>=~%\u00b1#!-]|[0-9]\s?[.,*x/-]\s?|-\s).|[.,][0-9])\Z", re.DOTALL)
+_TOUCHING_BEHIND = re.compile(r"[\w/+*^<>=~%#-]|[.,][0-9]|\s[%*/+^x]|\s-\s?[0-9]")
+_AND_A_WORD = re.compile(r"\s(?!is\b|because\b|since\b|as\b)[a-z]")
+
+
+class Span(NamedTuple):
+    """An option's text at [start:end] of an answer."""
+
+    letter: str
+    start: int
+    end: int
+
+
+@functools.lru_cache(maxsize=8192)
+def normal(text: str) -> str:
+    """An option's text as it is compared with an answer's."""
+    return compared(clean(text))
+
+
+def compared(plain: str) -> str:
+    """Plain text as it is compared: lower case, without the punctuation and the brackets around it."""
+    text = " ".join(_LAYOUT.sub(" ", lowered(plain)).split()).lstrip(" ,;:\"'").rstrip(" .,;:!\"'")
+    if found := _BRACKETS.fullmatch(text):
+        text = (found[1] or found[2] or text).strip()
+    text = _LEADING_DOTS.sub("", text)
+    return _NAKED_DECIMAL.sub("0.", _AMOUNT_SPACE.sub("", _SPACED.sub(r"\1", text)))
+
+
+def lowered(text: str) -> str:
+    """Lower case with every character in its place."""
+    lower = text.lower()
+    return lower if len(lower) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+
+
+def phrases(text: str, options: Mapping[str, str], within: str = "") -> list[Span]:
+    """Whole option texts (`normal` ones) in `text`, the longest first: "aspirin and heparin" names no aspirin.
+
+    `within` is a text whose own words are not looked at: the label's option.
+    """
+    lower = lowered(text)
+    taken = [False] * len(lower)
+    spans: list[Span] = []
+    texts = {option for option in (*options.values(), within) if 1 < len(option) <= _LONGEST_PHRASE}
+    for option in sorted(texts, key=len, reverse=True):
+        for found in _pattern(option).finditer(lower):
+            start, end = found.span()
+            touched = _TOUCHING_BEFORE.search(lower[max(0, start - 4) : start + 1]) or _TOUCHING_BEHIND.match(
+                lower, end
+            )
+            # "No answer" is no "no".
+            joined = option in COMMON_WORDS and _AND_A_WORD.match(lower, end)
+            if touched or joined or any(taken[start:end]):
+                continue
+            taken[start:end] = [True] * (end - start)
+            if option != within:
+                spans += [Span(letter, start, end) for letter, text_of in options.items() if text_of == option]
+    return spans
+
+
+def behind_phrase(text: str, option: str) -> str | None:
+    """What stands behind an option's text at the start of `text`; None where it does not start with it."""
+    spans = phrases(text, {"": option}) if len(option) > 1 else []
+    return next((text[span.end :] for span in spans if not text[: span.start].strip(" ([\"'")), None)
+
+
+@functools.lru_cache(maxsize=1024)
+def _pattern(option: str) -> re.Pattern[str]:
+    """An option's text with spaces, or none, where they make no difference; none at its ends."""
+    amounts = re.sub(r"(?<=[0-9])(?=[a-z%\u00b0\u03bc])", " ", option)
+    loose = re.sub(r"(\W)", _loosely, amounts)
+    return re.compile(loose.removeprefix(r"\s?").removesuffix(r"\s?"))
+
+
+def _loosely(found: re.Match[str]) -> str:
+    mark = re.escape(found[1])
+    if found[1] == " ":
+        before, after = found.string[found.start() - 1], found.string[found.end() : found.end() + 1]
+        return r"\s?" if before.isdigit() and after and not after.isdigit() else r"\s"
+    return rf"\s?{mark}\s?" if _SPACED.fullmatch(found[1]) else mark

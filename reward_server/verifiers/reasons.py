@@ -1,0 +1,124 @@
+"""The reason behind a choice: where it begins, and whether it takes the choice back.
+
+A reason may hold any words. It may not name another answer ("C. On second thoughts, D", "C because D is right"), deny
+its own ("C. This is wrong"), or mention another option but to reject it ("C because aspirin is not enough").
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from reward_server.verifiers.carriers import NEGATION, REASONS
+from reward_server.verifiers.phrases import COMMON_WORDS, Span, compared, phrases
+
+# Naming a label as the answer, wherever it stands.
+_NAMED = re.compile(
+    r"(?i:\b(?:answer|option|choice|choose|pick|select|go with|correct|it's|it is|is)\b)[\s:=(\[]{0,3}"
+    r"([A-N])\b(?!\s[a-z]|')"
+    r"|[(\[]\s?([A-N])\s?[)\]]|(?:^|[.;,\n]\s?)([A-N])(?=[\s.,;:]*$|[.):]\s)"
+    r"|\b([A-N])(?i:\s(?:is|are|would be|could be|may be|might be)\s"
+    r"(?:also|the|a|correct|right|best|better|likely|possible|most)\b)"
+)
+_STRAY = re.compile(r"(?:(?<!\w)(\w{1,20})\s)?(?<![\w'-])([A-Z])(?![\w'+-]|\s[a-z])")
+_SINGLE = re.compile(r"(?:(?<!\w)(\w{1,20})\s)?(?<![\w'.-])([A-Za-z])(?![\w'+-]|\.[a-z])(\s[a-z']{2,})?")
+_COPULAS = frozenset({" is", " was", " are", " would", " seems", " or", " and"})
+_LABELLING = frozenset({"option", "choice", "letter", "answer", "label"})
+_NAMING = """
+vitamin vitamins hepatitis type types group class grade stage factor protein influenza immunoglobulin interferon
+strain chromosome phase category serotype complement
+"""
+# A single letter after one of these is part of a name.
+LETTERED = frozenset(_NAMING.split())
+_RETRACTION = re.compile(
+    r"\b(?:wait|actually|on second thoughts?|second thoughts|instead|correction|scratch that|my mind|alternatively"
+    r"|not sure|unsure|i guess|hmm+|no,)\b"
+    r"|\b(?:this|that|it|which|answer|option|choice|letter|statement|diagnosis)\b[^.;\n]{0,30}?"
+    r"(?:\b(?:is|was|are|be)(?:n't|\s(?:\w+\s)?(?:not|wrong|incorrect|false|unlikely|untrue|invalid|mistaken|no)\b))"
+    r"|\b(?:first|second|third|fourth|fifth|last|other) (?:option|choice|answer|one)\b|\bleast likely\b",
+    re.IGNORECASE,
+)
+_DENIED = (
+    r"(?i:\bnot\s(?:\w+\s){{0,2}}\(?{0}\b|"
+    r"\b{0}\)?\s(?:is|was|would be)(?:n't|\snot|\s(?:\w+\s)?(?:wrong|incorrect|false|unlikely)))"
+)
+# "The answer is ..." and "... is the answer" within a reason.
+_CLAIM = re.compile(
+    r"\b(?:answer|option|choice)\b(?:\s(?:here|to this question))?\s?(?:is|was|would be|should be|must be|:|=)\s?"
+    r"(?P<is>[^.;,\n]{1,80})"
+    r"|(?:^|[.;,\n]|\b(?:because|since|that|so|thus|but)\b)\s?(?P<of>[^.;,\n]{1,80}?)\s(?:is|are|was|would be)\s"
+    r"(?:the\s)?(?:(?:most likely|final|single)\s)?(?:correct|right|best|better|answer)\b",
+    re.IGNORECASE,
+)
+_POINTING = frozenset({"this", "that", "it", "which", "clear", "obvious", "supported", "based"})
+_REJECTED = re.compile(
+    r"\bnot\b|n't\b|\b(?:less|unlikely|wrong|incorrect|contraindicated|never|without|rather than|instead of|fails?"
+    r"|cannot|avoid(?:ed)?|inappropriate|inferior|worse)\b",
+    re.IGNORECASE,
+)
+
+
+def split_reason(text: str, spans: Sequence[Span]) -> tuple[str, str]:
+    """What is said, and the reason behind it (empty where there is none), which begins within no option's text."""
+    starts = (match.start() for reason in REASONS for match in reason.pattern.finditer(text))
+    free = [start for start in starts if not any(span.start <= start < span.end for span in spans)]
+    return (text[: min(free)], text[min(free) :]) if free else (text, "")
+
+
+def takes_back(reason: str, letter: str, options: Mapping[str, str]) -> bool:
+    """Whether a reason names another option as the answer, or denies the one that it is for."""
+    own = options[letter]
+    others = {name: option for name, option in options.items() if option != own and option not in COMMON_WORDS}
+    if _RETRACTION.search(reason) or re.search(_DENIED.format(letter), reason):
+        return True
+    if (named(reason) | strays(reason)) & options.keys() - {letter}:
+        return True
+    if any(not _is_own(found["is"] or found["of"], letter, own) for found in _CLAIM.finditer(reason)):
+        return True
+    if own not in COMMON_WORDS and any(
+        NEGATION.search(_clause(reason, span)) for span in phrases(reason, {letter: own})
+    ):
+        return True
+    return any(not _REJECTED.search(_clause(reason, span)) for span in phrases(reason, others, within=own))
+
+
+def _is_own(claim: str, letter: str, own: str) -> bool:
+    words = claim.strip(" ()[]\"'")
+    if {words.split(" ")[0].lower(), words.split(" ")[-1].lower()} & _POINTING:
+        return True
+    labelled = words == letter or words.startswith((f"{letter} ", f"{letter})", f"{letter}:"))
+    return labelled or compared(words).startswith(own)
+
+
+def _clause(text: str, span: Span) -> str:
+    start = max(text.rfind(mark, 0, span.start) for mark in ".;\n,") + 1
+    ends = [end for mark in ".;\n," if (end := text.find(mark, span.end)) >= 0]
+    return text[start : min(ends, default=len(text))]
+
+
+def named(text: str) -> set[str]:
+    """The letters that `text` names as answers."""
+    return {letter for groups in _NAMED.findall(text) for letter in groups if letter}
+
+
+def strays(text: str) -> set[str]:
+    """Capital letters that neither begin a clause of their own ("A fails") nor belong to a name ("vitamin C")."""
+    return {found[2] for found in _STRAY.finditer(text) if found[1] is None or found[1].lower() not in LETTERED}
+
+
+def labels(text: str, *, article_at_end: bool = False) -> set[str]:
+    """The single letters in `text` that may be labels, in capitals; not articles, pronouns and letters of names.
+
+    With `article_at_end`, an option's text follows: a small "a" at the end of `text` is its article.
+    """
+    found = set()
+    for match in _SINGLE.finditer(text):
+        before, single, word = (match[1] or "").lower(), match[2], match[3]
+        if before in LETTERED:
+            continue
+        article = single == "a" and article_at_end and before and re.fullmatch(r"\s", text[match.end(2) :])
+        spoken = single in "aAI" and word is not None and word not in _COPULAS
+        if (article or spoken) and before not in _LABELLING:
+            continue
+        found.add(single.upper())
+    return found

@@ -132,8 +132,8 @@ def _command(arguments: argparse.Namespace) -> int:
 def _compare_logits(arguments: argparse.Namespace) -> bool:
     found = compare_logits(arguments.a, arguments.b, read_prompts(arguments.prompts)[: arguments.max_prompts])
     print(
-        f"logits {'agree' if found.agrees else 'DIFFER'}: {found.tokens} positions, largest difference "
-        f"{found.max_abs_difference:.1e}, largest KL {found.max_kl:.1e} nats, "
+        f"logits {'agree' if found.agrees else 'DIFFER'}: {found.tokens} positions up to {found.furthest:,}, "
+        f"largest difference {found.max_abs_difference:.1e}, largest KL {found.max_kl:.1e} nats, "
         f"same first choice at {found.argmax_agreement:.2%}"
     )
     return found.agrees

@@ -27,8 +27,8 @@ from conversion.safetensors_io import raw_bytes
 _DESCRIPTION = """\
 Compare the weights of two model folders, each a Hugging Face folder or a Megatron checkpoint, tensor by tensor:
 name, dtype, shape and SHA-256 of the bytes. With --prompts also the float32 logits of both, as transformers and
-megatron-core compute them (needs memory for one model in float32). Prints every difference and exits with 1 if there
-is one."""
+megatron-core compute them (needs memory for one model in float32), at positions beyond 4,096 too where config.json
+scales positions or speaks of a window. Prints every difference and exits with 1 if there is one."""
 
 _EPILOG = """\
 examples:

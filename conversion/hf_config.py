@@ -115,8 +115,8 @@ class HfConfig:
         if kinds is not None:
             if not isinstance(kinds, list) or len(kinds) != layers:
                 raise UnsupportedConfigError(
-                    f"config.json: layer_types is {kinds!r}; expected a list of num_hidden_layers {layers} entries, one "
-                    "of the two is wrong"
+                    f"config.json: layer_types is {kinds!r}; expected a list of num_hidden_layers {layers} entries; "
+                    "one of the two is wrong"
                 )
             other = [kind for kind in kinds if kind not in ("full_attention", "sliding_attention")]
             if other:

@@ -167,7 +167,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     check_link(path)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise HuggingFaceError(f"{path}: no such file; expected a Hugging Face model folder") from error
     except ValueError as error:
         raise HuggingFaceError(f"{path}: not valid JSON ({error}); copy the model's config.json again") from error

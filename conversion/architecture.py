@@ -1,17 +1,18 @@
 """What a Hugging Face config.json says about a decoder, in megatron-core's own names.
 
-Left out on purpose, each refused with an error that names the key: sliding-window attention, biases outside Q, K and V,
-activations other than SwiGLU, rotary scaling other than none, `linear` and `llama3`, and models that mix dense and
-expert layers. Dropping one of these would give a checkpoint that loads, runs and answers wrongly.
+Left out on purpose, each refused with an error that names the key: sliding-window and bidirectional attention, biases
+outside Q, K and V, activations other than SwiGLU, rotary scaling other than none, `linear` and `llama3`, quantised
+weights, and models whose layers differ. Dropping one of these would give a checkpoint that loads, runs and answers
+wrongly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from conversion.errors import UnsupportedConfigError
+from conversion.hf_config import HfConfig, integer, number
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,12 @@ class RopeScaling:
 
 
 _MEGATRON_BANDS = (1.0, 4.0, 8192)
+
+# yarn changes every position, dynamic scaling only those beyond the context.
+_REMEDIES = {
+    "yarn": "If it was added by hand to lengthen the context, remove it in a copy of the model; else choose another",
+    "dynamic": "It acts beyond max_position_embeddings alone: if every sequence is shorter, remove it in a copy",
+}
 
 
 @dataclass(frozen=True)
@@ -128,21 +135,21 @@ class MegatronArchitecture:
 
 
 def read_architecture(
-    config: Mapping[str, Any], *, add_qkv_bias: bool, qk_layernorm: bool, head_dim_required: bool, experts: bool
+    config: HfConfig, *, add_qkv_bias: bool, qk_layernorm: bool, experts: bool
 ) -> MegatronArchitecture:
     """Read a config.json of the Llama lineage, in the classic form or that of transformers 5 (`rope_parameters`).
 
-    Raises UnsupportedConfigError naming the key when one is missing, inconsistent or cannot be expressed.
+    Raises UnsupportedConfigError naming the key when one is inconsistent or cannot be expressed.
     """
-    hidden, heads = _integer(config, "hidden_size"), _integer(config, "num_attention_heads")
-    groups = heads if config.get("num_key_value_heads") is None else _integer(config, "num_key_value_heads")
+    hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
+    groups = config.integer("num_key_value_heads") if config.has("num_key_value_heads") else heads
     if heads % groups:
         raise UnsupportedConfigError(
-            f"config.json: num_attention_heads {heads} is not a multiple of num_key_value_heads {groups}; "
-            "one of the two is wrong"
+            f"config.json: num_attention_heads {heads} is not a multiple of num_key_value_heads {groups}"
+            f"{config.origin('num_key_value_heads')}; one of the two is wrong"
         )
-    if head_dim_required or config.get("head_dim") is not None:
-        head_dim = _integer(config, "head_dim")
+    if config.has("head_dim"):
+        head_dim = config.integer("head_dim")
     elif hidden % heads == 0:
         head_dim = hidden // heads
     else:
@@ -153,108 +160,112 @@ def read_architecture(
     _refuse_unsupported(config)
     base, scaling, interpolation = _rotary(config)
     return MegatronArchitecture(
-        num_layers=_integer(config, "num_hidden_layers"),
+        num_layers=config.integer("num_hidden_layers"),
         hidden_size=hidden,
         num_attention_heads=heads,
         num_query_groups=groups,
         kv_channels=head_dim,
-        ffn_hidden_size=_integer(config, "intermediate_size"),
-        layernorm_epsilon=_number(config, "rms_norm_eps"),
+        ffn_hidden_size=config.integer("intermediate_size"),
+        layernorm_epsilon=config.number("rms_norm_eps"),
         add_qkv_bias=add_qkv_bias,
         qk_layernorm=qk_layernorm,
-        share_embeddings_and_output_weights=bool(config.get("tie_word_embeddings", False)),
+        share_embeddings_and_output_weights=config.boolean("tie_word_embeddings"),
         rotary_base=base,
         rope_scaling=scaling,
         seq_len_interpolation_factor=interpolation,
-        vocab_size=_integer(config, "vocab_size"),
-        max_position_embeddings=_integer(config, "max_position_embeddings"),
+        vocab_size=config.integer("vocab_size"),
+        max_position_embeddings=config.integer("max_position_embeddings"),
         moe=_mixture_of_experts(config) if experts else None,
     )
 
 
-def _mixture_of_experts(config: Mapping[str, Any]) -> MixtureOfExperts:
-    if config.get("mlp_only_layers") or config.get("decoder_sparse_step", 1) != 1:
+def _mixture_of_experts(config: HfConfig) -> MixtureOfExperts:
+    if config.get("mlp_only_layers") or config.get("decoder_sparse_step") != 1:
         raise UnsupportedConfigError(
             "config.json: mlp_only_layers or decoder_sparse_step makes some layers dense; only models whose layers all "
             "have experts are carried"
         )
     # transformers 5 writes num_local_experts, the published configs say num_experts.
-    name = "num_experts" if config.get("num_experts") is not None else "num_local_experts"
-    experts, top_k = _integer(config, name), _integer(config, "num_experts_per_tok")
+    name = "num_local_experts" if config.get("num_local_experts") is not None else "num_experts"
+    experts, top_k = config.integer(name), config.integer("num_experts_per_tok")
     if top_k > experts:
-        raise UnsupportedConfigError(f"config.json: num_experts_per_tok {top_k} is more than {name} {experts}")
+        raise UnsupportedConfigError(
+            f"config.json: num_experts_per_tok {top_k} is more than {name} {experts}{config.origin(name)}; "
+            "one of the two is wrong"
+        )
     return MixtureOfExperts(
         num_experts=experts,
         top_k=top_k,
-        ffn_hidden_size=_integer(config, "moe_intermediate_size"),
-        pre_softmax=not config.get("norm_topk_prob", False),
+        ffn_hidden_size=config.integer("moe_intermediate_size"),
+        pre_softmax=not config.boolean("norm_topk_prob"),
     )
 
 
-def _required(config: Mapping[str, Any], key: str, where: str = "config.json") -> Any:
-    if config.get(key) is None:
-        raise UnsupportedConfigError(f"{where} has no {key}; take the model's original config.json")
-    return config[key]
-
-
-def _integer(config: Mapping[str, Any], key: str, where: str = "config.json") -> int:
-    value = _required(config, key, where)
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        raise UnsupportedConfigError(f"{where}: {key} is {value!r}; expected a positive integer")
-    return value
-
-
-def _number(config: Mapping[str, Any], key: str, where: str = "config.json") -> float:
-    value = _required(config, key, where)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-        raise UnsupportedConfigError(f"{where}: {key} is {value!r}; expected a positive number")
-    return float(value)
-
-
-def _refuse_unsupported(config: Mapping[str, Any]) -> None:
-    activation = config.get("hidden_act", "silu")
+def _refuse_unsupported(config: HfConfig) -> None:
+    # The key's name today, that of compressed-tensors' first releases, and MLX's.
+    for key in ("quantization_config", "compression_config", "quantization"):
+        if config.get(key):
+            raise UnsupportedConfigError(f"config.json: {key} is set; convert the unquantised model instead")
+    activation = config.get("hidden_act")
     if activation not in ("silu", "swish"):
         raise UnsupportedConfigError(f"config.json: hidden_act is {activation!r}; only silu (SwiGLU) is carried")
     for key in ("attention_bias", "mlp_bias"):
-        if config.get(key):
-            raise UnsupportedConfigError(f"config.json: {key} is true; no weight map here has a place for these biases")
-    # The Qwen configs carry a window size next to a switch that turns it off.
-    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
-    if window is not None:
+        if key in config.config_class.defaults and config.boolean(key):
+            raise UnsupportedConfigError(
+                f"config.json: {key} is true; no weight map here has a place for these biases, choose a model without"
+            )
+    if config.get("is_causal") is False:
         raise UnsupportedConfigError(
-            f"config.json: sliding_window is {window}; attention windows are not carried. If every sequence will be "
-            "shorter than the window, set sliding_window to null in a copy of the model"
+            "config.json: is_causal is false; a model that reads in both directions cannot be trained to generate"
         )
-    if config.get("quantization_config"):
-        raise UnsupportedConfigError("config.json: quantization_config is set; convert the unquantised model instead")
+    if config.get("per_layer_config"):
+        raise UnsupportedConfigError(
+            "config.json: per_layer_config makes layers differ; only models whose layers are alike are carried"
+        )
+    _refuse_windows(config)
 
 
-def _rotary(config: Mapping[str, Any]) -> tuple[float, RopeScaling | None, float | None]:
-    """Rotary base, llama3 scaling and linear interpolation factor from either form of the config."""
-    parameters: Mapping[str, Any] = config.get("rope_parameters") or {}
-    # transformers 5 writes rope_parameters; up to 4 the base was top level and rope_scaling held the rest.
-    scaling: Mapping[str, Any] = parameters or config.get("rope_scaling") or {}
-    where = "config.json: rope_parameters" if parameters else "config.json: rope_scaling"
-    if parameters.get("rope_theta") is not None:
-        base = _number(parameters, "rope_theta", where)
+def _refuse_windows(config: HfConfig) -> None:
+    layers = config.windowed_layers()
+    if not layers:
+        return
+    if config.get("layer_types"):
+        remedy = "make every entry of layer_types full_attention"
+    elif "use_sliding_window" in config.config_class.defaults:
+        remedy = "set use_sliding_window to false"
     else:
-        base = _number(config, "rope_theta")
-    if config.get("partial_rotary_factor", scaling.get("partial_rotary_factor", 1.0)) not in (1, None):
-        raise UnsupportedConfigError("config.json: partial_rotary_factor is not 1; partial rotary is not carried")
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
+        remedy = "set sliding_window to null"
+    window = f"sliding_window is {config.get('sliding_window')}{config.origin('sliding_window')}"
+    raise UnsupportedConfigError(
+        f"config.json: {window} in {len(layers)} of {config.integer('num_hidden_layers')} layers; attention windows "
+        f"are not carried. If every sequence will be shorter than the window, {remedy} in a copy of the model"
+    )
+
+
+def _rotary(config: HfConfig) -> tuple[float, RopeScaling | None, float | None]:
+    """Rotary base, llama3 scaling and linear interpolation factor."""
+    where, parameters = config.rotary()
+    base = number(parameters, "rope_theta", where)
+    for partial in (parameters["partial_rotary_factor"], config.get("partial_rotary_factor")):
+        if partial not in (1, None):
+            raise UnsupportedConfigError(
+                f"config.json: partial_rotary_factor is {partial!r}, not 1; partial rotary is not carried"
+            )
+    kind = parameters["rope_type"]
     if kind == "default":
         return base, None, None
     if kind == "linear":
-        return base, None, _number(scaling, "factor", where)
+        return base, None, number(parameters, "factor", where)
     if kind != "llama3":
         raise UnsupportedConfigError(
             f"{where}: rope_type is {kind!r}; megatron-core's GPTModel is given default, linear or llama3 scaling only"
+            f". {_REMEDIES.get(str(kind), 'Choose another model')}"
         )
     llama3 = RopeScaling(
-        factor=_number(scaling, "factor", where),
-        low_freq_factor=_number(scaling, "low_freq_factor", where),
-        high_freq_factor=_number(scaling, "high_freq_factor", where),
-        original_max_position_embeddings=_integer(scaling, "original_max_position_embeddings", where),
+        factor=number(parameters, "factor", where),
+        low_freq_factor=number(parameters, "low_freq_factor", where),
+        high_freq_factor=number(parameters, "high_freq_factor", where),
+        original_max_position_embeddings=integer(parameters, "original_max_position_embeddings", where),
     )
     bands = (llama3.low_freq_factor, llama3.high_freq_factor, llama3.original_max_position_embeddings)
     if bands != _MEGATRON_BANDS:

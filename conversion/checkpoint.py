@@ -48,6 +48,7 @@ __all__ = [
     "StoredWeights",
     "build",
     "check_destination",
+    "check_link",
     "check_weights",
     "companion_files",
     "copy_companions",
@@ -163,15 +164,22 @@ class Checkpoint:
 def read_config(directory: Path) -> dict[str, Any]:
     """Parse `directory`/config.json. Raises HuggingFaceError when it is missing or not a JSON object."""
     path = directory / "config.json"
+    check_link(path)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise HuggingFaceError(f"{path}: no such file; expected a Hugging Face model folder") from error
     except ValueError as error:
         raise HuggingFaceError(f"{path}: not valid JSON ({error}); copy the model's config.json again") from error
     if not isinstance(config, dict):
         raise HuggingFaceError(f"{path}: expected a JSON object; copy the model's config.json again")
     return config
+
+
+def check_link(file: Path) -> None:
+    """Raise HuggingFaceError if `file` is a link to nothing, as in a cache whose blobs were deleted."""
+    if file.is_symlink() and not file.exists():
+        raise HuggingFaceError(f"{file}: a link to {file.readlink()}, which is gone; download the model again")
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -252,14 +260,16 @@ def companion_files(src: Path) -> list[str]:
     """Names of everything beside the weights in a Hugging Face folder.
 
     These are the files of the top level, less hidden ones, and the folder of additional chat templates: config,
-    tokenizer, templates, generation config, licence.
+    tokenizer, templates, generation config, licence. Raises HuggingFaceError naming a link to a file that is gone.
     """
-    candidates = [*src.iterdir(), *(src / _TEMPLATE_DIR).glob("*")]
-    return sorted(
-        file.relative_to(src).as_posix()
-        for file in candidates
-        if file.is_file() and not file.name.startswith(".") and not file.name.endswith(_WEIGHT_SUFFIXES)
-    )
+    found = [
+        file
+        for file in (*src.iterdir(), *(src / _TEMPLATE_DIR).glob("*"))
+        if not file.name.startswith(".") and not file.name.endswith(_WEIGHT_SUFFIXES)
+    ]
+    for file in found:
+        check_link(file)
+    return sorted(file.relative_to(src).as_posix() for file in found if file.is_file())
 
 
 def copy_companions(files: Mapping[str, Path], dst: Path) -> None:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from conversion.architecture import MegatronArchitecture, MixtureOfExperts, RopeScaling, read_architecture
 from conversion.errors import UnknownFamilyError
+from conversion.hf_config import LLAMA, MISTRAL, QWEN2, QWEN3, QWEN3_MOE, ConfigClass, HfConfig
 
 __all__ = [
     "FAMILIES",
@@ -153,7 +154,7 @@ _ENDS: tuple[Row, ...] = (
     _one("decoder.final_layernorm.weight", "model.norm.weight", "hidden"),
     _OUTPUT,
 )
-_LLAMA: tuple[Row, ...] = (*_ENDS, *_ATTENTION, *_MLP)
+_LLAMA_ROWS: tuple[Row, ...] = (*_ENDS, *_ATTENTION, *_MLP)
 
 _QKV_BIAS = Row(
     "decoder.layers.self_attention.linear_qkv.bias",
@@ -177,19 +178,22 @@ class Family:
 
     name: str
     model_type: str
+    config_class: ConfigClass
     rows: tuple[Row, ...]
     add_qkv_bias: bool = False
     qk_layernorm: bool = False
-    head_dim_required: bool = False
     experts: bool = False
+
+    def read(self, hf_config: Mapping[str, Any]) -> HfConfig:
+        """The config with the defaults of the family's class."""
+        return HfConfig(hf_config, self.config_class)
 
     def megatron_architecture(self, hf_config: Mapping[str, Any]) -> MegatronArchitecture:
         """The model in megatron-core's names. Raises UnsupportedConfigError naming the offending key."""
         return read_architecture(
-            hf_config,
+            self.read(hf_config),
             add_qkv_bias=self.add_qkv_bias,
             qk_layernorm=self.qk_layernorm,
-            head_dim_required=self.head_dim_required,
             experts=self.experts,
         )
 
@@ -261,16 +265,16 @@ def _entry(row: Row, index: tuple[int, ...], architecture: MegatronArchitecture)
 
 
 FAMILIES: tuple[Family, ...] = (
-    Family("Qwen2", "qwen2", (*_LLAMA, _QKV_BIAS), add_qkv_bias=True),
-    Family("Llama", "llama", _LLAMA),
-    Family("Qwen3", "qwen3", (*_LLAMA, *_QK_NORM), qk_layernorm=True, head_dim_required=True),
-    Family("Mistral", "mistral", _LLAMA),
+    Family("Qwen2", "qwen2", QWEN2, (*_LLAMA_ROWS, _QKV_BIAS), add_qkv_bias=True),
+    Family("Llama", "llama", LLAMA, _LLAMA_ROWS),
+    Family("Qwen3", "qwen3", QWEN3, (*_LLAMA_ROWS, *_QK_NORM), qk_layernorm=True),
+    Family("Mistral", "mistral", MISTRAL, _LLAMA_ROWS),
     Family(
         "Qwen3-MoE",
         "qwen3_moe",
+        QWEN3_MOE,
         (*_ENDS, *_ATTENTION, *_EXPERTS, *_QK_NORM),
         qk_layernorm=True,
-        head_dim_required=True,
         experts=True,
     ),
 )
@@ -286,7 +290,9 @@ def family_for(hf_config: Mapping[str, Any]) -> Family:
         if family.model_type == model_type:
             return family
     known = ", ".join(family.model_type for family in FAMILIES)
+    inner = hf_config.get("text_config")
+    parts = ", with other parts beside the text model of its text_config" if isinstance(inner, Mapping) else ""
     raise UnknownFamilyError(
-        f"config.json: model_type is {model_type!r}; weight maps exist for {known}. "
-        "A new family is a new table in conversion/families.py"
+        f"config.json: model_type is {model_type!r}{parts}; weight maps exist for {known}. Choose a model of these "
+        "families; a new family is a new table in conversion/families.py"
     )

@@ -1,7 +1,7 @@
 """A Hugging Face model folder: its tensors found lazily, and a new one written shard by shard.
 
-Reads `model.safetensors` or the shards of `model.safetensors.index.json`. Left out: pickled `.bin` weights, which run
-code on loading; convert those with transformers first.
+Reads `model.safetensors` or the files of `model.safetensors.index.json`, whatever they are called, and nothing beside
+them. Left out: pickled `.bin` weights, which run code on loading; convert those with transformers first.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 
-from conversion.checkpoint import dtype_name, read_config
+from conversion.checkpoint import check_link, dtype_name, read_config
 from conversion.errors import HuggingFaceError, TensorMapError
 from conversion.families import Entry, Family, MegatronArchitecture, family_for
 from conversion.safetensors_io import StoredTensor, read_header
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+_RESAVE = "load it with transformers' AutoModelForCausalLM and give what save_pretrained writes"
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,14 @@ def open_model(path: Path) -> HuggingFaceModel:
     Raises HuggingFaceError for a missing, truncated or damaged file, TensorMapError for a tensor that is missing, left
     over or of another shape than config.json says, UnknownFamilyError or UnsupportedConfigError for the config.
     """
+    _refuse_other_formats(path)
     config = read_config(path)
     family = family_for(config)
     architecture = family.megatron_architecture(config)
+    if config.get("transformers_weights"):
+        raise HuggingFaceError(
+            f"{path / 'config.json'}: transformers_weights names a weight file of its own; {_RESAVE}"
+        )
     stored = _stored_tensors(path)
     tensors: dict[str, StoredTensor] = {}
     for entry in family.entries(architecture):
@@ -70,7 +76,7 @@ def open_model(path: Path) -> HuggingFaceModel:
             if name not in stored:
                 raise TensorMapError(
                     f"{path}: {name} is missing; config.json ({family.name}) asks for it with shape {shape}. "
-                    "Check num_hidden_layers and tie_word_embeddings, or download the model again"
+                    f"{_why_missing(name, config, stored)}"
                 )
             tensors[name] = stored.pop(name)
             if tensors[name].shape != shape:
@@ -80,6 +86,34 @@ def open_model(path: Path) -> HuggingFaceModel:
                 )
     _account_for_rest(path, family, architecture, tensors, stored)
     return HuggingFaceModel(path, config, family, architecture, tensors)
+
+
+def _refuse_other_formats(path: Path) -> None:
+    """Name the folders that are often taken for a model's: an adapter's, a cache's root, Mistral's own format."""
+    if (path / "adapter_config.json").exists():
+        raise HuggingFaceError(
+            f"{path / 'adapter_config.json'}: an adapter (LoRA); merge it into its base with peft's merge_and_unload "
+            "and give what save_pretrained writes, or delete this file if the weights beside it are merged already"
+        )
+    if not (path / "config.json").is_symlink() and not (path / "config.json").exists():
+        if (path / "snapshots").is_dir():
+            raise HuggingFaceError(f"{path}: the root of a model in a Hugging Face cache; give a folder of snapshots/")
+        if (path / "params.json").exists():
+            raise HuggingFaceError(
+                f"{path / 'params.json'}: a model in its maker's own format; download the files for transformers "
+                f"(config.json, {INDEX_FILE} and what it names)"
+            )
+
+
+def _why_missing(name: str, config: dict[str, Any], stored: dict[str, StoredTensor]) -> str:
+    """The likely reason that a tensor is missing, and what to do."""
+    other = next((found for found in sorted(stored) if found.endswith(f".{name}") or name.endswith(f".{found}")), None)
+    if other is not None:
+        return f"The folder calls it {other}: {_RESAVE}"
+    classes = config.get("architectures")
+    if isinstance(classes, list) and classes and not any("CausalLM" in str(one) for one in classes):
+        return f"architectures says {', '.join(map(str, classes))}: give a model that generates text (ForCausalLM)"
+    return "Check num_hidden_layers and tie_word_embeddings, or download the model again"
 
 
 def _account_for_rest(
@@ -108,30 +142,62 @@ def _account_for_rest(
 
 def _stored_tensors(path: Path) -> dict[str, StoredTensor]:
     """Every tensor of the folder by name, from the headers of its files."""
-    index = path / INDEX_FILE
-    if (path / SINGLE_FILE).exists():
-        if index.exists():
-            raise HuggingFaceError(f"{path}: both {SINGLE_FILE} and {INDEX_FILE}; delete the one that is stale")
-        return read_header(path / SINGLE_FILE)
+    single, index = path / SINGLE_FILE, path / INDEX_FILE
+    check_link(single)
+    check_link(index)
     if not index.exists():
-        raise HuggingFaceError(f"{path}: neither {SINGLE_FILE} nor {INDEX_FILE}; the weights must be safetensors")
-    try:
-        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        files = sorted(set(weight_map.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HuggingFaceError(f"{index}: no usable weight_map ({error}); download the file again") from error
+        if not single.exists():
+            raise HuggingFaceError(f"{path}: neither {SINGLE_FILE} nor {INDEX_FILE}; {_other_weights(path)}")
+        return read_header(single)
+    weight_map = _weight_map(index)
+    files = sorted(set(weight_map.values()))
+    if single.exists() and files != [SINGLE_FILE]:
+        raise HuggingFaceError(
+            f"{path}: both {SINGLE_FILE} and {INDEX_FILE}, which names other files ({files[0]}); delete the one "
+            "that is stale"
+        )
     extra = sorted({file.name for file in path.glob("model-*-of-*.safetensors")} - set(files))
     if extra:
         raise HuggingFaceError(f"{path / extra[0]}: a shard that {INDEX_FILE} does not name; delete the stale files")
-    stored: dict[str, StoredTensor] = {}
+    headers: dict[str, dict[str, StoredTensor]] = {}
     for file in files:
+        check_link(path / file)
         if not (path / file).exists():
-            raise HuggingFaceError(f"{path / file}: missing shard, named in {INDEX_FILE}; download it again")
-        stored |= read_header(path / file)
+            raise HuggingFaceError(
+                f"{path / file}: missing shard, named in {INDEX_FILE}; download it again, or delete the index if it "
+                f"is stale{_if_pickled(path)}"
+            )
+        headers[file] = read_header(path / file)
     for name, file in weight_map.items():
-        if name not in stored or stored[name].file.name != file:
+        if name not in headers[file]:
             raise HuggingFaceError(f"{path / file}: {name} is not in it as {INDEX_FILE} says; download it again")
-    return stored
+    unlisted = {name: tensor for header in headers.values() for name, tensor in header.items()}
+    return unlisted | {name: headers[file][name] for name, file in weight_map.items()}
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """File name by tensor name, as the index has it."""
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if not weight_map or not all(isinstance(file, str) for file in weight_map.values()):
+            raise TypeError("expected file names by tensor name")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise HuggingFaceError(f"{index}: no usable weight_map ({error}); download the file again") from error
+    return dict(weight_map)
+
+
+def _other_weights(path: Path) -> str:
+    """What to do with the weights that a folder without safetensors of the usual names has."""
+    found = sorted(file.name for file in path.glob("*.safetensors")) if path.is_dir() else []
+    if found:
+        return f"found {', '.join(found)}: name the one that holds the whole model {SINGLE_FILE}"
+    return f"the weights must be safetensors{_if_pickled(path)}"
+
+
+def _if_pickled(path: Path) -> str:
+    """A hint where the weights are there in pickled form."""
+    pickled = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in path.glob(pattern))
+    return f". The folder has {pickled[0]}, which cannot be read without running it: {_RESAVE}" if pickled else ""
 
 
 @dataclass(frozen=True)

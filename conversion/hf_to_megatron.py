@@ -79,6 +79,7 @@ def convert(
     if dtype is None and model.dtype is None:
         names = sorted({dtype_name(tensor.dtype) for tensor in model.tensors.values()})
         raise HuggingFaceError(f"{src}: weights of mixed dtypes ({', '.join(names)}); choose one with --dtype")
+    companions = {name: model.path / name for name in companion_files(model.path)}
     with build(Path(dst), source=Path(src), force=force) as tmp:
         place = LAYOUTS[layout]
         (tmp / place.weights).mkdir()
@@ -88,7 +89,7 @@ def convert(
             for key in model.family.extra_states(model.architecture):
                 writer.add_empty_object(key)
             writer.finish()
-        copy_companions({name: model.path / name for name in companion_files(model.path)}, tmp / HF_DIR)
+        copy_companions(companions, tmp / HF_DIR)
         if layout == "nemo":
             wanted = dtype or next(iter(model.tensors.values())).dtype
             tokenizer = Path(dst).absolute() / HF_DIR
@@ -166,6 +167,8 @@ def _command(arguments: argparse.Namespace) -> int:
         progress=console.progress_bar,
     )
     made = checkpoint.manifest
+    for note in checkpoint.family.read(checkpoint.hf_config).left_out():
+        print(f"note: {note}", file=sys.stderr)
     print(console.converted(checkpoint.path, made.family, made.tensor_count, made.parameter_count, made.dtype))
     return 0
 

@@ -1,9 +1,13 @@
 """Float32 logits of a model folder in either format, each by its own library, and how far two of them are apart.
 
 `python -m conversion.logits FOLDER TOKENS OUT`: TOKENS is a JSON list of token id lists, OUT a folder that gets
-`<i>.npy`, float32 [tokens, vocabulary], for each. A Hugging Face folder is computed by transformers, a Megatron
-checkpoint by megatron-core's GPTModel with its local layers. Each runs on the CPU in a process of its own: the two
-change torch in ways that do not mix, and the memory of one is given back before the other starts.
+`<i>.npy`, float32 [positions, vocabulary], for each: its last 256 positions at most. A Hugging Face folder is computed
+by transformers, a Megatron checkpoint by megatron-core's GPTModel with its local layers. Each runs on the CPU in a
+process of its own: the two change torch in ways that do not mix, and the memory of one is given back before the other
+starts.
+
+Where config.json scales rotary positions or speaks of a window, on or off, one sequence of all prompts is added that
+goes on until 256 positions lie beyond 4,096: what was misread there is invisible in a short prompt.
 
 Left out: models that do not fit into memory in float32, and bfloat16, whose rounding hides what is looked for.
 """
@@ -25,9 +29,12 @@ import torch
 
 from conversion.checkpoint import MANIFEST_FILE, open_checkpoint, read_config
 from conversion.errors import ConversionError
+from conversion.families import family_for
 
 DEADLINE_S = 3600
+# Positions compared of a sequence; and the length of the one that reaches beyond every published window's usual 4,096.
 MAX_TOKENS = 256
+FAR_TOKENS = 4096 + MAX_TOKENS
 TOLERANCE = 1e-4
 # A process that torchrun or Slurm started must not hand its rank down: transformers would shard the model by it.
 _NOT_INHERITED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK")
@@ -46,17 +53,19 @@ class LogitsComparison:
         max_abs_difference: largest absolute difference of a logit.
         max_kl: largest Kullback-Leibler divergence of one position's distributions, in nats.
         argmax_agreement: share of positions at which both prefer the same token.
+        furthest: the largest position compared, counted from one.
+        agrees: whether the difference is that of float32 rounding alone: 1e-4 in a sequence of 256 tokens, and in a
+            longer one as many times that as it is longer, since so grows the rounding of a rotary angle. Positions
+            interpolated by a factor of 2.5 differ by 2e-4 at 4,352 because megatron-core divides the position and
+            transformers the frequency.
     """
 
     tokens: int
     max_abs_difference: float
     max_kl: float
     argmax_agreement: float
-
-    @property
-    def agrees(self) -> bool:
-        """Whether the difference is that of float32 rounding alone."""
-        return self.max_abs_difference <= TOLERANCE
+    furthest: int
+    agrees: bool
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -91,29 +100,47 @@ def read_prompts(path: Path) -> list[str]:
 def compare_logits(a: Path, b: Path, prompts: Sequence[str]) -> LogitsComparison:
     """Compare the logits of two folders at every position of the prompts, tokenised by the tokenizer of `a`.
 
-    Of each prompt the first 256 tokens count. The vocabulary is that of config.json, without padding.
+    Of each prompt the first 256 tokens count, and where `HfConfig.far_positions_differ` also 256 positions beyond 4,096
+    of all prompts in one. The vocabulary is that of config.json, without padding.
 
-    Raises LogitsError when a library cannot load or compute a side.
+    Raises LogitsError when a library cannot load or compute a side, ConversionError for its config.json.
     """
     sequences = _tokenise(a, prompts)
-    largest, divergence, agreed, count = 0.0, 0.0, 0, 0
+    if not sequences:
+        raise LogitsError(f"{a}: its tokenizer makes no token of any prompt; give others, or repair the tokenizer")
+    if any(_far_positions_differ(folder) for folder in (a, b)):
+        joined = [token for sequence in sequences for token in sequence]
+        sequences.append((joined * (FAR_TOKENS // len(joined) + 1))[:FAR_TOKENS])
+    largest, divergence, agreed, count, agrees = 0.0, 0.0, 0, 0, True
     with _logits(a, sequences) as left, _logits(b, sequences) as right:
-        for i in range(len(sequences)):
+        for i, ids in enumerate(sequences):
             x, y = (torch.from_numpy(np.load(folder / f"{i}.npy")) for folder in (left, right))
             if x.shape != y.shape:
                 raise LogitsError(f"logits of shape {tuple(x.shape)} from {a} and {tuple(y.shape)} from {b}")
             p, q = x.double().log_softmax(-1), y.double().log_softmax(-1)
-            largest = max(largest, float((x - y).abs().max()))
+            difference = float((x - y).abs().max())
+            agrees &= difference <= TOLERANCE * max(1.0, len(ids) / MAX_TOKENS)
+            largest = max(largest, difference)
             divergence = max(divergence, float((p.exp() * (p - q)).sum(-1).max()))
             agreed += int((x.argmax(-1) == y.argmax(-1)).sum())
             count += len(x)
-    return LogitsComparison(count, largest, divergence, agreed / count)
+    return LogitsComparison(count, largest, divergence, agreed / count, max(map(len, sequences)), agrees)
+
+
+def _hf_files(folder: Path) -> Path:
+    """Where config.json and tokenizer are."""
+    return open_checkpoint(folder).hf_dir if (folder / MANIFEST_FILE).exists() else folder
+
+
+def _far_positions_differ(folder: Path) -> bool:
+    config = read_config(_hf_files(folder))
+    return family_for(config).read(config).far_positions_differ
 
 
 def _tokenise(folder: Path, prompts: Sequence[str]) -> list[list[int]]:
     from transformers import AutoTokenizer
 
-    source = open_checkpoint(folder).hf_dir if (folder / MANIFEST_FILE).exists() else folder
+    source = _hf_files(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
     except Exception as error:  # transformers raises nearly anything for a folder it cannot read
@@ -153,7 +180,7 @@ def _transformers_logits(folder: Path, sequences: list[list[int]]) -> Iterator[t
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
     for ids in sequences:
-        yield model(torch.tensor([ids])).logits[0]
+        yield model(torch.tensor([ids]), logits_to_keep=MAX_TOKENS).logits[0]
 
 
 @torch.no_grad()
@@ -183,14 +210,14 @@ def _megatron_logits(folder: Path, sequences: list[list[int]]) -> Iterator[torch
         **megatron_model.gpt_arguments(architecture, tensor_parallel=1),
         config=config,
         transformer_layer_spec=megatron_model.local_layer_spec(architecture),
-        max_sequence_length=MAX_TOKENS,
+        max_sequence_length=FAR_TOKENS,
     ).eval()
     model.load_state_dict(dist_checkpointing.load(model.sharded_state_dict(), str(checkpoint.model_dir)), strict=False)
     for ids in sequences:
         length = len(ids)
         mask = torch.ones(length, length, dtype=torch.bool).triu(1)[None, None]
         logits: torch.Tensor = model(torch.tensor([ids]), torch.arange(length)[None], mask)
-        yield logits[0, :, : architecture.vocab_size]
+        yield logits[0, -MAX_TOKENS:, : architecture.vocab_size]
 
 
 def main() -> None:

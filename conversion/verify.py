@@ -27,8 +27,8 @@ from conversion.safetensors_io import raw_bytes
 _DESCRIPTION = """\
 Compare the weights of two model folders, each a Hugging Face folder or a Megatron checkpoint, tensor by tensor:
 name, dtype, shape and SHA-256 of the bytes. With --prompts also the float32 logits of both, as transformers and
-megatron-core compute them (needs memory for one model in float32). Prints every difference and exits with 1 if there
-is one."""
+megatron-core compute them (needs memory for one model in float32), at positions beyond 4,096 too where config.json
+scales positions or speaks of a window. Prints every difference and exits with 1 if there is one."""
 
 _EPILOG = """\
 examples:
@@ -132,8 +132,8 @@ def _command(arguments: argparse.Namespace) -> int:
 def _compare_logits(arguments: argparse.Namespace) -> bool:
     found = compare_logits(arguments.a, arguments.b, read_prompts(arguments.prompts)[: arguments.max_prompts])
     print(
-        f"logits {'agree' if found.agrees else 'DIFFER'}: {found.tokens} positions, largest difference "
-        f"{found.max_abs_difference:.1e}, largest KL {found.max_kl:.1e} nats, "
+        f"logits {'agree' if found.agrees else 'DIFFER'}: {found.tokens} positions up to {found.furthest:,}, "
+        f"largest difference {found.max_abs_difference:.1e}, largest KL {found.max_kl:.1e} nats, "
         f"same first choice at {found.argmax_agreement:.2%}"
     )
     return found.agrees

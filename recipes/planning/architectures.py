@@ -94,6 +94,8 @@ def architecture_of(config: Config) -> tuple[MegatronArchitecture, str]:
         )
     try:
         values = json.loads(found.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("expected a JSON object; copy the model's config.json again")
         architecture = family_for(values).megatron_architecture(values)
     except (ValueError, ConversionError) as error:
         raise ConfigError(f"{found}: {error}") from None

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conversion import hf_to_megatron, verify
+from conversion import hf_to_megatron, megatron_to_hf, verify
 from conversion.errors import ConversionError
-from conversion.logits import LogitsError, compare_logits, read_prompts
+from conversion.logits import FAR_TOKENS, LogitsError, compare_logits, read_prompts
 from tests.conversion.models import save_folder
 
 Make = Callable[..., Path]
@@ -48,6 +48,36 @@ def test_both_formats_give_the_same_logits(case: str, tmp_path: Path) -> None:
     assert found.max_kl < 1e-9
     assert found.argmax_agreement == 1.0
     assert found.tokens > 10
+    assert (found.furthest == FAR_TOKENS) == (case == "llama-scaled-tied")
+
+
+def _rewrite(folder: Path, without: tuple[str, ...] = (), **keys: object) -> None:
+    path = folder / "config.json"
+    values = {key: value for key, value in json.loads(path.read_text()).items() if key not in without}
+    path.write_text(json.dumps({**values, **keys}))
+
+
+@pytest.mark.slow
+def test_positions_beyond_4096_are_compared_where_a_window_or_a_scaling_plays(tmp_path: Path) -> None:
+    """A config in the spelling of several releases, all of which transformers and Megatron must take alike.
+
+    With the window's switch on in the source, nothing before position 4,097 changes, and the proof still sees it.
+    """
+    source = _with_tokenizer(save_folder("qwen2-untied", tmp_path / "hf", vocabulary=1024))
+    window = {"sliding_window": 4096, "use_sliding_window": False, "max_window_layers": 0}
+    scaling = {"rope_parameters": {"rope_type": "yarn"}, "rope_scaling": {"type": "linear", "factor": 2.5}}
+    _rewrite(source, without=("layer_types", "rms_norm_eps", "tie_word_embeddings"), **window, **scaling)
+    megatron = hf_to_megatron.convert(source, tmp_path / "megatron").path
+    found = compare_logits(source, megatron, _PROMPTS)
+    assert found.agrees
+    assert found.max_abs_difference < 1e-4
+    assert found.furthest == FAR_TOKENS > 4096 + 250
+    back = megatron_to_hf.convert(megatron, tmp_path / "back")
+    assert (back / "config.json").read_bytes() == (source / "config.json").read_bytes()
+    _rewrite(source, use_sliding_window=True)
+    windowed = compare_logits(source, megatron, _PROMPTS)
+    assert not windowed.agrees
+    assert windowed.max_abs_difference > 10 * found.max_abs_difference
 
 
 def test_the_command_reports_and_fails_on_a_difference(

@@ -99,6 +99,10 @@ def test_the_architecture_of_a_folder(tmp_path: Path) -> None:
     converted = json.loads(run(f"model.path={tmp_path / 'converted'}", "--json").stdout)
     assert converted["parameters"] == 3_085_938_688
     assert converted["architecture"].endswith("converted/hf/config.json")
+    (tmp_path / "config.json").write_text("[]")
+    refused = run(f"model.path={tmp_path}")
+    assert f"{tmp_path}/config.json: expected a JSON object" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 @pytest.mark.parametrize(

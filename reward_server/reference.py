@@ -106,11 +106,11 @@ def form_fault(response: str) -> FormatIssue | None:
 
 
 def is_finite(value: Any) -> bool:
-    """Whether this is a number that a double holds; JSON has longer integers."""
+    """Whether this is a number that a double holds, to the last digit; JSON has longer integers."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     try:
-        return math.isfinite(value)
+        return math.isfinite(value) and float(value) == value
     except OverflowError:
         return False
 

@@ -12,8 +12,14 @@ import math
 import re
 from typing import Any
 
+from recipes.data.errors import ExampleError
 from recipes.data.tables import Row
 from reward_server.reference import LETTERS, is_blank
+
+
+class TwoLabelsError(ExampleError):
+    """A row whose labels mean two options, so that one of them is wrong and nothing tells which."""
+
 
 OPTION_FIELDS = ("options", "Options", "choices")
 # Fields of the right answer: pointers hold a letter or an index, answers may hold an option's text.
@@ -30,6 +36,7 @@ def choice_of(row: Row) -> tuple[dict[str, str], str]:
     """The options by letter and the right letter of a published row.
 
     Raises:
+        TwoLabelsError: when its letter and its answer's text contradict each other.
         ExampleError: naming the row and the field that is missing or can be read in two ways.
     """
     name = next((name for name in OPTION_FIELDS if name in row.values), "options")
@@ -116,9 +123,11 @@ def _answer(row: Row, options: dict[str, str], keys: dict[str, str]) -> str:
             raise row.wrong("answer", f"one of the letters {', '.join(options)}, or an option's text", value)
         left &= meant or left
         pointed |= name in _POINTERS
-    if len(left) != 1:
-        problem = "no option" if not left else f"options {' and '.join(sorted(left))}"
-        raise row.wrong("answer", f"what means one option; this means {problem}", given)
+    if not left:
+        raise TwoLabelsError(f"{row.where}: the labels contradict each other: {given}")
+    if len(left) > 1:
+        both = " or ".join(sorted(left))
+        raise row.wrong("answer", f"what means one option, not {both}; give the letter as answer_idx", given)
     return left.pop()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -17,7 +18,7 @@ from typing import Any, Literal, get_args
 
 from recipes.data.errors import ExampleError, UniqueIds
 from recipes.data.text_files import TextFile, parse_json
-from reward_server.reference import form_fault, is_blank, is_finite, reference_fault
+from reward_server.reference import form_fault, is_blank, reference_fault
 
 Task = Literal["choice", "number", "date", "duration", "text"]
 TASKS: tuple[str, ...] = get_args(Task)
@@ -192,7 +193,7 @@ def _unwritable(value: Any, name: str) -> Iterator[tuple[str, Any, str]]:
     elif isinstance(value, list | tuple):
         for part in value:
             yield from _unwritable(part, name)
-    elif not (value is None or isinstance(value, bool) or is_finite(value)):
+    elif isinstance(value, float) and not math.isfinite(value):
         yield name, value, "a finite number"
 
 
@@ -263,9 +264,9 @@ def write_examples(path: str | Path, examples: Iterable[Example]) -> int:
         if not count:
             raise ExampleError(f"{path}: there are no rows to write")
         partial.replace(target)
-    except FileNotFoundError:
-        raise  # of the rows' own source
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and error.filename is None:
+            raise  # in words: the rows' own source is missing
         raise ExampleError(
             f"{path}: cannot be written ({error.strerror}); free space there, or name a file in a folder of yours"
         ) from None

@@ -38,9 +38,12 @@ class JsonStream:
     def peek(self) -> str:
         """The next character that is no space; empty at the end of the file."""
         while True:
-            self._at = self._skip(self._at)
-            if self._at < len(self._text) or not self._more():
-                return self._text[self._at : self._at + 1]
+            at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]  # it matches nothing too
+            if at < len(self._text):
+                self._at = at
+                return self._text[at]
+            if not self._more():
+                return ""
 
     def value(self) -> Any:
         """The next value, whole."""
@@ -98,10 +101,6 @@ class JsonStream:
         if self.peek() != opening:
             raise ExampleError(f"{self.where}: not JSON (expected {opening})")
         self._at += 1
-
-    def _skip(self, start: int) -> int:
-        found = _SPACE.match(self._text, start)
-        return found.end() if found else start
 
     def _more(self) -> bool:
         """Reads on, dropping what was taken; twice as much each time a value does not fit."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes.data.choices import choice_of, is_missing
+from recipes.data.choices import TwoLabelsError, choice_of, is_missing
 from recipes.data.errors import UniqueIds
 from recipes.data.example import Example, example_from_row
 from recipes.data.tables import Row, read_rows
@@ -37,11 +37,15 @@ class Reader:
     rows: Callable[[Path, str], Iterator[Example | LeftOut]]
 
 
-def _medqa(path: Path, ids: str) -> Iterator[Example]:
+def _medqa(path: Path, ids: str) -> Iterator[Example | LeftOut]:
     for row in read_rows(path):
         if isinstance(row.values.get("data"), dict):  # openlifescienceai/medqa
             row = Row(row.where, row.number, row.key, {**row.values, **row.values["data"]})
-        options, answer = choice_of(row)
+        try:
+            options, answer = choice_of(row)
+        except TwoLabelsError:
+            yield LeftOut("its letter and its answer's text are two options", row.where)
+            continue
         yield example_from_row(
             {
                 "id": f"{ids}/{row.number}",

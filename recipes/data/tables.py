@@ -16,7 +16,7 @@ from typing import Any
 
 from recipes.data.errors import ExampleError
 from recipes.data.json_stream import JsonStream
-from recipes.data.text_files import MAX_ROW_CHARS, TextFile, opened
+from recipes.data.text_files import MAX_ROW_CHARS, TextFile
 
 # Keys under which exports put the list of rows.
 _WRAPPERS = ("data", "rows", "train", "training", "validation", "valid", "dev", "test", "examples", "questions")
@@ -81,8 +81,11 @@ def _container(path: Path, keyed_by: str | None) -> Keyed:
         return _saved_dataset(path)
     if not path.is_file():
         raise ExampleError(f"{path}: is no regular file; write it to one first")
-    with opened(path) as file:
-        magic = file.read(6)
+    try:
+        with path.open("rb") as file:
+            magic = file.read(6)
+    except OSError as error:
+        raise ExampleError(f"{path}: cannot be read ({error.strerror})") from None
     if magic.startswith(b"PAR1"):
         return _parquet(path)
     if magic == b"ARROW1" or magic.startswith(b"\xff\xff\xff\xff"):

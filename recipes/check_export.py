@@ -42,7 +42,7 @@ def check(config: Config) -> None:
     """
     tokenizer = load_tokenizer(config.model.path)
     chosen: dict[str, list[Example]] = {}
-    for example in (e for path in config.data.test for e in read_examples(path)):
+    for example in read_examples(*config.data.test):
         chosen.setdefault(example.group, []).append(example)
     examples = [e for group in chosen.values() for e in group[:QUESTIONS]]
     prompts, _ = make_prompts(

@@ -34,7 +34,7 @@ _PROMPTS_AT_ONCE = 256
 def evaluate(config: Config) -> None:
     """Evaluates on all ranks; rank 0 writes the result."""
     tokenizer = load_tokenizer(config.model.path)
-    examples = [example for path in config.data.test for example in read_examples(path)]
+    examples = read_examples(*config.data.test)
     room = config.model.max_length - config.rollout.max_new_tokens
     prompts, dropped = make_prompts(
         examples, tokenizer, style=config.data.style, length_target=config.reward.length_target, max_tokens=room

@@ -46,7 +46,7 @@ def train(config: Config) -> None:
     if is_leader():
         folder.prepare(config)
     tokenizer = load_tokenizer(config.model.path)
-    examples = [example for path in config.data.train for example in read_examples(path)]
+    examples = read_examples(*config.data.train)
     prompts, dropped = make_prompts(
         examples,
         tokenizer,

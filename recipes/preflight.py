@@ -67,8 +67,8 @@ def check(config: Config) -> list[str]:
         f"{parallel.processes // parallel.tensor // parallel.pipeline}",
     ]
     for key in ("train", "validation", "test"):
-        for file in getattr(config.data, key):
-            found.append(f"data.{key}: {len(read_examples(file))} examples in {file}")
+        if files := getattr(config.data, key):
+            found.append(f"data.{key}: {len(read_examples(*files))} examples in {', '.join(files)}")
     return [*found, _disk(config, model)]
 
 

@@ -1,7 +1,8 @@
 """Writes data files of Examples: `python -m recipes.prepare_data KIND [SOURCE] OUT`.
 
 `embedded` generates train, SFT, validation and test files with exact labels; the other kinds convert files in the
-formats that their authors publish. What was left out, and why, is printed and never silent.
+formats that their authors publish (JSON in any form, CSV, parquet or Arrow, packed or not), row by row, so that a file
+may be longer than memory. What was left out, and why, is printed and never silent. Only a whole file replaces OUT.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from recipes.data.calculators import CALCULATORS
 from recipes.data.example import Example, ExampleError, write_examples
 from recipes.data.generator import ELEMENTARY, GROUPS, PERFECT, TEACHER, Generator
-from recipes.data.published import READERS
+from recipes.data.published import READERS, LeftOut
 
 
 def embedded(out: Path, *, seed: int, train: int, sft: int, heldout: int, calculators: str) -> dict[str, int]:
@@ -30,18 +32,47 @@ def embedded(out: Path, *, seed: int, train: int, sft: int, heldout: int, calcul
         ("validation", Generator("validation", PERFECT, TEACHER, names), heldout, 10_001),
         ("test", Generator("test", PERFECT, TEACHER, names), heldout, 10_002),
     ]
-    counts = {}
+    drawn: dict[str, list[Example]] = {}
     for name, generator, rows, file_seed in plans:
         rng = random.Random(f"{file_seed}/{name}")
-        examples: list[Example] = []
+        drawn[name] = []
         for group in GROUPS:
             if name in ("train", "sft"):
-                drawn = {e.id: e for e in (generator.draw(rng, group) for _ in range(rows))}
-                examples += drawn.values()
+                drawn[name] += {e.id: e for e in (generator.draw(rng, group) for _ in range(rows))}.values()
             else:
-                examples += generator.unique(rng, group, rows)
-        counts[name] = write_examples(out / f"{name}.jsonl", examples)
-    return counts
+                drawn[name] += generator.unique(rng, group, rows)
+    return {name: write_examples(out / f"{name}.jsonl", examples) for name, examples in drawn.items()}
+
+
+def convert(kind: str, source: Path, out: Path, ids: str) -> tuple[int, dict[str, list[Any]]]:
+    """Writes a published file as Examples; returns how many, and by reason how many were left out and where the first.
+
+    Raises:
+        ExampleError, FileNotFoundError: naming file and row; `out` is as it was before.
+    """
+    if source.exists() and out.exists() and source.samefile(out):
+        raise ExampleError(f"{out}: is the published file itself; name another file to write")
+    left_out: dict[str, list[Any]] = {}
+    return write_examples(out, _examples(kind, source, ids, left_out)), left_out
+
+
+def _examples(kind: str, source: Path, ids: str, left_out: dict[str, list[Any]]) -> Iterator[Example]:
+    empty = True
+    for row in READERS[kind].rows(source, ids):
+        if isinstance(row, LeftOut):
+            left_out.setdefault(row.reason, [0, row.where])[0] += 1
+        else:
+            empty = False
+            yield row
+    if empty:
+        why = ", ".join(f"{count} left out: {reason}" for reason, (count, _) in left_out.items())
+        raise ExampleError(f"{source}: holds no rows to write" + (f" ({why})" if why else ""))
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
 
 
 def main() -> None:
@@ -53,27 +84,33 @@ def main() -> None:
     own = kinds.add_parser("embedded", help="generate questions with exact labels")
     own.add_argument("out", type=Path, help="folder to write into")
     own.add_argument("--seed", type=int, default=0, help="of the training rows (default: %(default)s)")
-    own.add_argument("--train", type=int, default=4000, help="rows a kind of task to draw (default: %(default)s)")
-    own.add_argument("--sft", type=int, default=3000, help="rows a kind of task with traces (default: %(default)s)")
-    own.add_argument("--heldout", type=int, default=200, help="questions a kind of task (default: %(default)s)")
+    own.add_argument("--train", type=_count, default=4000, help="rows a kind of task to draw (default: %(default)s)")
+    own.add_argument("--sft", type=_count, default=3000, help="rows a kind of task with traces (default: %(default)s)")
+    own.add_argument("--heldout", type=_count, default=200, help="questions a kind of task (default: %(default)s)")
     own.add_argument("--calculators", choices=("elementary", "all"), default="elementary", help="which to use")
     for name, reader in READERS.items():
         sub = kinds.add_parser(name, help=reader.help)
         sub.add_argument("source", type=Path, help="the published file")
         sub.add_argument("out", type=Path, help="JSONL file to write")
+        sub.add_argument(
+            "--ids",
+            default=name,
+            help="first part of the rows' ids; another for each file of a run that "
+            "is prepared from the same data set (default: %(default)s)",
+        )
     args = parser.parse_args()
-    if args.kind == "embedded":
-        settings = {key: value for key, value in vars(args).items() if key not in ("kind", "out")}
-        for name, count in embedded(args.out, **settings).items():
-            print(f"{args.out / name}.jsonl: {count} rows")
-        return
     try:
-        examples, skipped = READERS[args.kind].read(args.source)
-    except (ExampleError, FileNotFoundError) as error:
+        if args.kind == "embedded":
+            settings = {key: value for key, value in vars(args).items() if key not in ("kind", "out")}
+            for name, count in embedded(args.out, **settings).items():
+                print(f"{args.out / name}.jsonl: {count} rows")
+            return
+        count, left_out = convert(args.kind, args.source, args.out, args.ids)
+    except (ValueError, FileNotFoundError) as error:
         sys.exit(str(error))
-    print(f"{args.out}: {write_examples(args.out, examples)} rows")
-    for reason, count in Counter(skipped).most_common():
-        print(f"left out {count} rows: {reason}")
+    print(f"{args.out}: {count} rows")
+    for reason, (rows, first) in left_out.items():
+        print(f"left out {rows} rows: {reason} (the first: {first})")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def train(config: Config) -> None:
     if is_leader():
         folder.prepare(config)
     tokenizer = load_tokenizer(config.model.path)
-    examples = [e for path in config.data.train for e in read_examples(path) if "trace" in e.meta]
+    examples = [e for e in read_examples(*config.data.train) if "trace" in e.meta]
     if not examples:
         raise DataError(f"no row of data.train={config.data.train} has a meta.trace to learn from")
     prompts, dropped = make_prompts(

@@ -6,7 +6,7 @@ them are better served by the SFT warm start.
 
 from __future__ import annotations
 
-from recipes.data.example import Example
+from recipes.data.example import Example, worked_response
 
 _SYSTEM: dict[str, str | None] = {
     "plain": None,
@@ -70,4 +70,4 @@ def trace_response(example: Example) -> str:
         KeyError: when the row carries no trace.
     """
     trace = example.meta["trace"]
-    return f"<think>{trace['think']}</think><answer>{trace['answer']}</answer>"
+    return worked_response(trace["think"], trace["answer"])

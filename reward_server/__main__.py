@@ -12,6 +12,7 @@ import argparse
 import errno
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -29,7 +30,11 @@ TOKEN_VARIABLE = "MEDATRON_REWARD_TOKEN"
 JUDGE_KEY_VARIABLE = "MEDATRON_JUDGE_API_KEY"
 JUDGE_MODEL_VARIABLE = "MEDATRON_JUDGE_MODEL"
 _SETTINGS_VARIABLE = "MEDATRON_REWARD_SETTINGS"
-_BACKLOG = 2048
+# The kernel cuts it to net.core.somaxconn.
+_BACKLOG = 65535
+_MAX_FILES = 65536
+# Of the files that a worker may have open, so many are for other things than connections.
+_OTHER_FILES = 64
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if args.parent_pid is not None:
         lifetime.stop_with_parent(args.parent_pid)
+    args.host = args.host.strip("[]")
+    files = _raise_file_limit()
     try:
         listener = _listen(args.host, args.port)
     except OSError as error:
@@ -61,7 +68,8 @@ def main(argv: list[str] | None = None) -> int:
     port_file: Path | None = args.port_file
     try:
         if port_file is not None:
-            _publish(port_file, f"{args.host}:{listener.getsockname()[1]}\n")
+            host = f"[{args.host}]" if ":" in args.host else args.host
+            _publish(port_file, f"{host}:{listener.getsockname()[1]}\n")
     except OSError as error:
         print(f"reward_server: cannot write --port-file {port_file}: {error.strerror}", file=sys.stderr)
         return 2
@@ -83,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
             os.environ[_SETTINGS_VARIABLE] = json.dumps(settings)
             if args.workers > 1:
                 os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
-            return _serve(listener, args.workers, args.log_level)
+            return _serve(listener, args.workers, args.log_level, files - _OTHER_FILES)
     finally:
         if port_file is not None:
             port_file.unlink(missing_ok=True)
@@ -104,7 +112,7 @@ def worker_app() -> FastAPI:
     return create_app(Settings(**settings, token=os.environ[TOKEN_VARIABLE] or None))
 
 
-def _serve(listener: socket.socket, workers: int, log_level: str) -> int:
+def _serve(listener: socket.socket, workers: int, log_level: str, connections: int) -> int:
     # Imported this late so that a port in use is reported at once.
     import uvicorn
     from uvicorn.supervisors import Multiprocess
@@ -117,6 +125,8 @@ def _serve(listener: socket.socket, workers: int, log_level: str) -> int:
         access_log=False,
         lifespan="on",
         timeout_graceful_shutdown=DRAIN_S,
+        # Beyond the limit on open files a connection would be closed without an answer; this answers 503.
+        limit_concurrency=connections,
     )
     if workers == 1:
         server = uvicorn.Server(config)
@@ -127,10 +137,25 @@ def _serve(listener: socket.socket, workers: int, log_level: str) -> int:
     return 3 if any(process.exitcode == 3 for process in supervisor.processes) else 0
 
 
+def _raise_file_limit() -> int:
+    """Allows this process and its workers as many open files, and so connections, as it may; returns how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return _MAX_FILES if soft == resource.RLIM_INFINITY else soft
+
+
 def _listen(host: str, port: int) -> socket.socket:
+    if host == "::" and not socket.has_dualstack_ipv6():
+        host = "0.0.0.0"  # a machine without IPv6, all of whose addresses these are
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind, protocol)
     try:
+        if family == socket.AF_INET6:
+            # `::` takes IPv4 too, whatever net.ipv6.bindv6only says.
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
         # Lets a restarted server have its port back while old connections are in TIME_WAIT.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -158,7 +183,9 @@ def _publish(path: Path, text: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m reward_server", description="Scores medical answers over HTTP.")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; :: is every one (default: %(default)s)"
+    )
     parser.add_argument(
         "--port", type=_within(0, 65535), default=8000, help="0 picks a free one (default: %(default)s)"
     )
@@ -173,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--queue-limit",
         type=_within(1, 100_000),
-        default=1024,
+        default=8192,
         metavar="N",
         help="requests that may wait at a worker; more get 429 (default: %(default)s)",
     )

@@ -33,8 +33,7 @@ _SETTINGS_VARIABLE = "MEDATRON_REWARD_SETTINGS"
 # The kernel cuts it to net.core.somaxconn.
 _BACKLOG = 65535
 _MAX_FILES = 65536
-# Of the files that a worker may have open, so many are for other things than connections.
-_OTHER_FILES = 64
+_FEW_FILES = 4096
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,6 +51,12 @@ def main(argv: list[str] | None = None) -> int:
         lifetime.stop_with_parent(args.parent_pid)
     args.host = args.host.strip("[]")
     files = _raise_file_limit()
+    if files < _FEW_FILES:
+        print(
+            f"reward_server: each worker may have {files} files open (ulimit -Hn), and so fewer connections at a time; "
+            "one too many is closed without an answer, and its client must try again",
+            file=sys.stderr,
+        )
     try:
         listener = _listen(args.host, args.port)
     except OSError as error:
@@ -91,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
             os.environ[_SETTINGS_VARIABLE] = json.dumps(settings)
             if args.workers > 1:
                 os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
-            return _serve(listener, args.workers, args.log_level, files - _OTHER_FILES)
+            return _serve(listener, args.workers, args.log_level)
     finally:
         if port_file is not None:
             port_file.unlink(missing_ok=True)
@@ -112,7 +117,7 @@ def worker_app() -> FastAPI:
     return create_app(Settings(**settings, token=os.environ[TOKEN_VARIABLE] or None))
 
 
-def _serve(listener: socket.socket, workers: int, log_level: str, connections: int) -> int:
+def _serve(listener: socket.socket, workers: int, log_level: str) -> int:
     # Imported this late so that a port in use is reported at once.
     import uvicorn
     from uvicorn.supervisors import Multiprocess
@@ -125,8 +130,6 @@ def _serve(listener: socket.socket, workers: int, log_level: str, connections: i
         access_log=False,
         lifespan="on",
         timeout_graceful_shutdown=DRAIN_S,
-        # Beyond the limit on open files a connection would be closed without an answer; this answers 503.
-        limit_concurrency=connections,
     )
     if workers == 1:
         server = uvicorn.Server(config)
@@ -138,13 +141,15 @@ def _serve(listener: socket.socket, workers: int, log_level: str, connections: i
 
 
 def _raise_file_limit() -> int:
-    """Allows this process and its workers as many open files, and so connections, as it may; returns how many."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        return wanted
-    return _MAX_FILES if soft == resource.RLIM_INFINITY else soft
+    """Lets this process and its workers have as many files open, and so connections, as it may; returns how many.
+
+    A login's usual soft limit is 1,024.
+    """
+    soft, hard = (_MAX_FILES if n == resource.RLIM_INFINITY else n for n in resource.getrlimit(resource.RLIMIT_NOFILE))
+    if soft < min(hard, _MAX_FILES):
+        soft = min(hard, _MAX_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    return soft
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -129,7 +129,10 @@ def _label(sent: Any, name: str) -> dict[str, Any]:
         raise _refused(f"{name}.response", "a label has no response; it comes beside the label")
     if label.get("id") is not None and not isinstance(label["id"], str):
         raise _wrong(f"{name}.id", "a text", _kind(label["id"]))
-    return without_nulls(label)
+    try:
+        return without_nulls(label)
+    except RecursionError:
+        raise _wrong(name, _LABEL, "one nested too deeply") from None
 
 
 def _renamed(error: RequestError, names: Sequence[str]) -> RequestError:

@@ -54,6 +54,7 @@ def test_slime(server: RewardServerProcess) -> None:
         ([LABEL], "labels.0", "found a list"),
         ("C", "labels.0", "does not parse"),
         ("[" * 100_000, "labels.0", "does not parse"),
+        (json.loads('{"a":' * 900 + "1" + "}" * 900), "labels.0", "nested too deeply"),
         ('{"task": NaN}', "labels.0", "does not parse"),
         ('"C"', "labels.0", "found a text in JSON text"),
         (json.dumps([LABEL]), "labels.0", "found a list in JSON text"),

@@ -49,8 +49,10 @@ $(VENV)/.runtime: requirements/runtime.txt pyproject.toml
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
+$(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt requirements/frameworks.txt
 	$(PIP) install --quiet --no-deps -r requirements/dev.txt
+	rm -rf $(VENV)/frameworks
+	$(PIP) install --quiet --no-deps --target $(VENV)/frameworks -r requirements/frameworks.txt
 	@touch $@
 
 # NeMo takes seconds to import, and half a minute where nothing was compiled. Some packages hold templates of files,

@@ -12,6 +12,7 @@ import argparse
 import errno
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -29,7 +30,10 @@ TOKEN_VARIABLE = "MEDATRON_REWARD_TOKEN"
 JUDGE_KEY_VARIABLE = "MEDATRON_JUDGE_API_KEY"
 JUDGE_MODEL_VARIABLE = "MEDATRON_JUDGE_MODEL"
 _SETTINGS_VARIABLE = "MEDATRON_REWARD_SETTINGS"
-_BACKLOG = 2048
+# The kernel cuts it to net.core.somaxconn.
+_BACKLOG = 65535
+_MAX_FILES = 65536
+_FEW_FILES = 4096
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,6 +49,14 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if args.parent_pid is not None:
         lifetime.stop_with_parent(args.parent_pid)
+    args.host = args.host.strip("[]")
+    files = _raise_file_limit()
+    if files < _FEW_FILES:
+        print(
+            f"reward_server: each worker may have {files} files open (ulimit -Hn), and so fewer connections at a time; "
+            "one too many is closed without an answer, and its client must try again",
+            file=sys.stderr,
+        )
     try:
         listener = _listen(args.host, args.port)
     except OSError as error:
@@ -61,7 +73,8 @@ def main(argv: list[str] | None = None) -> int:
     port_file: Path | None = args.port_file
     try:
         if port_file is not None:
-            _publish(port_file, f"{args.host}:{listener.getsockname()[1]}\n")
+            host = f"[{args.host}]" if ":" in args.host else args.host
+            _publish(port_file, f"{host}:{listener.getsockname()[1]}\n")
     except OSError as error:
         print(f"reward_server: cannot write --port-file {port_file}: {error.strerror}", file=sys.stderr)
         return 2
@@ -127,10 +140,27 @@ def _serve(listener: socket.socket, workers: int, log_level: str) -> int:
     return 3 if any(process.exitcode == 3 for process in supervisor.processes) else 0
 
 
+def _raise_file_limit() -> int:
+    """Lets this process and its workers have as many files open, and so connections, as it may; returns how many.
+
+    A login's usual soft limit is 1,024.
+    """
+    soft, hard = (_MAX_FILES if n == resource.RLIM_INFINITY else n for n in resource.getrlimit(resource.RLIMIT_NOFILE))
+    if soft < min(hard, _MAX_FILES):
+        soft = min(hard, _MAX_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    return soft
+
+
 def _listen(host: str, port: int) -> socket.socket:
+    if host == "::" and not socket.has_dualstack_ipv6():
+        host = "0.0.0.0"  # a machine without IPv6, all of whose addresses these are
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind, protocol)
     try:
+        if family == socket.AF_INET6:
+            # `::` takes IPv4 too, whatever net.ipv6.bindv6only says.
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
         # Lets a restarted server have its port back while old connections are in TIME_WAIT.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
@@ -158,7 +188,9 @@ def _publish(path: Path, text: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m reward_server", description="Scores medical answers over HTTP.")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; :: is every one (default: %(default)s)"
+    )
     parser.add_argument(
         "--port", type=_within(0, 65535), default=8000, help="0 picks a free one (default: %(default)s)"
     )
@@ -173,7 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--queue-limit",
         type=_within(1, 100_000),
-        default=1024,
+        default=8192,
         metavar="N",
         help="requests that may wait at a worker; more get 429 (default: %(default)s)",
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import ipaddress
 import json
 import logging
 import re
@@ -20,8 +21,9 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from openai import AsyncOpenAI, OpenAIError
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
 
 from reward_server.verifiers.text import JUDGE_VERSION
 
@@ -76,7 +78,8 @@ class Judge:
 
     def __init__(self, settings: JudgeSettings) -> None:
         self._settings = settings
-        self._client = AsyncOpenAI(base_url=settings.url, api_key=settings.api_key, max_retries=3)
+        http = DefaultAsyncHttpxClient(trust_env=not is_inside(settings.url))
+        self._client = AsyncOpenAI(base_url=settings.url, api_key=settings.api_key, max_retries=3, http_client=http)
         self._cache: OrderedDict[bytes, JudgeStatus] = OrderedDict()
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._spent: deque[tuple[float, int]] = deque()
@@ -131,6 +134,19 @@ class Judge:
             if len(self._spent) < self._settings.requests_per_minute and tokens < self._settings.tokens_per_minute:
                 return
             await asyncio.sleep(min(1.0, self._spent[0][0] + 60.01 - now))
+
+
+def is_inside(url: str) -> bool:
+    """Whether a judge is a part of the cluster, so that no proxy of the environment stands before it.
+
+    That is a node's bare name, localhost, or an address that is not a public one; a name with a domain may be outside,
+    and HTTPS_PROXY, HTTP_PROXY and NO_PROXY say how it is reached.
+    """
+    host = urlsplit(url).hostname or ""
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return "." not in host
 
 
 def neutralised(text: str) -> str:

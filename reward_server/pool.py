@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import mmap
 import os
 import socket
@@ -31,7 +32,9 @@ from reward_server.scorer import LENGTHS, NO_ITEM, PROGRESS
 logger = logging.getLogger(__name__)
 
 ITEM_LIMIT_S = 2.0
-QUEUE_LIMIT = 1024
+# OpenRLHF sends each response of a rollout by itself and all at once: 1,024 prompts with 8 responses each.
+QUEUE_LIMIT = 8192
+QUEUE_BYTES = 512 * 2**20
 START_LIMIT_S = 60.0
 # Jobs sent ahead to one process, at most so many bytes of them.
 _AHEAD_JOBS = 16
@@ -41,7 +44,7 @@ _KILLS_PER_JOB = 4
 _WATCH_S = 0.05
 # Reading a large body may take longer than judging an item.
 _READ_FACTOR = 10
-_RETRY_AFTER_S = 1
+_MAX_RETRY_AFTER_S = 30
 
 
 class PoolError(RuntimeError):
@@ -86,7 +89,7 @@ class ScorerPool:
         size: processes.
         verifiers: `module:ATTRIBUTE` of the verifiers by task.
         item_limit_s: seconds that one item may take.
-        queue_limit: jobs that may wait or run at a time.
+        queue_limit: jobs that may wait or run at a time, as long as their bodies have at most QUEUE_BYTES.
         log_level: of the processes.
 
     Attributes:
@@ -105,7 +108,9 @@ class ScorerPool:
         self._size, self._verifiers, self._item_limit_s = size, verifiers, item_limit_s
         self._queue_limit, self._log_level = queue_limit, log_level
         self._waiting: deque[_Job] = deque()
-        self._open = 0
+        # When each open job came, by its number, the oldest first.
+        self._open: dict[int, float] = {}
+        self._open_bytes = 0
         self._number = 0
         self._work = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -116,7 +121,7 @@ class ScorerPool:
     @property
     def depth(self) -> int:
         """Jobs that wait or run."""
-        return self._open
+        return len(self._open)
 
     @property
     def pids(self) -> list[int]:
@@ -148,19 +153,27 @@ class ScorerPool:
         Raises:
             RequestError: 429 when the queue is full, with the seconds after which to ask again.
         """
-        if self._open >= self._queue_limit:
-            raise RequestError(
-                429, f"{self._open} requests are waiting already; ask again later", retry_after_s=_RETRY_AFTER_S
-            )
+        size = len(body)
+        if len(self._open) >= self._queue_limit or (self._open and self._open_bytes + size > QUEUE_BYTES):
+            wait = self._seconds_to_drain()
+            message = f"{len(self._open)} requests are waiting already; ask again in {wait} s"
+            raise RequestError(429, message, retry_after_s=wait)
         self._number += 1
         job = _Job(self._number, kind, body, asyncio.get_running_loop().create_future(), dict(given or {}))
-        self._open += 1
+        self._open[job.number] = time.monotonic()
+        self._open_bytes += size
         self._waiting.append(job)
         self._work.set()
         try:
             return await job.future
         finally:
-            self._open -= 1
+            del self._open[job.number]
+            self._open_bytes -= size
+
+    def _seconds_to_drain(self) -> int:
+        """Whole seconds in which a full queue is through, by how long the oldest open job has been in it."""
+        oldest = next(iter(self._open.values()))
+        return max(1, min(_MAX_RETRY_AFTER_S, math.ceil(time.monotonic() - oldest)))
 
     async def _launch(self) -> _Scorer:
         scorer = _Scorer(self._verifiers, self._log_level)

@@ -297,7 +297,7 @@ reward_server_step() { # PORT: fills STEP
   local server=("$PYTHON" -m reward_server --workers "$REWARD_WORKERS" --port "$1"
     --port-file "$LOGS/reward_server.address")
   if [[ $REWARD_NODES == 1 ]]; then
-    step --het-group=1 --nodes=1 --ntasks=1 "--cpus-per-task=$REWARD_WORKERS" -- "${server[@]}" --host 0.0.0.0
+    step --het-group=1 --nodes=1 --ntasks=1 "--cpus-per-task=$REWARD_WORKERS" -- "${server[@]}" --host ::
   else
     # Rank 0 alone asks for scores, and it is on the first node: nobody outside of it needs to reach the server.
     on_head "$REWARD_WORKERS" "${server[@]}" --host 127.0.0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from reward_server.judge import Judge, JudgeSettings, neutralised
+from reward_server.judge import Judge, JudgeSettings, is_inside, neutralised
 from reward_server.process import RewardServerProcess
 
 QUESTION, REFERENCE = "What blocks the artery?", "pulmonary embolism"
@@ -161,3 +162,25 @@ def test_the_budget_holds_requests_back(endpoint: Endpoint) -> None:
     # Three fit into the minute; the others would have to wait for longer than their deadline.
     assert sorted(asyncio.run(main())) == ["correct"] * 3 + ["timeout"] * 2
     assert len(endpoint.asked) == 3
+
+
+def test_a_proxy_stands_before_a_judge_outside_alone(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+    async def verdict(url: str) -> str:
+        judge = Judge(JudgeSettings(url=url, model="grader", deadline_s=5))
+        found = await judge.verdicts([(QUESTION, [REFERENCE], "embolism")])
+        await judge.close()
+        return found[0]
+
+    assert asyncio.run(verdict(endpoint.url)) == "correct"
+    assert asyncio.run(verdict(f"http://judge.example:{endpoint.server_port}/v1")) == "timeout"
+    # The endpoint as a proxy: what is asked of a host outside comes to it.
+    monkeypatch.setenv("http_proxy", endpoint.url.removesuffix("/v1"))
+    assert asyncio.run(verdict("http://judge.example/v1")) == "correct"
+    inside = ("localhost", "node7", "10.1.2.3", "192.168.0.9", "[::1]", "[fd00::2]", "127.0.0.1")
+    assert all(is_inside(f"http://{host}:8001/v1") for host in inside)
+    assert not any(is_inside(f"https://{host}/v1") for host in ("api.openai.com", "8.8.8.8", "[2606:4700::1111]"))

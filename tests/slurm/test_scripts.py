@@ -105,7 +105,7 @@ def test_training_gets_one_task_a_gpu_on_eight_nodes(given: dict[str, object]) -
 def test_a_reward_node_is_the_second_component(given: dict[str, object]) -> None:
     plan = _plan(**given, REWARD_NODES=1)
     assert {"--het-group=1", "--nodes=1", "--ntasks=1"} <= set(plan["reward_server"])
-    assert _after("--host", plan["reward_server"])[0] == "0.0.0.0"
+    assert _after("--host", plan["reward_server"])[0] == "::"
     assert "reward.url=http://REWARD_NODE:REWARD_PORT" in plan["recipes.grpo"]
     assert not any(word.startswith("--het-group") for word in plan["recipes.grpo"])
 

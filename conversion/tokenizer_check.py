@@ -48,8 +48,13 @@ def open_tokenizer(folder: Path, vocabulary: int) -> Any:
             f"{folder}: its tokenizer, a {type(tokenizer).__name__}, makes {back!r} of {_PROBE!r}; tokenizer.json is "
             "damaged or of another model or class, download the tokenizer files again"
         )
+    ends = [end for end in end_ids(folder) if 0 <= end < vocabulary]
     if tokenizer.eos_token_id is None:
-        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(_first_end(folder, vocabulary))
+        if not ends:
+            raise TokenizerError(
+                f"{folder}: no token ends a response; set eos_token in tokenizer_config.json to what ends a turn"
+            )
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends[0])
     if tokenizer.chat_template and _PROBE not in render(tokenizer, [{"role": "user", "content": _PROBE}]):
         raise TokenizerError(
             f"{folder}: its chat template leaves out what a message of role 'user' says; mend chat_template.jinja (or "
@@ -168,15 +173,6 @@ def _check_ids(folder: Path, tokenizer: Any, vocabulary: int) -> None:
             "such tokens); take them out of tokenizer.json and tokenizer_config.json, or give the model rows for them "
             f"(model.resize_token_embeddings({max(past.values()) + 1}) in transformers)"
         )
-
-
-def _first_end(folder: Path, vocabulary: int) -> int:
-    ends = [end for end in end_ids(folder) if 0 <= end < vocabulary]
-    if not ends:
-        raise TokenizerError(
-            f"{folder}: no token ends a response; set eos_token in tokenizer_config.json to the token that ends a turn"
-        )
-    return ends[0]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

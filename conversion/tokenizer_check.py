@@ -42,7 +42,7 @@ def open_tokenizer(folder: Path, vocabulary: int) -> Any:
     _check_files(folder)
     tokenizer = read_tokenizer(folder)
     _check_ids(folder, tokenizer, vocabulary)
-    back = tokenizer.decode(encode(tokenizer, [_PROBE])[0])
+    [back] = decode(tokenizer, encode(tokenizer, [_PROBE]))
     if not same_text(back, _PROBE):
         raise TokenizerError(
             f"{folder}: its tokenizer, a {type(tokenizer).__name__}, makes {back!r} of {_PROBE!r}; tokenizer.json is "
@@ -113,6 +113,12 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of each text, with no token put before or after it."""
     # Quiet about lengths: how long a text may be is the model's matter, and tokenizers often know another number.
     return tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids if texts else []
+
+
+def decode(tokenizer: Any, ids: Sequence[Sequence[int]]) -> list[str]:
+    """The text of each row of token ids, special tokens spelled out."""
+    # transformers 5 takes no rows for one empty row.
+    return tokenizer.batch_decode(ids) if ids else []
 
 
 def plain(text: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from conversion.errors import TokenizerError
-from conversion.tokenizer_check import encode, plain, render, same_text
+from conversion.tokenizer_check import decode, encode, plain, render, same_text
 from recipes.data.example import Example
 from recipes.data.prompts import messages, trace_response, without_system
 
@@ -168,13 +168,13 @@ def _check_carried(
 ) -> None:
     """Every question must come back from its tokens, and so must the answers that are compared as text."""
     lost: dict[int, str] = {}
-    for index, read in enumerate(tokenizer.batch_decode(encoded)):
+    for index, read in enumerate(decode(tokenizer, encoded)):
         asked = _asked(chats[index])
         if asked not in read and plain(asked) not in plain(read):
             lost[index] = _lost(asked, read)
     written = [index for index, example in enumerate(examples) if example.task == "text"]
     golds = [examples[index].gold() for index in written]
-    for index, gold, read in zip(written, golds, tokenizer.batch_decode(encode(tokenizer, golds)), strict=True):
+    for index, gold, read in zip(written, golds, decode(tokenizer, encode(tokenizer, golds)), strict=True):
         if not same_text(gold, read):
             lost.setdefault(index, _lost(gold, read) + " (in its answer)")
     if lost:

@@ -184,7 +184,7 @@ def test_the_disk_that_a_run_needs(overrides: Overrides, tiny_hf: Path, tmp_path
         (["data.mix={text: 1}", "data.train=[CHOICE]"], "data.mix asks for text, of which the training files hold no"),
         (["data.train=[LONG]"], "data.train: no row fits into 448 tokens (the shortest has "),
         (
-            ["model.path=ESCAPING", "data.train=[ODD]"],
+            ["model.path=ESCAPING", "data.style=plain", "data.train=[ODD]"],
             "ODD, row 3 (id 'odd'): its question does not come through the chat template",
         ),
         (["reward.preset=golden"], "preset: no such preset; the presets are gated"),

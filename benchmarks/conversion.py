@@ -66,6 +66,8 @@ def make_model(folder: Path, size: str) -> None:
     config = {**COMMON, **SHAPES[size]}
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(Path(sys.path[0]) / "recipes" / "data" / "tiny_base" / name, folder)
     family = family_for(config)
     entries = list(family.entries(family.megatron_architecture(config)))
     shards = plan_shards(entries, torch.bfloat16, 5 * 1000**3)

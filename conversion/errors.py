@@ -29,3 +29,7 @@ class CheckpointError(ConversionError):
 
 class DestinationError(ConversionError):
     """The destination exists already, or lies inside the source."""
+
+
+class TokenizerError(ConversionError):
+    """A model's tokenizer or chat template is missing, damaged or unfit; the message names the fault and the fix."""

@@ -30,6 +30,7 @@ from conversion.errors import HuggingFaceError
 from conversion.families import Entry
 from conversion.hf_folder import HuggingFaceModel, open_model
 from conversion.merge import PIECE_BYTES, STACKED, merge
+from conversion.tokenizer_check import open_tokenizer
 from conversion.torch_dist import TorchDistWriter
 
 _DESCRIPTION = """\
@@ -76,6 +77,7 @@ def convert(
         ConversionError: one of its subclasses, naming the file or tensor; then `src` and `dst` are as before.
     """
     model = open_model(Path(src))
+    open_tokenizer(model.path, model.architecture.vocab_size)
     if dtype is None and model.dtype is None:
         names = sorted({dtype_name(tensor.dtype) for tensor in model.tensors.values()})
         raise HuggingFaceError(f"{src}: weights of mixed dtypes ({', '.join(names)}); choose one with --dtype")

@@ -22,7 +22,7 @@ from recipes.engines.base import Sampling
 from recipes.monitor.run_folder import evaluation_path, replace_file
 from recipes.rollout.consistency import contradicts
 from recipes.rollout.prompts import make_prompts
-from recipes.rollout.scoring import Trajectory, score
+from recipes.rollout.scoring import Trajectory, check_rows, score
 from recipes.rollout.server import reward_client
 from recipes.runtime.config import Config
 from recipes.runtime.launch import is_leader, run
@@ -43,6 +43,7 @@ def evaluate(config: Config) -> None:
     sampling = Sampling(1, 0.0, config.rollout.max_new_tokens, stop_ids(tokenizer))
     answers: list[Trajectory] = []
     with reward_client(config.reward) as client:
+        check_rows([prompt.example for prompt in prompts], client, config.reward)
         for start in range(0, len(prompts), _PROMPTS_AT_ONCE):
             asked = prompts[start : start + _PROMPTS_AT_ONCE]
             completions = engine.generate([p.ids for p in asked], sampling)

@@ -26,7 +26,7 @@ from recipes.rl.losses import Objective, policy_loss
 from recipes.rollout.collect import collect
 from recipes.rollout.metrics import rollout_metrics, rollout_records, speed_metrics, update_metrics
 from recipes.rollout.prompts import PromptOrder, make_prompts
-from recipes.rollout.scoring import check_same_reward, reward_definition
+from recipes.rollout.scoring import check_rows, check_same_reward, reward_definition
 from recipes.rollout.server import reward_client
 from recipes.rollout.training import training_data
 from recipes.runtime.agreement import from_leader
@@ -68,6 +68,7 @@ def train(config: Config) -> None:
             print(f"{dropped} of {len(examples)} prompts are longer than the context allows and were left out")
         reward = reward_definition(client, config.reward)
         check_same_reward(saved_reward, reward, config.reward)
+        check_rows([prompt.example for prompt in prompts], client, config.reward)
         going = not is_finished(config.trainer, step, seconds)
         while going:
             step, phases = step + 1, Phases()

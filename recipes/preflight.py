@@ -1,9 +1,11 @@
-"""What can be known before a job is submitted: `python -m recipes.preflight [experiment=NAME] [key=value ...]`.
+"""What can be known before a job is submitted: `python -m recipes.preflight [STAGE] [experiment=NAME] [key=value ...]`.
 
-Takes the settings of the run it is to check. It composes the configuration with all its rules, opens the model (a
-Hugging Face folder or a Megatron checkpoint) without reading weights, tries the layout on it, reads every example file,
-and compares the disk under `output` with what the run will keep there. It needs no GPU and starts no training; the
-first thing that cannot work ends it with exit code 2 and the fix.
+STAGE is the entry point whose settings these are: grpo (which it is if none is named), sft or evaluate. Preflight
+composes the configuration with all its rules, opens the model (a Hugging Face folder or a Megatron checkpoint) without
+reading weights, tries the layout on it, compares the disk under `output` with what the run will keep there, and opens
+the tokenizer. Then it does to every row what the run will do: the chat template, the tokens, and the score of one
+made-up response by the reward server, the one at `reward.url` or, where that does not answer yet, one of its own. It
+needs no GPU and starts no training; the first thing that cannot work ends it with exit code 2 and the fix.
 
 Left out: what only the nodes know (GPUs, network, a shared file system); `recipes.canary` looks at those.
 """
@@ -14,14 +16,22 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from conversion.architecture import MegatronArchitecture
 from conversion.checkpoint import open_checkpoint
 from conversion.errors import ConversionError
 from conversion.hf_folder import open_model
-from recipes.data.example import ExampleError, read_examples
+from recipes.data.example import ExampleError
+from recipes.data.prompts import messages
+from recipes.rollout.prompts import DataError, Prompt, takes_system
+from recipes.rollout.rehearsal import STAGES, read_rows, score_rows
+from recipes.rollout.scoring import RewardError
 from recipes.runtime.config import Config, ConfigError
 from recipes.runtime.loading import load, validate_model
+from recipes.runtime.tokenizer import stop_ids, training_tokenizer
+from reward_server.client import RewardClientError
+from reward_server.process import RewardServerStartError
 
 # Bytes a parameter of a checkpoint: the weights, and the optimizer's float32 main weights (under bfloat16) and moments.
 _CHECKPOINT_BYTES = {"float32": 4 + 8, "bfloat16": 2 + 12}
@@ -38,18 +48,25 @@ class Model:
     Attributes:
         parameters: how many weights it has.
         to_convert: bytes that its conversion will write; 0 for a Megatron checkpoint.
+        companions: folder of its tokenizer.
     """
 
     architecture: MegatronArchitecture
     parameters: int
     to_convert: int
+    companions: Path
 
 
-def check(config: Config) -> list[str]:
+def check(config: Config, stage: str = "grpo") -> list[str]:
     """Runs every check and returns a line for each.
 
+    Args:
+        config: of the run.
+        stage: one of STAGES.
+
     Raises:
-        PreflightError, ConfigError, ConversionError, ExampleError: at the first that fails.
+        PreflightError, ConfigError, ConversionError, ExampleError, DataError, RewardError, RewardClientError: at the
+            first that fails.
     """
     model = _model(Path(config.model.path))
     shape = model.architecture
@@ -61,24 +78,38 @@ def check(config: Config) -> list[str]:
         context=shape.max_position_embeddings,
     )
     parallel = config.parallel
-    found = [
+    disk = _disk(config, model)
+    tokenizer = training_tokenizer(model.companions, shape.vocab_size)
+    files = read_rows(config, stage, tokenizer)
+    return [
         f"model: {model.parameters / 1e9:.3g} billion parameters at {config.model.path}",
         f"layout: {parallel.processes} ranks as tensor {parallel.tensor} x pipeline {parallel.pipeline} x data "
         f"{parallel.processes // parallel.tensor // parallel.pipeline}",
+        *_tokenizer_lines(tokenizer, files[0].rows[0].prompt, config.data.style),
+        *(file.line() for file in files),
+        *score_rows(config.reward, [file for file in files if not file.traces]),
+        disk,
     ]
-    for key in ("train", "validation", "test"):
-        if files := getattr(config.data, key):
-            found.append(f"data.{key}: {len(read_examples(*files))} examples in {', '.join(files)}")
-    return [*found, _disk(config, model)]
 
 
 def _model(path: Path) -> Model:
     if (path / "manifest.json").is_file():
         checkpoint = open_checkpoint(path)
-        return Model(checkpoint.architecture, checkpoint.manifest.parameter_count, 0)
+        return Model(checkpoint.architecture, checkpoint.manifest.parameter_count, 0, checkpoint.hf_dir)
     opened = open_model(path)
     parameters = sum(tensor.nbytes // tensor.dtype.itemsize for tensor in opened.tensors.values())
-    return Model(opened.architecture, parameters, opened.nbytes)
+    return Model(opened.architecture, parameters, opened.nbytes, opened.path)
+
+
+def _tokenizer_lines(tokenizer: Any, prompt: Prompt, style: str) -> list[str]:
+    """The tokenizer, and what is adapted to its chat template."""
+    ends = " or ".join(tokenizer.convert_ids_to_tokens([end for end in stop_ids(tokenizer) if end < len(tokenizer)]))
+    found = [f"tokenizer: {len(tokenizer)} tokens; a response ends with {ends}"]
+    if messages(prompt.example, style)[0]["role"] == "system" and not takes_system(tokenizer):
+        found.append("chat template: no system role, so the system text goes in front of the user's")
+    if prompt.opened:
+        found.append("chat template: opens <think>, so responses are scored with it and traces go on after it")
+    return found
 
 
 def _disk(config: Config, model: Model) -> str:
@@ -110,12 +141,16 @@ def main() -> int:
     """The command line; returns the exit code."""
     overrides = sys.argv[1:]
     if {"-h", "--help"} & set(overrides):
-        print(f"usage: python -m recipes.preflight [GROUP=NAME ...] [key=value ...]\n\n{__doc__}")
+        print(f"usage: python -m recipes.preflight [{'|'.join(STAGES)}] [GROUP=NAME ...] [key=value ...]\n\n{__doc__}")
         return 0
+    stage = overrides.pop(0) if overrides and overrides[0] in STAGES else "grpo"
     try:
-        for line in check(load(overrides)):
+        for line in check(load(overrides), stage):
             print(f"ok  {line}")
-    except (PreflightError, ConfigError, ConversionError, ExampleError, OSError) as error:
+    except (
+        *(PreflightError, ConfigError, ConversionError, ExampleError, DataError),
+        *(RewardError, RewardClientError, RewardServerStartError, OSError),
+    ) as error:
         print(f"preflight: {error}", file=sys.stderr)
         return 2
     return 0

@@ -1,8 +1,9 @@
 """Supervised fine-tuning on worked traces, the warm start before GRPO: `python -m recipes.sft [key=value ...]`.
 
 Takes rows whose `meta.trace` holds {"think", "answer"} and teaches the model to give them as
-<think>...</think><answer>...</answer> after the prompt; the loss is on the response alone. Same engine, configuration
-and run folder as GRPO; `trainer.batch` sequences make an optimizer step.
+<think>...</think><answer>...</answer> after the prompt, without `<think>` where the chat template opens it; the loss is
+on the response alone. Same engine, configuration and run folder as GRPO; `trainer.batch` sequences make an optimizer
+step.
 
 Settings that have no default: output=FOLDER, model.path=MEGATRON_CHECKPOINT. Others often set: data.train=[FILE,...],
 trainer.steps, trainer.max_seconds, optimizer.learning_rate.
@@ -13,12 +14,11 @@ from __future__ import annotations
 from typing import Any
 
 from recipes.data.example import read_examples
-from recipes.data.prompts import trace_response
 from recipes.engines import create_engine
 from recipes.engines.base import TokenBatch, TokenSequence
 from recipes.monitor.monitor import TrainingMonitor
 from recipes.rl.losses import supervised_loss
-from recipes.rollout.prompts import DataError, Prompt, PromptOrder, make_prompts
+from recipes.rollout.prompts import DataError, Prompt, PromptOrder, make_prompts, trace_ids
 from recipes.runtime.agreement import from_leader
 from recipes.runtime.config import Config
 from recipes.runtime.health import count_skipped
@@ -76,9 +76,7 @@ def train(config: Config) -> None:
 
 def response_sequence(prompt: Prompt, tokenizer: Any) -> TokenSequence:
     """The prompt with its worked trace and an end token."""
-    response = tokenizer(trace_response(prompt.example), add_special_tokens=False).input_ids
-    ids = (*prompt.ids, *response, tokenizer.eos_token_id)
-    return TokenSequence(ids=ids, prompt_length=len(prompt.ids))
+    return TokenSequence(ids=prompt.ids + trace_ids(prompt, tokenizer), prompt_length=len(prompt.ids))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@
 
 set -euo pipefail
 
-JOB_FILE=evaluate.sh GPU_JOB=1
+JOB_FILE=evaluate.sh GPU_JOB=evaluate
 TEST_DATA=${TEST_DATA:-}
 CHECKPOINT=${CHECKPOINT:-}
 MODEL=${MODEL:-}

@@ -28,7 +28,7 @@
 
 set -euo pipefail
 
-JOB_FILE=grpo_70b.sh GPU_JOB=1
+JOB_FILE=grpo_70b.sh GPU_JOB=grpo
 MODEL=${MODEL:-}
 DATA=${DATA:-}
 TEST_DATA=${TEST_DATA:-}

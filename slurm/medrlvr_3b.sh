@@ -28,7 +28,7 @@
 
 set -euo pipefail
 
-JOB_FILE=medrlvr_3b.sh GPU_JOB=1
+JOB_FILE=medrlvr_3b.sh GPU_JOB=grpo
 MODEL=${MODEL:-}
 DATA=${DATA:-}
 TEST_DATA=${TEST_DATA:-}

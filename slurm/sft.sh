@@ -26,7 +26,7 @@
 
 set -euo pipefail
 
-JOB_FILE=sft.sh GPU_JOB=1
+JOB_FILE=sft.sh GPU_JOB=sft
 MODEL=${MODEL:-}
 DATA=${DATA:-}
 TEST_DATA=${TEST_DATA:-}

@@ -63,6 +63,14 @@ def messages(example: Example, style: str, length_target: int | None = None) -> 
     return [*head, {"role": "user", "content": user}]
 
 
+def without_system(chat: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The same messages for a template that has no system role: its text stands in front of the user's."""
+    if chat[0]["role"] != "system":
+        return chat
+    system, user, *more = chat
+    return [{**user, "content": f"{system['content']}\n\n{user['content']}"}, *more]
+
+
 def trace_response(example: Example) -> str:
     """The worked trace of a row as the response that a model should give.
 

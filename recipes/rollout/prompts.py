@@ -11,62 +11,182 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from conversion.errors import TokenizerError
+from conversion.tokenizer_check import decode, encode, plain, render, same_text
 from recipes.data.example import Example
-from recipes.data.prompts import messages
+from recipes.data.prompts import messages, trace_response, without_system
 
 
 class DataError(ValueError):
     """Data that cannot be trained on; the message gives counts and the setting to change."""
 
 
+class RowError(DataError):
+    """A row that cannot be trained on.
+
+    Attributes:
+        example: the row.
+        fault: what is wrong with it and what to do.
+    """
+
+    def __init__(self, example: Example, fault: str) -> None:
+        super().__init__(f"the row with id {example.id!r}: {fault}")
+        self.example = example
+        self.fault = fault
+
+
 @dataclass(frozen=True)
 class Prompt:
-    """A question ready for the model: `ids` end where the assistant's turn begins."""
+    """A question ready for the model.
+
+    Attributes:
+        example: the question.
+        text: what the model reads.
+        ids: the same as tokens; they end where the model begins to write.
+        opened: what the chat template has written of the response, from `<think>` on; mostly nothing. It is part of
+            the response that is scored, and of no response that is sampled or trained on.
+    """
 
     example: Example
     text: str
     ids: tuple[int, ...]
+    opened: str = ""
 
 
-def make_prompts(
-    examples: Sequence[Example], tokenizer: Any, *, style: str, length_target: int | None, max_tokens: int
-) -> tuple[list[Prompt], int]:
-    """Applies the chat template and tokenises; nothing is ever cut.
+def render_prompts(
+    examples: Sequence[Example], tokenizer: Any, *, style: str, length_target: int | None
+) -> list[Prompt]:
+    """Applies the chat template to every example and tokenises.
+
+    Where the template has no system role, the style's system text goes in front of the user's.
 
     Args:
         examples: the questions.
         tokenizer: of the checkpoint, with a chat template.
         style: see `recipes.data.prompts`.
         length_target: told to the model where the style does.
+
+    Raises:
+        DataError: there is no example, or the tokenizer has no chat template.
+        RowError: the template fails on a row or changes its question, or the tokenizer cannot carry its text.
+    """
+    if not examples:
+        raise DataError("no data files are named; give them as data.train=[FILE,...], or data.test to evaluate")
+    if not tokenizer.chat_template:
+        raise DataError(
+            f"{tokenizer.name_or_path}: the tokenizer has no chat template, as base models often have not; put a "
+            "chat_template.jinja, such as that of the instruct model, into the Hugging Face folder and convert it again"
+        )
+    chats = [messages(example, style, length_target) for example in examples]
+    if not takes_system(tokenizer):
+        chats = [without_system(chat) for chat in chats]
+    texts = []
+    for example, chat in zip(examples, chats, strict=True):
+        try:
+            text = render(tokenizer, chat)
+        except TokenizerError as error:
+            raise RowError(example, str(error)) from error
+        if _asked(chat) not in text:
+            raise RowError(example, "its question does not come through the chat template unchanged")
+        texts.append(text)
+    encoded = encode(tokenizer, texts)
+    _check_carried(examples, chats, encoded, tokenizer)
+    return [
+        Prompt(example, text, tuple(ids), _opened(text, _asked(chat)))
+        for example, chat, text, ids in zip(examples, chats, texts, encoded, strict=True)
+    ]
+
+
+def takes_system(tokenizer: Any) -> bool:
+    """Whether the chat template passes on a system message before the user's; some refuse it, some leave it out."""
+    chat = [{"role": "system", "content": "Answer briefly."}, {"role": "user", "content": "Which vitamin?"}]
+    try:
+        text = render(tokenizer, chat)
+    except TokenizerError:
+        return False
+    return all(message["content"] in text for message in chat)
+
+
+def make_prompts(
+    examples: Sequence[Example], tokenizer: Any, *, style: str, length_target: int | None, max_tokens: int
+) -> tuple[list[Prompt], int]:
+    """The prompts of `render_prompts` that fit; nothing is ever cut.
+
+    Args:
+        examples, tokenizer, style, length_target: see `render_prompts`.
         max_tokens: prompts longer than this are left out.
 
     Returns:
         the prompts that fit, in order, and how many were left out.
 
     Raises:
-        DataError: when there is none or none fits, or the tokenizer has no chat template.
+        DataError: see `render_prompts`; and when no prompt fits.
     """
-    if not examples:
-        raise DataError("no data files are named; give them as data.train=[FILE,...], or data.test to evaluate")
-    if not tokenizer.chat_template:
-        raise DataError("the checkpoint's tokenizer has no chat template; add one to its tokenizer_config.json")
-    texts = [
-        tokenizer.apply_chat_template(messages(e, style, length_target), tokenize=False, add_generation_prompt=True)
-        for e in examples
-    ]
-    encoded = tokenizer(texts, add_special_tokens=False).input_ids
-    prompts = [
-        Prompt(example, text, tuple(ids))
-        for example, text, ids in zip(examples, texts, encoded, strict=True)
-        if len(ids) <= max_tokens
-    ]
+    rendered = render_prompts(examples, tokenizer, style=style, length_target=length_target)
+    prompts = [prompt for prompt in rendered if len(prompt.ids) <= max_tokens]
     if not prompts:
-        shortest = min(len(ids) for ids in encoded)
+        shortest = min(len(prompt.ids) for prompt in rendered)
         raise DataError(
-            f"none of the {len(encoded)} prompts fits into {max_tokens} tokens (the shortest has {shortest}); raise "
+            f"none of the {len(rendered)} prompts fits into {max_tokens} tokens (the shortest has {shortest}); raise "
             "model.max_length or lower rollout.max_new_tokens"
         )
-    return prompts, len(encoded) - len(prompts)
+    return prompts, len(rendered) - len(prompts)
+
+
+def trace_ids(prompt: Prompt, tokenizer: Any) -> tuple[int, ...]:
+    """The row's worked trace as the tokens that the model should write after the prompt, with an end token.
+
+    Raises:
+        RowError: the tokenizer cannot carry the trace.
+    """
+    # The tag alone: a trace goes on after whatever else the template opens with.
+    text = trace_response(prompt.example).removeprefix("<think>" if prompt.opened else "")
+    [ids] = encode(tokenizer, [text])
+    written = tokenizer.decode(ids)
+    if not same_text("".join(written.split()), "".join(text.split())):
+        raise RowError(prompt.example, f"{_lost(text, written)} (in its trace)")
+    return (*ids, tokenizer.eos_token_id)
+
+
+def _asked(chat: Sequence[Mapping[str, str]]) -> str:
+    """What the user says, without the spaces around it, which many templates take off."""
+    return chat[-1]["content"].strip()
+
+
+def _opened(text: str, asked: str) -> str:
+    """What stands in the assistant's turn from a `<think>` on that the template opens and leaves open."""
+    turn = text[text.rindex(asked) + len(asked) :]
+    _, tag, rest = turn.rpartition("<think>")
+    return tag + rest if tag and "</think>" not in rest else ""
+
+
+def _check_carried(
+    examples: Sequence[Example],
+    chats: Sequence[Sequence[Mapping[str, str]]],
+    encoded: Sequence[Sequence[int]],
+    tokenizer: Any,
+) -> None:
+    """Every question must come back from its tokens, and so must the answers that are compared as text."""
+    lost: dict[int, str] = {}
+    for index, read in enumerate(decode(tokenizer, encoded)):
+        asked = _asked(chats[index])
+        if asked not in read and plain(asked) not in plain(read):
+            lost[index] = _lost(asked, read)
+    written = [index for index, example in enumerate(examples) if example.task == "text"]
+    golds = [examples[index].gold() for index in written]
+    for index, gold, read in zip(written, golds, decode(tokenizer, encode(tokenizer, golds)), strict=True):
+        if not same_text(gold, read):
+            lost.setdefault(index, _lost(gold, read) + " (in its answer)")
+    if lost:
+        first = min(lost)
+        more = f"; so do {len(lost) - 1} of the other {len(examples) - 1} rows" if len(lost) > 1 else ""
+        raise RowError(examples[first], lost[first] + more)
+
+
+def _lost(text: str, read: str) -> str:
+    characters = sorted(set(plain(text)) - set(plain(read)))
+    what = f"the characters {' '.join(characters[:10])}" if characters else "parts of its text"
+    return f"the checkpoint's tokenizer loses {what}; write the row without, or train a model whose tokenizer has them"
 
 
 _FLOOR = 0.2

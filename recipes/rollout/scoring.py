@@ -14,10 +14,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from recipes.data.example import Example
 from recipes.engines.base import Completion
-from recipes.rollout.prompts import Prompt
+from recipes.rollout.prompts import Prompt, RowError
 from recipes.runtime.config import RewardConfig
-from reward_server.client import Length, RewardClient, Score, ScoreItem
+from reward_server.client import SERVER_FAULTS, Length, RewardClient, RewardProtocolError, Score, ScoreItem
 
 
 class RewardError(RuntimeError):
@@ -31,7 +32,8 @@ class Trajectory:
     Attributes:
         prompt: what was asked.
         completion: what was sampled.
-        text: the completion as text, special tokens left out.
+        text: the response: the completion as text, special tokens left out, after what the chat template has written
+            of it (`Prompt.opened`).
         score: the server's verdict.
         group: number of the prompt within the step.
     """
@@ -65,9 +67,10 @@ def score(
     Raises:
         RewardError: the server stayed away, refused the request, or failed on more than `config.max_null_share`.
     """
-    texts = [tokenizer.batch_decode([c.ids for c in group], skip_special_tokens=True) for group in completions]
+    decoded = [tokenizer.batch_decode([c.ids for c in group], skip_special_tokens=True) for group in completions]
+    texts = [[prompt.opened + text for text in group] for prompt, group in zip(prompts, decoded, strict=True)]
     items = [
-        _item(prompt, f"{number}/{copy}", text, completion, config)
+        _item(prompt.example, f"{number}/{copy}", text, len(completion.ids), config)
         for number, (prompt, group, group_texts) in enumerate(zip(prompts, completions, texts, strict=True))
         for copy, (completion, text) in enumerate(zip(group, group_texts, strict=True))
     ]
@@ -104,20 +107,67 @@ def check_same_reward(saved: Mapping[str, str] | None, now: Mapping[str, str], c
     )
 
 
-def _item(prompt: Prompt, identity: str, text: str, completion: Completion, config: RewardConfig) -> ScoreItem:
+def check_rows(examples: Sequence[Example], client: RewardClient | None, config: RewardConfig) -> list[int]:
+    """Scores a made-up response to each example, of the right form and with the row's own answer; collective.
+
+    What the server refuses of an example it refuses for every response to it, which would end a run at its first draw.
+
+    Returns:
+        which examples' own answers are not graded correct, so that no response to them may ever be paid.
+
+    Raises:
+        RowError: the server refuses an example.
+        RewardError: it stayed away, or refuses preset or settings.
+    """
+    items = [
+        _item(example, str(index), f"<think>-</think><answer>{_own_answer(example)}</answer>", 1, config)
+        for index, example in enumerate(examples)
+    ]
+
+    def ask(asked: RewardClient) -> tuple[list[str], tuple[int, str] | None]:
+        asked.score(config.preset, [])
+        try:
+            return [score.status for score in asked.score(config.preset, items)[1]], None
+        except RewardProtocolError:
+            return [], _refused(asked, config.preset, items)
+
+    statuses, refused = _told_by_leader(ask, client)
+    if refused is not None:
+        raise RowError(examples[refused[0]], f"the reward server refuses it: {refused[1]}")
+    return [index for index, status in enumerate(statuses) if status not in ("correct", *SERVER_FAULTS)]
+
+
+def _own_answer(example: Example) -> str:
+    """`Example.gold`, with numbers to their last digit: limits may be narrow."""
+    return f"{example.answer:.15g}" if example.task == "number" else example.gold()
+
+
+def _refused(client: RewardClient, preset: str, items: Sequence[ScoreItem]) -> tuple[int, str] | None:
+    """The first item that the server refuses, by its id, and why; found by halving."""
+    try:
+        client.score(preset, items)
+    except RewardProtocolError as error:
+        if len(items) == 1:
+            return int(items[0].id), str(error)
+        half = len(items) // 2
+        return _refused(client, preset, items[:half]) or _refused(client, preset, items[half:])
+    return None
+
+
+def _item(example: Example, identity: str, text: str, tokens: int, config: RewardConfig) -> ScoreItem:
     wanted = Length(
         config.length_mode,  # type: ignore[arg-type]  # one of its values, as the configuration has checked
         config.length_target,
-        len(completion.ids),
+        tokens,
         config.length_shape,  # type: ignore[arg-type]  # checked as the mode is
         config.length_buffer,
         config.length_only_correct,
     )
     return ScoreItem(
         id=identity,
-        task=prompt.example.task,
+        task=example.task,
         response=text,
-        reference=prompt.example.reference(),
+        reference=example.reference(),
         match=config.match,  # type: ignore[arg-type]  # checked as the mode is
         format=config.format,  # type: ignore[arg-type]  # checked as the mode is
         length=wanted if config.length_mode != "none" else None,
@@ -144,7 +194,7 @@ def _told_by_leader(ask: Callable[[RewardClient], Any], client: RewardClient | N
             told[0] = ask(client)
         except Exception as error:
             told[1] = f"scoring failed: {error}"
-    if dist.get_world_size() > 1:
+    if dist.is_initialized() and dist.get_world_size() > 1:
         dist.broadcast_object_list(told, 0)
     if told[1] is not None:
         raise RewardError(told[1])

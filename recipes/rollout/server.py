@@ -16,8 +16,8 @@ READY_DEADLINE_S = 60.0
 
 
 @contextlib.contextmanager
-def reward_client(config: RewardConfig) -> Iterator[RewardClient | None]:
-    """A client of a ready server on rank 0, None on the others."""
+def reward_client(config: RewardConfig, ready_s: float = READY_DEADLINE_S) -> Iterator[RewardClient | None]:
+    """A client of a server that is ready within `ready_s` seconds on rank 0, None on the others."""
     if not is_leader():
         yield None
         return
@@ -34,5 +34,5 @@ def reward_client(config: RewardConfig) -> Iterator[RewardClient | None]:
                 ),
             )
         )
-        client.wait_ready(READY_DEADLINE_S)
+        client.wait_ready(ready_s)
         yield client

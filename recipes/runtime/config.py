@@ -163,7 +163,7 @@ class RewardConfig:
         url: of a running server, or of several alike with commas between; empty starts one for the length of the run.
             A bearer token is read from MEDATRON_REWARD_TOKEN.
         match: how a choice answer is read, strict or lenient.
-        format: the form that counts as right, strict or lenient (for chat templates that open `<think>` themselves).
+        format: the form that counts as right, strict or lenient (text may stand around the blocks).
         max_null_share: stop when more than this share of a step's samples could not be scored.
         length_mode: none, max or exact; `length_target` is in tokens.
         length_shape: preset, or l1 or dapo in place of the preset's own length term.

@@ -1,58 +1,47 @@
-"""The tokenizer that travels inside a checkpoint."""
+"""The tokenizer that travels inside a checkpoint, proven fit for the form of a response."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
-from transformers import __version__ as transformers_version
-
 from conversion.checkpoint import open_checkpoint
+from conversion.errors import TokenizerError
+from conversion.tokenizer_check import encode, end_ids, open_tokenizer
 
-# transformers 5's name for a tokenizer that its file alone describes.
-_V5_CLASS = "TokenizersBackend"
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+_FORM = "<think>a</think><answer>B</answer>"
 
 
 def load_tokenizer(checkpoint: str | Path) -> Any:
-    """The tokenizer of a Megatron checkpoint, from its own files and no hub.
+    """The tokenizer of a Megatron checkpoint, see `training_tokenizer`.
 
     Raises:
         CheckpointError: the checkpoint is missing or damaged.
+        TokenizerError: its tokenizer cannot be trained with.
     """
-    folder = open_checkpoint(checkpoint).hf_dir
-    settings = _settings(folder)
-    if settings.get("tokenizer_class") == _V5_CLASS and int(transformers_version.split(".")[0]) < 5:
-        return _read_v5(folder, settings)
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    opened = open_checkpoint(checkpoint)
+    return training_tokenizer(opened.hf_dir, opened.architecture.vocab_size)
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    path = folder / "tokenizer_config.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def training_tokenizer(folder: Path, vocabulary: int) -> Any:
+    """The tokenizer of a Hugging Face folder, proven by `open_tokenizer` and able to write a response's tags.
 
-
-def _read_v5(folder: Path, settings: dict[str, Any]) -> Any:
-    """A tokenizer that transformers 5 wrote, for the transformers 4 of NeMo's environment, which has not its class."""
-    special = {
-        name: settings[name] for name in ("bos_token", "eos_token", "unk_token", "pad_token") if name in settings
-    }
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=str(folder / "tokenizer.json"), clean_up_tokenization_spaces=False, **special
-    )
-    template = folder / "chat_template.jinja"
-    if template.is_file():
-        tokenizer.chat_template = template.read_text(encoding="utf-8")
-    tokenizer.name_or_path = str(folder)
+    Raises:
+        TokenizerError: naming the fault and the fix.
+    """
+    tokenizer = open_tokenizer(folder, vocabulary)
+    written = "".join(tokenizer.decode(encode(tokenizer, [_FORM])[0], skip_special_tokens=True).split())
+    if written != _FORM:
+        lost = [tag for tag in _TAGS if tag not in written]
+        raise TokenizerError(
+            f"{folder}: its tokenizer leaves {written!r} of the response {_FORM!r}, so none could have the form that "
+            f"is paid; {', '.join(lost) or 'the tags'} must be ordinary text: set their special to false (added_tokens "
+            "in tokenizer.json, added_tokens_decoder in tokenizer_config.json), and take them off other lists"
+        )
     return tokenizer
 
 
 def stop_ids(tokenizer: Any) -> tuple[int, ...]:
     """Tokens that end a response: the tokenizer's end token and those of its generation config."""
-    found = {tokenizer.eos_token_id}
-    generation = Path(tokenizer.name_or_path) / "generation_config.json"
-    if generation.is_file():
-        ends = json.loads(generation.read_text()).get("eos_token_id")
-        found |= set(ends) if isinstance(ends, list) else {ends}
-    return tuple(sorted(token for token in found if token is not None))
+    return tuple(sorted({tokenizer.eos_token_id, *end_ids(Path(tokenizer.name_or_path))}))

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from conversion import hf_to_megatron
+from conversion.checkpoint import write_manifest
 from tests.conftest import finish, start
 from tests.conversion.models import VOCABULARY, save_folder
 from tests.engines import reference
@@ -138,8 +139,11 @@ class World:
     def spoken(self) -> Path:
         """The checkpoint of qwen2-tied with a tokenizer that can decode."""
         folder = save_folder("qwen2-tied", self.root / "spoken-hf")
-        save_tokenizer(folder)
-        return hf_to_megatron.convert(folder, self.root / "spoken-megatron").path
+        checkpoint = hf_to_megatron.convert(folder, self.root / "spoken-megatron")
+        # Put there afterwards: the conversion refuses a tokenizer that knows no more than seven letters.
+        save_tokenizer(checkpoint.hf_dir)
+        write_manifest(checkpoint.path, source=checkpoint.manifest.source)
+        return checkpoint.path
 
     def generate_task(self, *overrides: str) -> Results:
         stop = self.stop()

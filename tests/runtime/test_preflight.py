@@ -6,13 +6,18 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from recipes import preflight
+from recipes.data.example import Example, read_examples, write_examples
+from recipes.rollout.prompts import DataError, Prompt
+from recipes.rollout.rehearsal import File, Row, score_rows
+from recipes.runtime.config import RewardConfig
 from recipes.runtime.loading import load
+from reward_server.process import RewardServerProcess
 
 # The tiny model: embeddings 1024 x 128, tied, and four layers of
 #   q 128 x 128 + 128, k and v 128 x 64 + 64 each, o 128 x 128, three of 128 x 384, two norms of 128 = 197,120,
@@ -22,13 +27,22 @@ _PARAMETERS = 919_680
 Overrides = Callable[..., list[str]]
 
 
+@pytest.fixture(scope="module")
+def reward_url() -> Iterator[str]:
+    with RewardServerProcess() as server:
+        yield server.url
+
+
 @pytest.fixture
-def overrides(tiny_checkpoint: Path, embedded_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Overrides:
+def overrides(
+    tiny_checkpoint: Path, embedded_data: Path, reward_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Overrides:
     """`overrides(change, ...)`: those of a run that fits, and changes."""
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     fits = [
         *(f"output={tmp_path}/run", f"model.path={tiny_checkpoint}", f"data.train=[{embedded_data}/train.jsonl]"),
         *("model.max_length=512", "rollout.max_new_tokens=64", "rollout.prompts=12", "trainer.batch=12"),
+        f"reward.url={reward_url}",
     ]
     return lambda *changes: [*fits, *changes]
 
@@ -39,16 +53,86 @@ def _needed(lines: list[str]) -> str:
     return found[2]
 
 
-def test_what_fits_is_listed(overrides: Overrides, embedded_data: Path, tiny_checkpoint: Path) -> None:
+def test_what_fits_is_listed(overrides: Overrides, embedded_data: Path, tiny_checkpoint: Path, reward_url: str) -> None:
     layout = ["parallel.processes=4", "parallel.tensor=2", "parallel.pipeline=2"]
     lines = preflight.check(load(overrides(*layout, f"data.test=[{embedded_data}/test.jsonl]")))
     train, test = (len((embedded_data / f"{name}.jsonl").read_text().splitlines()) for name in ("train", "test"))
-    assert lines[:-1] == [
+    assert [re.sub(r"\d+ to \d+ tokens", "TOKENS tokens", line) for line in lines[:-1]] == [
         f"model: 0.00092 billion parameters at {tiny_checkpoint}",
         "layout: 4 ranks as tensor 2 x pipeline 2 x data 1",
-        f"data.train: {train} examples in {embedded_data}/train.jsonl",
-        f"data.test: {test} examples in {embedded_data}/test.jsonl",
+        "tokenizer: 1024 tokens; a response ends with <|endoftext|> or <|im_end|>",
+        f"data.train: {train} examples in {embedded_data}/train.jsonl, of TOKENS tokens",
+        f"data.test: {test} examples in {embedded_data}/test.jsonl, of TOKENS tokens",
+        f"reward: {train + test} rows scored by preset gated version 1 of {reward_url}",
     ]
+
+
+def test_rows_that_are_too_long_are_named_and_a_stage_counts_its_own_tokens(
+    overrides: Overrides, embedded_data: Path, tmp_path: Path
+) -> None:
+    rows = read_examples(embedded_data / "sft.jsonl")[:3]
+    trace = {"think": "so " * 250, "answer": "so"}
+    write_examples(
+        tmp_path / "rows",
+        [
+            *(rows[0], Example("long", "s", "text", "why " * 350, "so"), rows[1]),
+            Example("untold", "s", "text", "Why?", "so"),
+            Example("told", "s", "text", "why " * 50, "so", meta={"trace": trace}),
+        ],
+    )
+
+    def line(stage: str) -> str:
+        config = load(overrides(f"data.train=[{tmp_path}/rows]"))
+        return next(line for line in preflight.check(config, stage) if line.startswith("data.train"))
+
+    # 512 tokens less 64 to answer in; a trace has all of them.
+    assert re.search(r"5 examples .*; 1 need more than the 448 there are and are left out: row 2$", line("grpo"))
+    assert re.search(r"3 examples .*; 1 need more than the 512 there are and are left out: row 5$", line("sft"))
+    with pytest.raises(DataError, match=r"give them as data\.test=\[FILE"):
+        line("evaluate")
+
+
+def test_a_row_that_the_server_refuses_is_named_and_so_are_answers_that_are_not_right(
+    overrides: Overrides, reward_url: str
+) -> None:
+    """Made here, since the reader refuses most of them: the server is asked whatever the reader lets through."""
+    sound = [Example(f"{n}", "s", "text", "?", "so") for n in range(600)]
+
+    def found(*examples: Example, **settings: str) -> list[str]:
+        rows = [Row(n, Prompt(example, "?", (1,)), 1) for n, example in enumerate((*sound, *examples), 1)]
+        return score_rows(RewardConfig(**{"url": reward_url, **settings}), [File("train", "FILE", rows, 9, False)])
+
+    narrow = Example("narrow", "s", "number", "?", 1234567.25, lower=1234567.2, upper=1234567.3)
+    assert found(narrow) == [f"reward: 601 rows scored by preset gated version 1 of {reward_url}"]
+    outside = Example("outside", "s", "number", "?", 9.0, lower=1.0, upper=2.0)
+    assert "1 rows of FILE are not graded correct themselves" in found(narrow, outside)[1]
+    assert found(narrow, outside)[1].endswith("may ever be paid: row 602")
+    for bad, said in (
+        (Example("empty", "s", "text", "?", "..."), "answer: .*letter or digit"),
+        (Example("letter", "s", "choice", "?", "Q", options={"A": "x", "B": "y"}), "reference.answer: "),
+        (Example("date", "s", "date", "?", "31/12/2020"), "reference.answer: "),
+        (Example("duration", "s", "duration", "?", {"weeks": -1, "days": 0}), "weeks: .*greater than or equal to 0"),
+        (Example("limits", "s", "number", "?", 1.0, lower=2.0, upper=1.0), "lower is above upper"),
+    ):
+        with pytest.raises(DataError, match=rf"data\.train: FILE, row 602 \(id '{bad.id}'\): .*refuses it: .*{said}"):
+            found(narrow, bad)
+
+
+def test_without_the_runs_server_this_releases_own_is_asked(overrides: Overrides) -> None:
+    lines = preflight.check(load(overrides("reward.url=http://127.0.0.1:9")))
+    assert lines[-2].endswith("of this release, since http://127.0.0.1:9 does not answer yet")
+    assert preflight.check(load(overrides("reward.url=null")))[-2].endswith("gated version 1 of this release")
+
+
+def test_what_is_adapted_to_a_template_is_said(overrides: Overrides, tiny_hf: Path, tmp_path: Path) -> None:
+    template = (
+        "{% if messages[0].role != 'user' %}{{ raise_exception('no') }}{% endif %}{{ messages[0].content }}<think>"
+    )
+    (shutil.copytree(tiny_hf, tmp_path / "hf") / "chat_template.jinja").write_text(template)
+    lines = preflight.check(load(overrides(f"model.path={tmp_path}/hf")))
+    assert "chat template: no system role, so the system text goes in front of the user's" in lines
+    assert "chat template: opens <think>, so responses are scored with it and traces go on after it" in lines
+    assert not any("system role" in line for line in preflight.check(load(overrides("data.style=plain"))))
 
 
 def test_the_disk_that_a_run_needs(overrides: Overrides, tiny_hf: Path, tmp_path: Path) -> None:
@@ -93,6 +177,18 @@ def test_the_disk_that_a_run_needs(overrides: Overrides, tiny_hf: Path, tmp_path
             "parallel.processes=3 is not divisible by tensor x pipeline = 2 x 1; set parallel.processes to a multiple",
         ),
         (["parallel.processes=5"], "rollout.prompts=12 is not divisible by the data parallel size 5"),
+        (["model.path=PRUNED"], "PRUNED/tokenizer.json: a link to a file that is gone"),
+        (["model.path=MUTE"], "MUTE: its chat template leaves out what a message of role 'user' says; mend"),
+        (["model.path=BASE"], "BASE: the tokenizer has no chat template, as base models often have not; put a chat"),
+        (["data.train=[]"], "no data files are named; give them as data.train=[FILE,...]"),
+        (["data.mix={text: 1}", "data.train=[CHOICE]"], "data.mix asks for text, of which the training files hold no"),
+        (["data.train=[LONG]"], "data.train: no row fits into 448 tokens (the shortest has "),
+        (
+            ["model.path=ESCAPING", "data.style=plain", "data.train=[ODD]"],
+            "ODD, row 3 (id 'odd'): its question does not come through the chat template",
+        ),
+        (["reward.preset=golden"], "preset: no such preset; the presets are gated"),
+        (["reward.url=localhost:1"], "reward.url=localhost:1: "),
         (["data.train=[/nowhere.jsonl]"], "/nowhere.jsonl: no such data file; write one with"),
         (["data.validation=[BAD]"], "BAD:2: field 'answer': expected one of the letters"),
         (["data.test=[BLANK]"], "BLANK: holds no rows; expected one JSON object a line"),
@@ -115,6 +211,18 @@ def test_what_cannot_work_is_one_line_with_the_fix(
     for name, config in (("EMPTY", (tiny_hf / "config.json").read_text()), ("STRANGER", '{"model_type": "bert"}')):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(config)
+    for name, template in (
+        ("MUTE", "{% for m in messages if m.role == 'human' %}{{ m.content }}{% endfor %}"),
+        ("BASE", ""),
+        ("ESCAPING", "{% for m in messages %}{{ m.content | e }}{% endfor %}"),
+    ):
+        (shutil.copytree(tiny_hf, tmp_path / name) / "chat_template.jinja").write_text(template)
+    (shutil.copytree(tiny_hf, tmp_path / "PRUNED") / "tokenizer.json").unlink()
+    (tmp_path / "PRUNED" / "tokenizer.json").symlink_to("gone")
+    rows = read_examples(embedded_data / "train.jsonl")
+    write_examples(tmp_path / "CHOICE", [row for row in rows if row.task == "choice"])
+    write_examples(tmp_path / "LONG", [Example("long", "s", "text", "why " * 500, "so")])
+    write_examples(tmp_path / "ODD", [*rows[:2], Example("odd", "s", "text", "Is x < y?", "so")])
     weights = next((shutil.copytree(tiny_checkpoint, tmp_path / "TRUNCATED") / "model").glob("*.distcp"))
     weights.write_bytes(weights.read_bytes()[:-1])
     first, second = (json.loads(line) for line in (embedded_data / "train.jsonl").read_text().splitlines()[:2])

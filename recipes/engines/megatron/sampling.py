@@ -16,11 +16,12 @@ import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 from torch import Tensor
 
+from conversion.checkpoint import open_checkpoint
+from conversion.tokenizer_check import read_tokenizer
 from recipes.engines.base import Completion, EngineError, Sampling
 from recipes.engines.megatron.attention import KVCache, SdpaAttention
 from recipes.engines.megatron.drawing import choose, uniform_draws
 from recipes.engines.megatron.model import Stage
-from recipes.runtime.tokenizer import load_tokenizer
 
 Decode = Callable[[list[list[int]]], list[str]]
 # Rows are dropped from the batch once fewer than this share of it is still being written.
@@ -32,7 +33,7 @@ def decoder(checkpoint: str) -> Decode:
 
     Special tokens are spelled out, so that every token has at least one byte.
     """
-    tokenizer = functools.cache(functools.partial(load_tokenizer, checkpoint))
+    tokenizer = functools.cache(lambda: read_tokenizer(open_checkpoint(checkpoint).hf_dir))
     return lambda rows: tokenizer().batch_decode(rows)
 
 

@@ -37,7 +37,7 @@ def training_tokenizer(folder: Path, vocabulary: int) -> Any:
         raise TokenizerError(
             f"{folder}: its tokenizer leaves {written!r} of the response {_FORM!r}, so none could have the form that "
             f"is paid; {', '.join(lost) or 'the tags'} must be ordinary text: set their special to false (added_tokens "
-            "in tokenizer.json, added_tokens_decoder in tokenizer_config.json), and take them off other lists"
+            "in tokenizer.json, added_tokens_decoder in tokenizer_config.json) and drop extra_special_tokens"
         )
     return tokenizer
 

@@ -1,7 +1,8 @@
 # Everything a newcomer types; each target does its own set-up in $(VENV).
 #   make quickstart                      train the tiny model with GRPO on two CPU cores and write a report
-#   make test                            install what tests need and run them
+#   make test                            install what tests need and run them: test-light, then test-heavy
 #   make test-aligner                    the same for the second engine, NeMo-Aligner, in an environment of its own
+#   make test-all                        both, and the tests that are too long for every run; before a release
 #   make lint                            what CI checks beside the tests
 # On a machine without a GPU, TORCH_INDEX=https://download.pytorch.org/whl/cpu saves two gigabytes of CUDA libraries.
 SHELL := /bin/bash
@@ -14,17 +15,33 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 ALIGNER_PIP := $(ALIGNER_VENV)/bin/pip --disable-pip-version-check
 
-.PHONY: quickstart test test-aligner lint format install install-dev install-aligner clean
+# Tests that start no training and need nothing but Python. One thread a process: two run at a time.
+LIGHT := not (multiprocess or slow or slurm or browser or gpu)
+LONG := not long
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+.PHONY: quickstart test test-light test-heavy test-aligner test-all lint format install install-dev install-aligner clean
 
 quickstart: install
 	$(BIN)/python -m recipes.quickstart $(ARGS)
 
-test: install-dev
-	$(BIN)/python -m pytest $(ARGS)
+test: test-light test-heavy
+
+test-light: install-dev
+	$(PYTEST) --dist loadfile -m "$(LIGHT)" $(ARGS)
+
+# Two folders at a time: while one waits for a cluster's clock or one rank for another, the other computes.
+test-heavy: install-dev
+	$(PYTEST) --dist loadgroup -m "not ($(LIGHT)) and $(LONG)" $(ARGS)
 
 # Its results are compared with the first engine's, which runs in the first environment.
 test-aligner: install-dev install-aligner
-	MEDATRON_MEGATRON_PYTHON=$(abspath $(BIN))/python $(ALIGNER_VENV)/bin/python -m pytest tests/engines_nemo_aligner $(ARGS)
+	OMP_NUM_THREADS=1 MEDATRON_MEGATRON_PYTHON=$(abspath $(BIN))/python \
+	  $(ALIGNER_VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup tests/engines_nemo_aligner $(ARGS)
+
+test-all:
+	$(MAKE) test test-aligner LONG="(long or not long)"
 
 lint: install-dev
 	$(BIN)/ruff check .

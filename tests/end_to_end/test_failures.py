@@ -92,7 +92,8 @@ def test_killed_at_any_moment_it_ends_whole_and_starts_again(whole: Whole, setti
     run("recipes.grpo", *final, log=tmp_path / "last")
     assert steps(folder) == list(range(1, last + 3))
     assert not list((folder / "checkpoints").glob("*.partial-*"))
-    assert RunFolder(folder).steps() == [last + 1, last + 2]
+    best = int((folder / "checkpoints" / "best").resolve().name.removeprefix("step_"))
+    assert set(RunFolder(folder).steps()) == {last + 1, last + 2, best}
     assert figures(folder)[:STEPS] == figures(whole("tp2"))
     ours, theirs = (
         [(r.step, r.group, r.response, r.reward) for r in read_rollouts(each) if r.step <= STEPS]

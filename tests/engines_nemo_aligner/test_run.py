@@ -33,7 +33,7 @@ def warm(embedded_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "recipes.sft",
         *("experiment=quickstart_sft", "engine=nemo_aligner", f"output={folder / 'run'}", f"model.path={base}"),
         *(f"data.train=[{embedded_data / 'sft.jsonl'}]", "trainer.max_seconds=0"),
-        *("trainer.steps=200", "trainer.batch=16"),
+        *("trainer.steps=80", "trainer.batch=16"),
         log=folder / "log",
     )
     return last_checkpoint(folder / "run")

@@ -1,7 +1,8 @@
 # Everything a newcomer types; each target does its own set-up in $(VENV).
 #   make quickstart                      train the tiny model with GRPO on two CPU cores and write a report
-#   make test                            install what tests need and run them
+#   make test                            install what tests need and run them: test-light, then test-heavy
 #   make test-aligner                    the same for the second engine, NeMo-Aligner, in an environment of its own
+#   make test-all                        both, and the tests that are too long for every run; before a release
 #   make lint                            what CI checks beside the tests
 # On a machine without a GPU, TORCH_INDEX=https://download.pytorch.org/whl/cpu saves two gigabytes of CUDA libraries.
 SHELL := /bin/bash
@@ -9,22 +10,41 @@ PYTHON ?= python3
 VENV ?= .venv
 ALIGNER_VENV ?= .venv-aligner
 TORCH_INDEX ?=
+TORCH := torch==2.13.0
 ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 ALIGNER_PIP := $(ALIGNER_VENV)/bin/pip --disable-pip-version-check
 
-.PHONY: quickstart test test-aligner lint format install install-dev install-aligner clean
+# Tests that start no training and need nothing but Python. One thread a process: two run at a time.
+LIGHT := not (multiprocess or slow or slurm or browser or gpu)
+LONG := not long
+WORKERS ?= 2
+# pytest's exit code when ARGS choose no test of this kind.
+NONE_IS_FINE := [ $$? = 5 ]
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+.PHONY: quickstart test test-light test-heavy test-aligner test-all lint format install install-dev install-aligner clean
 
 quickstart: install
 	$(BIN)/python -m recipes.quickstart $(ARGS)
 
-test: install-dev
-	$(BIN)/python -m pytest $(ARGS)
+test: test-light test-heavy
+
+test-light: install-dev
+	$(PYTEST) --dist loadfile -m "$(LIGHT)" $(ARGS) || $(NONE_IS_FINE)
+
+# Two folders at a time: while one waits for a cluster's clock or one rank for another, the other computes.
+test-heavy: install-dev
+	$(PYTEST) --dist loadgroup -m "not ($(LIGHT)) and $(LONG)" $(ARGS) || $(NONE_IS_FINE)
 
 # Its results are compared with the first engine's, which runs in the first environment.
 test-aligner: install-dev install-aligner
-	MEDATRON_MEGATRON_PYTHON=$(abspath $(BIN))/python $(ALIGNER_VENV)/bin/python -m pytest tests/engines_nemo_aligner $(ARGS)
+	OMP_NUM_THREADS=1 MEDATRON_MEGATRON_PYTHON=$(abspath $(BIN))/python \
+	  $(ALIGNER_VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup tests/engines_nemo_aligner $(ARGS)
+
+test-all:
+	$(MAKE) test test-aligner LONG="(long or not long)"
 
 lint: install-dev
 	$(BIN)/ruff check .
@@ -44,7 +64,7 @@ install-aligner: $(ALIGNER_VENV)/.aligner
 $(VENV)/.runtime: requirements/runtime.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
+	$(PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	$(PIP) install --quiet --no-deps -r requirements/runtime.txt
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -59,7 +79,7 @@ $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt requirements/frameworks.txt
 # which do not compile.
 $(ALIGNER_VENV)/.aligner: requirements/nemo_aligner.txt pyproject.toml
 	$(PYTHON) -m venv $(ALIGNER_VENV)
-	$(ALIGNER_PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
+	$(ALIGNER_PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	$(ALIGNER_PIP) install --quiet --no-deps -r requirements/nemo_aligner.txt
 	$(ALIGNER_PIP) install --quiet --no-deps --no-build-isolation --editable .
 	$(ALIGNER_VENV)/bin/python -m compileall -q -j 0 $(ALIGNER_VENV)/lib >/dev/null 2>&1 || true

@@ -14,4 +14,6 @@ for name, reason in unexpected.items():
     print(f"skipped: {name}: {reason}", file=sys.stderr)
 failed = sum(case.find("failure") is not None or case.find("error") is not None for case in cases)
 print(f"{len(cases) - failed - len(skipped)} passed, {failed} failed, {len(skipped)} skipped")
+if not cases:
+    sys.exit("no test ran")
 sys.exit(f"{len(unexpected)} tests were skipped for another reason than a missing GPU" if unexpected else 0)

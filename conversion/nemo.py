@@ -9,10 +9,11 @@ Left out: NeMo 2's own folders (`context/`, `weights/`), adapters, and tensors o
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -108,6 +109,30 @@ def is_nemo(path: Path) -> bool:
     )
 
 
+def _unpack(archive: tarfile.TarFile, folder: Path) -> None:
+    """Write a tar's files and folders into an empty folder; a member that is neither, or leads out of it, is an error.
+
+    TarFile's own extraction filters are not in every Python 3.11.
+
+    Raises TarError with the member's name.
+    """
+    for member in archive:
+        name = PurePosixPath(member.name)
+        if name.is_absolute() or ".." in name.parts or "\0" in member.name:
+            raise tarfile.TarError(f"{member.name!r} lies outside of it")
+        source = archive.extractfile(member) if member.isreg() else None
+        if source is None and not member.isdir():
+            raise tarfile.TarError(f"{member.name!r} is a link or a device, expected files and folders alone")
+        target = folder / name
+        try:
+            (target if source is None else target.parent).mkdir(parents=True, exist_ok=True)
+            if source is not None:
+                with source, target.open("wb") as copy:
+                    shutil.copyfileobj(source, copy, 2**24)
+        except (FileExistsError, IsADirectoryError, NotADirectoryError):
+            raise tarfile.TarError(f"{member.name!r} is a file and a folder in it") from None
+
+
 @contextmanager
 def open_nemo(path: Path, hf_files: Path, scratch: Path) -> Iterator[MegatronModel]:
     """Open what NeMo saved: a `.nemo` file or folder, or a training checkpoint of NeMo-Aligner.
@@ -124,9 +149,9 @@ def open_nemo(path: Path, hf_files: Path, scratch: Path) -> Iterator[MegatronMod
         if path.is_file():
             try:
                 with tarfile.open(path) as archive:
-                    archive.extractall(unpacked, filter="data")
+                    _unpack(archive, Path(unpacked))
             except (tarfile.TarError, EOFError) as error:
-                raise CheckpointError(f"{path}: cannot be unpacked ({error}); copy it again") from error
+                raise CheckpointError(f"{path}: cannot be unpacked ({error}); copy or save it again") from error
             folder = Path(unpacked)
         else:
             folder = path

@@ -18,8 +18,9 @@ _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060\u2061\u2065-\u206f"
     "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff]+"
 )
-# Control characters, and the invisible operators of mathematics, part what stands beside them.
-_PARTING = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u2062-\u2064]")
+# Control characters, which no verifier reads, and the invisible operators of mathematics, which part their neighbours.
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
+_PARTING = re.compile("[\u2062-\u2064]")
 _RAISED_DIGITS = "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b"
 _RAISED = re.compile(f"[{_RAISED_DIGITS}]+")
 _LOWERED_DIGITS = "\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089"
@@ -170,10 +171,10 @@ def _single_spaces(text: str) -> str:
 
 def characters(text: str) -> str:
     """NFKC with the exceptions that keep a meaning: raised and lowered digits, fractions, look-alikes, dashes."""
-    text = _PARTING.sub(" ", text)
+    text = _CONTROL.sub("\ufffd", text)
     if text.isascii():
         return text
-    text = _INVISIBLE.sub("", text)
+    text = _INVISIBLE.sub("", _PARTING.sub(" ", text))
     text = _RAISED.sub(lambda found: "^" + found[0].translate(_TO_PLAIN), text)
     text = _LOWERED.sub(lambda found: "_" + found[0].translate(_TO_PLAIN), text)
     text = _NUMBER_CHARACTERS.sub(lambda found: f" {found[0]} ", text)

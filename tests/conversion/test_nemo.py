@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 import shutil
 import tarfile
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from conversion.verify import compare
 from tests.conversion.models import save_folder
 
 Make = Callable[..., Path]
+_CONTENT = b"not yours"
 # Llama 3.2's factor of 32 cannot be said in NeMo 2.1.
 CASES = ("qwen2-tied", "qwen2-untied", "qwen3-untied", "mistral-untied", "qwen3moe-tied")
 
@@ -103,6 +106,47 @@ def test_a_truncated_tar_is_named(hf_folder: Make, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"cut.nemo: cannot be unpacked|cut.nemo"):
         megatron_to_hf.convert(archive, tmp_path / "back", hf_files=hf_folder("qwen2-tied"))
     assert not (tmp_path / "back").exists()
+
+
+def _member(name: str, kind: bytes = tarfile.REGTYPE, to: str = "") -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname, member.size = kind, to, len(_CONTENT) if kind == tarfile.REGTYPE else 0
+    return member
+
+
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        ([_member("../outside")], "'../outside' lies outside of it"),
+        ([_member("model_weights/../../outside")], "lies outside of it"),
+        ([_member("../outside", tarfile.DIRTYPE)], "lies outside of it"),
+        ([_member("{tmp}/outside")], "lies outside of it"),
+        ([_member("link", tarfile.SYMTYPE, ".."), _member("link/outside")], "'link' is a link or a device"),
+        ([_member("model_config.yaml", tarfile.SYMTYPE, "/etc/passwd")], "is a link or a device"),
+        ([_member("a"), _member("b", tarfile.LNKTYPE, "a")], "'b' is a link or a device"),
+        ([_member("b", tarfile.LNKTYPE, "/etc/passwd")], "is a link or a device"),
+        ([_member("pipe", tarfile.FIFOTYPE)], "is a link or a device"),
+        ([_member("disk", tarfile.BLKTYPE)], "is a link or a device"),
+        ([_member("terminal", tarfile.CHRTYPE)], "is a link or a device"),
+        ([_member("a"), _member("a/b")], "'a/b' is a file and a folder in it"),
+        ([_member("a/b"), _member("a")], "'a' is a file and a folder in it"),
+        ([_member(".")], "'.' is a file and a folder in it"),
+    ],
+)
+def test_a_tar_that_reaches_out_of_its_folder_is_refused(
+    members: list[tarfile.TarInfo], said: str, hf_folder: Make, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    with tarfile.open(home / "bad.nemo", "w") as tar:
+        for member in members:
+            member.name = member.name.format(tmp=tmp_path)
+            tar.addfile(member, io.BytesIO(_CONTENT) if member.isreg() else None)
+    source = hf_folder("qwen2-tied")
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(CheckpointError, match=rf"bad.nemo: cannot be unpacked \(.*{re.escape(said)}"):
+        megatron_to_hf.convert(home / "bad.nemo", home / "back", hf_files=source)
+    assert set(tmp_path.rglob("*")) == before
 
 
 def test_rotary_scaling_that_nemo_cannot_express_is_refused(tmp_path: Path) -> None:

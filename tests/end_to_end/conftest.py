@@ -1,14 +1,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from recipes.runtime.run_folder import last_checkpoint
-from tests.end_to_end.launch import run
+from tests.end_to_end.launch import run, steps
 
 Settings = Callable[..., list[str]]
+Whole = Callable[[str], Path]
+STEPS = 6
+LAYOUTS = {
+    "tp1": ["parallel.processes=1", "parallel.tensor=1"],
+    "tp2": ["parallel.processes=2", "parallel.tensor=2"],
+    "dp2": ["parallel.processes=2", "parallel.tensor=1"],
+}
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +54,26 @@ def settings(warm_checkpoint: Path, embedded_data: Path) -> Settings:
         ]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def whole(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """`whole(layout)`: a run of six steps without a break."""
+
+    @cache
+    def run_of(layout: str) -> Path:
+        folder = tmp_path_factory.mktemp(layout)
+        overrides = settings(folder / "run", f"trainer.steps={STEPS}", *LAYOUTS[layout])
+        run("recipes.grpo", *overrides, log=folder / "log")
+        return folder / "run"
+
+    return run_of
+
+
+@pytest.fixture(scope="session")
+def begun(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first two steps at TP 2, for tests to go on from in a copy."""
+    folder = tmp_path_factory.mktemp("begun")
+    run("recipes.grpo", *settings(folder / "run", "trainer.steps=2", *LAYOUTS["tp2"]), log=folder / "log")
+    assert steps(folder / "run") == [1, 2]
+    return folder / "run"

@@ -44,6 +44,11 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
 
 
+def figures(folder: Path) -> list[dict[str, Any]]:
+    """What metrics.jsonl says of each step itself, which a resumed run repeats to the last bit."""
+    return [{k: v for k, v in row.items() if not k.startswith(MEASURED)} for row in metrics(folder)]
+
+
 def wait_for(condition: Callable[[], Any], process: subprocess.Popen[bytes], log: Path) -> Any:
     """Polls until the condition holds; fails the test when the process ends first or the deadline passes."""
     end = time.monotonic() + DEADLINE_S

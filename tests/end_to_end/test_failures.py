@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from conversion.checkpoint import CheckpointError, open_checkpoint
+from recipes.monitor.rollouts import read_rollouts
 from recipes.runtime.run_folder import RunFolder
 from reward_server.process import RewardServerProcess
 from tests.conftest import descendants, finish, kill, wait_until_dead
-from tests.end_to_end.conftest import Settings
-from tests.end_to_end.launch import ranks, run, started, steps, wait_for
+from tests.end_to_end.conftest import STEPS, Settings, Whole
+from tests.end_to_end.launch import figures, ranks, run, started, steps, wait_for
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 END_S = 60
@@ -51,10 +52,13 @@ def _kill(which: str, process: subprocess.Popen[bytes]) -> None:
         kill([ranks(process.pid)[int(which[-1])]])
 
 
-def test_killed_at_any_moment_it_ends_whole_and_starts_again(settings: Settings, tmp_path: Path) -> None:
-    """One run, killed again and again at different points and resumed each time from its last checkpoint."""
+def test_killed_at_any_moment_it_ends_whole_and_starts_again(whole: Whole, settings: Settings, tmp_path: Path) -> None:
+    """One run, killed again and again at different points and resumed each time from its last checkpoint.
+
+    Its first steps, in which it is killed, are those of a run that was left alone.
+    """
     folder = tmp_path / "run"
-    overrides = settings(folder, "trainer.steps=1000", "trainer.save_every=1", "rollout.samples_every=0")
+    overrides = settings(folder, "trainer.steps=1000", "trainer.save_every=1")
     plan = [
         ("rank 1", "before the first checkpoint"),
         ("rank 0", "during a save"),
@@ -82,13 +86,20 @@ def test_killed_at_any_moment_it_ends_whole_and_starts_again(settings: Settings,
         assert not left, f"{which} killed {moment}: {left} lived on"
         assert process.returncode != 0
         _assert_only_whole_checkpoints(folder)
-    last = max(RunFolder(folder).steps())
-    assert last >= len(plan) - 1
+    last = max(STEPS, *RunFolder(folder).steps())
+    assert max(RunFolder(folder).steps()) >= len(plan) - 1
     final = [*overrides, f"trainer.steps={last + 2}"]
     run("recipes.grpo", *final, log=tmp_path / "last")
     assert steps(folder) == list(range(1, last + 3))
     assert not list((folder / "checkpoints").glob("*.partial-*"))
-    assert RunFolder(folder).steps() == [last + 1, last + 2]
+    best = int((folder / "checkpoints" / "best").resolve().name.removeprefix("step_"))
+    assert set(RunFolder(folder).steps()) == {last + 1, last + 2, best}
+    assert figures(folder)[:STEPS] == figures(whole("tp2"))
+    ours, theirs = (
+        [(r.step, r.group, r.response, r.reward) for r in read_rollouts(each) if r.step <= STEPS]
+        for each in (folder, whole("tp2"))
+    )
+    assert ours == theirs
 
 
 def test_a_reward_server_that_dies_ends_the_run_by_name(settings: Settings, tmp_path: Path) -> None:
@@ -136,6 +147,6 @@ def test_a_missing_checkpoint_is_named(settings: Settings, tmp_path: Path) -> No
 
 
 def test_a_layout_that_does_not_fit_the_model_is_named(settings: Settings, tmp_path: Path) -> None:
-    layout = ["parallel.processes=4", "parallel.tensor=4"]
+    layout = ["parallel.processes=3", "parallel.tensor=3"]
     output = run("recipes.grpo", *settings(tmp_path / "run", *layout), log=tmp_path / "log", fails=True)
-    assert "parallel.tensor=4 does not divide the model's 2 key-value heads" in output
+    assert "parallel.tensor=3 does not divide the model's 2 key-value heads" in output

@@ -13,12 +13,12 @@ from recipes.quickstart import BASE
 from recipes.runtime.run_folder import last_checkpoint
 from tests.conftest import finish, start
 
-pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
+pytestmark = [pytest.mark.multiprocess, pytest.mark.slow, pytest.mark.xdist_group("quickstart")]
 
 
 def test_the_quickstart_leaves_everything_it_promises(tmp_path: Path) -> None:
     run, log = tmp_path / "run", tmp_path / "log"
-    command = [sys.executable, "-m", "recipes.quickstart", "--output", str(run), "trainer.max_seconds=20"]
+    command = [sys.executable, "-m", "recipes.quickstart", "--output", str(run), "trainer.max_seconds=8"]
     process = start(command, log)
     output = finish(process, log, 500)
     assert process.returncode == 0, output[-6000:]

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,36 +21,15 @@ from recipes.runtime.run_folder import RunFolder
 from reward_server.process import RewardServerProcess
 from tests.checkpoints import checkpoint_tensors
 from tests.conftest import descendants, finish, kill, wait_until_dead
-from tests.end_to_end.conftest import Settings
-from tests.end_to_end.launch import MEASURED, metrics, ranks, run, started, steps, wait_for
+from tests.end_to_end.conftest import LAYOUTS, STEPS, Settings, Whole
+from tests.end_to_end.launch import figures, metrics, ranks, run, started, steps, wait_for
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
-STEPS = 6
-LAYOUTS = {
-    "tp1": ["parallel.processes=1", "parallel.tensor=1"],
-    "tp2": ["parallel.processes=2", "parallel.tensor=2"],
-    "dp2": ["parallel.processes=2", "parallel.tensor=1"],
-}
-
-
-@pytest.fixture(scope="module")
-def whole(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A run of six steps without a break for each layout."""
-    folders = {}
-    for layout, overrides in LAYOUTS.items():
-        folder = tmp_path_factory.mktemp(layout)
-        run("recipes.grpo", *settings(folder / "run", f"trainer.steps={STEPS}", *overrides), log=folder / "log")
-        folders[layout] = folder / "run"
-    return folders
-
-
-def _figures(folder: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if not k.startswith(MEASURED)} for row in metrics(folder)]
 
 
 def _assert_the_same_run(found: Path, wanted: Path, tmp_path: Path) -> None:
     assert steps(found) == list(range(1, STEPS + 1))
-    assert _figures(found) == _figures(wanted)
+    assert figures(found) == figures(wanted)
     ours, theirs = ([(r.step, r.group, r.response, r.reward) for r in read_rollouts(f)] for f in (found, wanted))
     assert ours == theirs
     before, after = checkpoint_tensors(wanted, tmp_path), checkpoint_tensors(found, tmp_path)
@@ -67,9 +46,7 @@ def _assert_the_same_run(found: Path, wanted: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["tp1", "dp2"])
-def test_killed_and_resumed_it_is_bit_identical(
-    layout: str, whole: dict[str, Path], settings: Settings, tmp_path: Path
-) -> None:
+def test_killed_and_resumed_it_is_bit_identical(layout: str, whole: Whole, settings: Settings, tmp_path: Path) -> None:
     folder, log = tmp_path / "run", tmp_path / "log"
     overrides = settings(folder, f"trainer.steps={STEPS}", "trainer.save_every=3", *LAYOUTS[layout])
     process = started("recipes.grpo", *overrides, log=log)
@@ -80,17 +57,18 @@ def test_killed_and_resumed_it_is_bit_identical(
     assert not wait_until_dead(family, 60)
     assert RunFolder(folder).steps() == [3]
     run("recipes.grpo", *overrides, log=tmp_path / "second")
-    _assert_the_same_run(folder, whole[layout], tmp_path)
+    _assert_the_same_run(folder, whole(layout), tmp_path)
 
 
-def test_killed_at_five_random_points_it_is_bit_identical(
-    whole: dict[str, Path], settings: Settings, tmp_path: Path
+@pytest.mark.parametrize("kills", [1, pytest.param(5, marks=pytest.mark.long)])
+def test_killed_at_random_points_it_is_bit_identical(
+    kills: int, whole: Whole, settings: Settings, tmp_path: Path
 ) -> None:
     """Each time a random rank is killed at a random moment of start, sampling, scoring, update or save."""
     folder, draws = tmp_path / "run", random.Random()
     overrides = settings(folder, f"trainer.steps={STEPS}", "trainer.save_every=1", *LAYOUTS["tp2"])
     points = []
-    for number in range(5):
+    for number in range(kills):
         log = tmp_path / f"log{number}"
         process = started("recipes.grpo", *overrides, log=log)
         wait_for(lambda process=process: len(ranks(process.pid)) == 2, process, log)
@@ -108,12 +86,10 @@ def test_killed_at_five_random_points_it_is_bit_identical(
         assert not wait_until_dead(family, 60)
     run("recipes.grpo", *overrides, log=tmp_path / "last")
     print("killed at (seconds after the start, rank, steps so far):", points)
-    _assert_the_same_run(folder, whole["tp2"], tmp_path)
+    _assert_the_same_run(folder, whole("tp2"), tmp_path)
 
 
-def test_asked_to_stop_it_saves_and_goes_on_bit_identical(
-    whole: dict[str, Path], settings: Settings, tmp_path: Path
-) -> None:
+def test_asked_to_stop_it_saves_and_goes_on_bit_identical(whole: Whole, settings: Settings, tmp_path: Path) -> None:
     """SIGUSR1 to the launcher, as to every process of a Slurm step ahead of the time limit."""
     folder, log = tmp_path / "run", tmp_path / "log"
     overrides = settings(folder, f"trainer.steps={STEPS}", *LAYOUTS["tp2"])
@@ -127,10 +103,10 @@ def test_asked_to_stop_it_saves_and_goes_on_bit_identical(
     assert f"asked to stop: saved after step {done} of {STEPS}; the same command goes on" in output
     assert RunFolder(folder).steps() == [done]
     run("recipes.grpo", *overrides, log=tmp_path / "second")
-    _assert_the_same_run(folder, whole["tp2"], tmp_path)
+    _assert_the_same_run(folder, whole("tp2"), tmp_path)
 
 
-def test_the_reward_server_may_be_away_for_a_while(whole: dict[str, Path], settings: Settings, tmp_path: Path) -> None:
+def test_the_reward_server_may_be_away_for_a_while(whole: Whole, settings: Settings, tmp_path: Path) -> None:
     """The run waits, says so, and is the same run when another server stands at the same address."""
     folder, log = tmp_path / "run", tmp_path / "log"
     with RewardServerProcess() as server:
@@ -145,16 +121,15 @@ def test_the_reward_server_may_be_away_for_a_while(whole: dict[str, Path], setti
     with RewardServerProcess(port=int(url.rsplit(":", 1)[1])):
         output = finish(process, log, 120)
     assert process.returncode == 0, output
-    _assert_the_same_run(folder, whole["tp2"], tmp_path)
+    _assert_the_same_run(folder, whole("tp2"), tmp_path)
 
 
-def test_another_layout_goes_on_and_says_so(whole: dict[str, Path], settings: Settings, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    run("recipes.grpo", *settings(folder, "trainer.steps=2", *LAYOUTS["tp2"]), log=tmp_path / "first")
+def test_another_layout_goes_on_and_says_so(whole: Whole, begun: Path, settings: Settings, tmp_path: Path) -> None:
+    folder = shutil.copytree(begun, tmp_path / "run")
     output = run("recipes.grpo", *settings(folder, "trainer.steps=3", *LAYOUTS["dp2"]), log=tmp_path / "second")
     assert "goes on under another layout (parallel.tensor=2 became 1)" in output
     assert "up to rounding, not bit for bit" in output
-    found, wanted = metrics(folder), metrics(whole["tp2"])[:3]
+    found, wanted = metrics(folder), metrics(whole("tp2"))[:3]
     for key in ("policy/loss", "policy/grad_norm", "policy/entropy"):
         assert found[2][key] == pytest.approx(wanted[2][key], rel=1e-2, abs=1e-3), key
 

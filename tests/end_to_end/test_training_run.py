@@ -18,18 +18,16 @@ from recipes.monitor.rollouts import read_rollouts
 from recipes.runtime.config import from_yaml
 from recipes.runtime.run_folder import RunFolder, last_checkpoint
 from tests.conftest import REPOSITORY, shared_data
-from tests.end_to_end.conftest import Settings
+from tests.end_to_end.conftest import STEPS, Settings, Whole
 from tests.end_to_end.launch import MEASURED, metrics, run, steps
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module")
-def finished(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of three steps without a break."""
-    folder = tmp_path_factory.mktemp("finished")
-    run("recipes.grpo", *settings(folder / "run", "trainer.steps=3"), log=folder / "log")
-    return folder / "run"
+@pytest.fixture
+def finished(whole: Whole) -> Path:
+    """A run that is done; a test that goes on from it works on a copy."""
+    return whole("tp2")
 
 
 def test_sft_learns(warm_checkpoint: Path) -> None:
@@ -41,7 +39,7 @@ def test_sft_learns(warm_checkpoint: Path) -> None:
 
 def test_a_run_writes_its_folder(finished: Path, warm_checkpoint: Path, tmp_path: Path) -> None:
     rows = metrics(finished)
-    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     for row in rows:
         assert {"reward/mean", "accuracy/mean", "length/mean", "policy/grad_norm", "time/generate_s"} <= set(row)
         assert all(value is not None and math.isfinite(value) for value in row.values())
@@ -50,62 +48,62 @@ def test_a_run_writes_its_folder(finished: Path, warm_checkpoint: Path, tmp_path
         assert row["mismatch/token_prob_error"] == pytest.approx(1, abs=1e-4)
     assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
     config = from_yaml((finished / "config.yaml").read_text())
-    assert (config.model.path, config.trainer.steps) == (str(warm_checkpoint), 3)
+    assert (config.model.path, config.trainer.steps) == (str(warm_checkpoint), STEPS)
     records = read_rollouts(finished)
-    assert len(records) == 3 * 6 * 4
+    assert len(records) == STEPS * 6 * 4
     assert all(len({r.prompt for r in records if (r.step, r.group) == (1, group)}) == 1 for group in range(6))
     assert list((finished / "tensorboard").glob("events*"))
-    assert RunFolder(finished).steps() == [3]
+    assert RunFolder(finished).steps() == [STEPS]
     exported = megatron_to_hf.convert(last_checkpoint(finished), tmp_path / "hf")
     assert (exported / "model.safetensors").is_file()
 
 
-def test_a_resumed_run_is_the_same_run(finished: Path, settings: Settings, tmp_path: Path) -> None:
+def test_a_resumed_run_is_the_same_run(finished: Path, begun: Path, settings: Settings, tmp_path: Path) -> None:
     """Two steps, then the third by a new launch: every figure but the clock's equals the run without a break.
 
     Fails if weights, optimizer, prompts or random draws do not go on where they stopped.
     """
-    folder = tmp_path / "run"
-    run("recipes.grpo", *settings(folder, "trainer.steps=2"), log=tmp_path / "first")
-    assert steps(folder) == [1, 2]
+    folder = shutil.copytree(begun, tmp_path / "run")
     run("recipes.grpo", *settings(folder, "trainer.steps=3"), log=tmp_path / "second")
     assert steps(folder) == [1, 2, 3]
-    for found, wanted in zip(metrics(folder), metrics(finished), strict=True):
+    for found, wanted in zip(metrics(folder), metrics(finished)[:3], strict=True):
         figures = [key for key in wanted if not key.startswith(MEASURED)]
         assert {key: found[key] for key in figures} == {key: wanted[key] for key in figures}
-    responses = [[(r.step, r.group, r.response) for r in read_rollouts(each)] for each in (folder, finished)]
+    responses = [
+        [(r.step, r.group, r.response) for r in read_rollouts(each) if r.step <= 3] for each in (folder, finished)
+    ]
     assert responses[0] == responses[1]
     assert RunFolder(folder).steps() == [2, 3]
 
 
 def test_a_finished_run_started_again_does_nothing(finished: Path, settings: Settings, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (finished / "checkpoints").rglob("*")}
-    run("recipes.grpo", *settings(finished, "trainer.steps=3"), log=tmp_path / "log")
-    assert steps(finished) == [1, 2, 3]
+    run("recipes.grpo", *settings(finished, f"trainer.steps={STEPS}"), log=tmp_path / "log")
+    assert steps(finished) == list(range(1, STEPS + 1))
     assert {path: path.stat().st_mtime_ns for path in (finished / "checkpoints").rglob("*")} == before
 
 
 def test_a_run_with_other_settings_is_refused(finished: Path, settings: Settings, tmp_path: Path) -> None:
-    changed = settings(finished, "trainer.steps=4", "algorithm.clip_high=0.3")
+    changed = settings(finished, f"trainer.steps={STEPS + 1}", "algorithm.clip_high=0.3")
     output = run("recipes.grpo", *changed, log=tmp_path / "log", fails=True)
     assert "algorithm.clip_high=0.2 became 0.3" in output
-    assert steps(finished) == [1, 2, 3]
+    assert steps(finished) == list(range(1, STEPS + 1))
 
 
 def test_another_reward_is_refused(finished: Path, settings: Settings, tmp_path: Path) -> None:
     """A server that grades by other rules than those that trained the checkpoint may not go on with it unasked."""
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
-    state = RunFolder(folder).step_path(3) / "state.json"
+    state = RunFolder(folder).step_path(STEPS) / "state.json"
     trained_with = json.loads(state.read_text())["reward"]
     assert (trained_with["name"], len(trained_with["hash"])) == ("med_u1", 64)
     state.write_text(state.read_text().replace(trained_with["hash"], "0" * 64))
-    overrides = settings(folder, "trainer.steps=4")
+    overrides = settings(folder, f"trainer.steps={STEPS + 1}")
     output = run("recipes.grpo", *overrides, log=tmp_path / "refused", fails=True)
     assert "trained with reward med_u1 version 1 (000000000000)" in output
-    assert steps(folder) == [1, 2, 3]
+    assert steps(folder) == list(range(1, STEPS + 1))
     run("recipes.grpo", *overrides, "reward.allow_change=true", log=tmp_path / "allowed")
-    assert steps(folder) == [1, 2, 3, 4]
+    assert steps(folder) == list(range(1, STEPS + 2))
 
 
 def test_evaluation(warm_checkpoint: Path, embedded_data: Path, tmp_path: Path) -> None:

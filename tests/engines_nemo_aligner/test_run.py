@@ -18,7 +18,7 @@ from tests.end_to_end.launch import DEADLINE_S, MEASURED, metrics, run, started,
 from tests.engines_nemo_aligner.conftest import megatron_python
 from tests.engines_nemo_aligner.models import logits
 
-pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
+pytestmark = [pytest.mark.multiprocess, pytest.mark.slow, pytest.mark.xdist_group("nemo_runs")]
 STEPS = 4
 
 Rows = list[dict[str, Any]]
@@ -33,7 +33,7 @@ def warm(embedded_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "recipes.sft",
         *("experiment=quickstart_sft", "engine=nemo_aligner", f"output={folder / 'run'}", f"model.path={base}"),
         *(f"data.train=[{embedded_data / 'sft.jsonl'}]", "trainer.max_seconds=0"),
-        *("trainer.steps=200", "trainer.batch=16"),
+        *("trainer.steps=80", "trainer.batch=16"),
         log=folder / "log",
     )
     return last_checkpoint(folder / "run")

@@ -112,7 +112,7 @@ def test_a_row_that_the_server_refuses_is_named_and_so_are_answers_that_are_not_
         (Example("letter", "s", "choice", "?", "Q", options={"A": "x", "B": "y"}), "reference.answer: "),
         (Example("date", "s", "date", "?", "31/12/2020"), "reference.answer: "),
         (Example("duration", "s", "duration", "?", {"weeks": -1, "days": 0}), "weeks: .*greater than or equal to 0"),
-        (Example("limits", "s", "number", "?", 1.0, lower=2.0, upper=1.0), "lower is above upper"),
+        (Example("limits", "s", "number", "?", 1.0, lower=2.0, upper=1.0), "lower: expected"),
     ):
         with pytest.raises(DataError, match=rf"data\.train: FILE, row 602 \(id '{bad.id}'\): .*refuses it: .*{said}"):
             found(narrow, bad)

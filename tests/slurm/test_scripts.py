@@ -18,7 +18,7 @@ _LIBRARY = REPO / "slurm" / "lib" / "job.sh"
 
 def _run(*arguments: str, script: Path = SCRIPT, **settings: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(script), *arguments], env=environment(settings), capture_output=True, text=True, timeout=60
+        [str(script), *arguments], env=environment(settings), capture_output=True, text=True, timeout=300
     )
 
 

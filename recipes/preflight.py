@@ -1,28 +1,33 @@
 """What can be known before a job is submitted: `python -m recipes.preflight [experiment=NAME] [key=value ...]`.
 
-Takes the settings of the run it is to check. It composes the configuration with all its rules, opens the model (a
-Hugging Face folder or a Megatron checkpoint) without reading weights, tries the layout on it, reads every example file,
-and compares the disk under `output` with what the run will keep there. It needs no GPU and starts no training; the
-first thing that cannot work ends it with exit code 2 and the fix.
+Takes the settings of the run it is to check, of GRPO or, with --for, of SFT or an evaluation. It composes the
+configuration with all its rules, opens the model (a Hugging Face folder or a Megatron checkpoint) without reading
+weights, tries the layout on it, reads every example file, and compares the disk under `output` with what the run will
+keep there. It needs no GPU and starts no training; the first thing that cannot work ends it with exit code 2 and the
+fix.
 
 Left out: what only the nodes know (GPUs, network, a shared file system); `recipes.canary` looks at those.
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from conversion import command
 from conversion.architecture import MegatronArchitecture
 from conversion.checkpoint import open_checkpoint
 from conversion.errors import ConversionError
 from conversion.hf_folder import open_model
 from recipes.data.example import ExampleError, read_examples
 from recipes.runtime.config import Config, ConfigError
-from recipes.runtime.loading import load, validate_model
+from recipes.runtime.loading import load
+from recipes.runtime.rules import Stage, validate_model
 
+_STAGES = {"grpo": Stage.GRPO, "sft": Stage.SFT, "evaluate": Stage.EVALUATE}
 # Bytes a parameter of a checkpoint: the weights, and the optimizer's float32 main weights (under bfloat16) and moments.
 _CHECKPOINT_BYTES = {"float32": 4 + 8, "bfloat16": 2 + 12}
 
@@ -107,18 +112,22 @@ def _size(count: float) -> str:
 
 
 def main() -> int:
-    """The command line; returns the exit code."""
-    overrides = sys.argv[1:]
-    if {"-h", "--help"} & set(overrides):
-        print(f"usage: python -m recipes.preflight [GROUP=NAME ...] [key=value ...]\n\n{__doc__}")
-        return 0
-    try:
-        for line in check(load(overrides)):
-            print(f"ok  {line}")
-    except (PreflightError, ConfigError, ConversionError, ExampleError, OSError) as error:
-        print(f"preflight: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """The command line; returns the exit code, 2 when something would stop the run."""
+    told = (PreflightError, ConfigError, ConversionError, ExampleError)
+    return command.run(_command, name="preflight", errors=told, status=2)
+
+
+def _command() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.preflight", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the run, or GROUP=NAME")
+    parser.add_argument(
+        "--for", dest="stage", choices=_STAGES, default="grpo", help="what the run is (default: %(default)s)"
+    )
+    args = parser.parse_intermixed_args()
+    for line in check(load(args.overrides, _STAGES[args.stage])):
+        print(f"ok  {line}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from conversion import command
 from recipes.data.calculators import CALCULATORS
 from recipes.data.example import Example, ExampleError, write_examples
 from recipes.data.generator import ELEMENTARY, GROUPS, PERFECT, TEACHER, Generator
@@ -51,7 +52,7 @@ def main() -> None:
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     own = kinds.add_parser("embedded", help="generate questions with exact labels")
-    own.add_argument("out", type=Path, help="folder to write into")
+    own.add_argument("out", type=command.path_argument, help="folder to write into")
     own.add_argument("--seed", type=int, default=0, help="of the training rows (default: %(default)s)")
     own.add_argument("--train", type=int, default=4000, help="rows a kind of task to draw (default: %(default)s)")
     own.add_argument("--sft", type=int, default=3000, help="rows a kind of task with traces (default: %(default)s)")
@@ -59,22 +60,23 @@ def main() -> None:
     own.add_argument("--calculators", choices=("elementary", "all"), default="elementary", help="which to use")
     for name, reader in READERS.items():
         sub = kinds.add_parser(name, help=reader.help)
-        sub.add_argument("source", type=Path, help="the published file")
-        sub.add_argument("out", type=Path, help="JSONL file to write")
+        sub.add_argument("source", type=command.path_argument, help="the published file")
+        sub.add_argument("out", type=command.path_argument, help="JSONL file to write")
     args = parser.parse_args()
     if args.kind == "embedded":
         settings = {key: value for key, value in vars(args).items() if key not in ("kind", "out")}
-        for name, count in embedded(args.out, **settings).items():
+        with command.naming(args.out):
+            counts = embedded(args.out, **settings)
+        for name, count in counts.items():
             print(f"{args.out / name}.jsonl: {count} rows")
         return
-    try:
-        examples, skipped = READERS[args.kind].read(args.source)
-    except (ExampleError, FileNotFoundError) as error:
-        sys.exit(str(error))
-    print(f"{args.out}: {write_examples(args.out, examples)} rows")
+    examples, skipped = READERS[args.kind].read(args.source)
+    with command.naming(args.out):
+        rows = write_examples(args.out, examples)
+    print(f"{args.out}: {rows} rows")
     for reason, count in Counter(skipped).most_common():
         print(f"left out {count} rows: {reason}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run(main, name="prepare_data", errors=(ExampleError,)))

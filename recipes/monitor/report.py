@@ -19,6 +19,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from conversion import command
 from recipes.monitor.report_charts import evaluation_chart, format_value, line_chart, smooth
 from recipes.monitor.report_curves import CHARTS
 from recipes.monitor.report_data import Evaluation, RunData, TaskResult, in_task_order, read_run, task_name
@@ -266,6 +267,10 @@ def _hash(content: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 0 written, 2 the folder is not fit for a report."""
+    return command.run(lambda: _command(arguments), name="report", errors=(RunFolderError,), status=2)
+
+
+def _command(arguments: Sequence[str] | None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m recipes.monitor.report",
         description="Write RUN/report.html, one self-contained page: results before and after, training curves with "
@@ -274,14 +279,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "are shown when present. It is safe to run while training goes on; run it again for newer steps. "
         "Example: python -m recipes.monitor.report runs/quickstart",
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="the run's folder, for example runs/quickstart")
+    parser.add_argument(
+        "run", metavar="RUN", type=command.path_argument, help="the run's folder, for example runs/quickstart"
+    )
     run_dir: Path = parser.parse_args(arguments).run
-    try:
-        print(write_report(run_dir))
-    except RunFolderError as error:
-        print(f"report: {error}", file=sys.stderr)
-        return 2
-    return 0
+    print(write_report(run_dir))
 
 
 if __name__ == "__main__":

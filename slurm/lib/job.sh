@@ -152,13 +152,21 @@ model_to_check() { # prints the model that the job will begin with, as far as it
   fi
 }
 
+stage_to_check() { # prints what preflight is to take the settings for
+  case $JOB_FILE in
+  sft.sh) printf sft ;;
+  evaluate.sh) printf evaluate ;;
+  *) printf grpo ;;
+  esac
+}
+
 check_before_submission() { # what can be known on a login node
   local nodes python="${VENV:+$VENV/bin/}python3" checks
   nodes=$(sed -n 's/^#SBATCH --nodes=//p' "$0")
   if [[ -n ${GPU_JOB:-} ]]; then
     if (cd "$REPO" && "$python" -c 'import recipes.preflight') 2>/dev/null; then
       mapfile -t checks < <(settings "$(model_to_check)" "parallel.processes=$((nodes * TASKS_PER_NODE))")
-      (cd "$REPO" && "$python" -m recipes.preflight "${checks[@]}") ||
+      (cd "$REPO" && "$python" -m recipes.preflight --for "$(stage_to_check)" "${checks[@]}") ||
         fail 2 "not fit to be submitted; the reason is above"
     else
       say "$python cannot import this project, so the job itself will check the settings; set VENV to check them here"
@@ -222,7 +230,7 @@ look_before() { # the settings on the first node, and a canary on every rank, be
   local checks
   mapfile -t checks < <(settings "$(model_to_check)" "parallel.processes=$((NODES * TASKS_PER_NODE))" \
     "parallel.timeout_minutes=$CANARY_MINUTES")
-  on_head "$CPUS_PER_TASK" "$PYTHON" -m recipes.preflight "${checks[@]}"
+  on_head "$CPUS_PER_TASK" "$PYTHON" -m recipes.preflight --for "$(stage_to_check)" "${checks[@]}"
   run_step preflight
   on_every_gpu "$PYTHON" -m recipes.canary "${checks[@]}"
   run_step canary

@@ -8,7 +8,8 @@ import dataclasses
 import pytest
 
 from recipes.runtime.config import ClusterConfig, ConfigError, from_yaml, to_yaml
-from recipes.runtime.loading import CONFIGS, load, validate_model
+from recipes.runtime.loading import CONFIGS, load
+from recipes.runtime.rules import validate_model
 
 NEEDED = ("output=run", "model.path=checkpoint")
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))

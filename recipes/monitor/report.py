@@ -57,6 +57,7 @@ def _page(run: RunData) -> str:
         name=escape(run.name),
         subtitle=_subtitle(run),
         banner=_SYNTHETIC if run.synthetic else _NOT_MEDICAL,
+        notice=_notice(run),
         tiles=_tiles(run),
         results=_results(run.evaluations),
         curves_note=_curves_note(run, absent),
@@ -81,6 +82,15 @@ def _subtitle(run: RunData) -> str:
         f"{run.seconds / max(1, run.last_step):.1f} s a step",
     ]
     return " <span aria-hidden='true'>·</span> ".join(parts)
+
+
+def _notice(run: RunData) -> str:
+    """What a reader must know before all else: that the run learns nothing."""
+    if run.without_lesson is None:
+        return ""
+    count, why = run.without_lesson
+    steps = "The last step" if count == 1 else f"The last {count:,} steps"
+    return f'<p class="card notice" role="note"><b>{steps} taught nothing.</b> Likely reason: {escape(why)}.</p>'
 
 
 def _spell(seconds: float) -> str:

@@ -125,10 +125,12 @@ def reason(error: Exception) -> str:
     first = text.split("\n")[0].strip()
     typed = re.match(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", first)
     if typed and named:
-        wanted = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+        wanted = {"Integer": "a whole number", "Float": "a number"}
         first = f"expected {wanted.get(typed[2], typed[2])}, found '{typed[1]}'"
     if "nterpolation" in first or "GrammarParseError" in type(error).__name__:
         first += "; where ${ is part of a text, write \\${"
+    if named and "is not a valid bool" in first:
+        first = f"expected true or false, found {first.removeprefix('Value ').split(' is not')[0]}"
     override = getattr(error, "override", None) or getattr(error.__cause__, "override", None)
     if override:
         first = f"{override}: cannot be read; put a text in quotes, key='TEXT'"

@@ -197,7 +197,7 @@ def _check_names(config: Config, stage: Stage) -> None:
         )
     name = config.name
     _require(
-        bool(name.strip()) and name == PurePath(name).name and "\0" not in name,
+        bool(name.strip()) and name == PurePath(name).name and name != "..",
         f"name={name}: expected a name that a file can have, without /",
     )
 

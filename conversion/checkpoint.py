@@ -404,7 +404,9 @@ def _read_manifest(root: Path) -> Manifest:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         if not root.is_dir():
-            raise CheckpointError(f"{root}: no such folder") from error
+            raise CheckpointError(
+                f"{root}: no such folder; give that of a checkpoint, as python -m conversion.hf_to_megatron makes one"
+            ) from error
         if (root / "config.json").exists():
             raise CheckpointError(
                 f"{root}: a Hugging Face folder, not a Megatron checkpoint; first run "

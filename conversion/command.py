@@ -74,11 +74,11 @@ def run(
         mute_output()
         return NO_READER
     except told as error:
-        try:
-            sys.stdout.flush()
-        except OSError:
-            mute_output()
         said = explain(error) if isinstance(error, OSError) else str(error)
+        if not _output_takes(probe=isinstance(error, OSError) and error.filename is None):
+            mute_output()
+            if isinstance(error, OSError) and error.filename is None:
+                said = f"standard output: {said}"
         print(f"{name}: {said}", file=sys.stderr)
         return status
     except KeyboardInterrupt:
@@ -169,3 +169,13 @@ def _code(stopped: SystemExit) -> int:
         return stopped.code or 0
     print(stopped.code, file=sys.stderr)
     return 1
+
+
+def _output_takes(probe: bool) -> bool:
+    """Whether what is left to print can be printed, and with `probe` an empty line as well."""
+    try:
+        sys.stdout.write("\n" * probe)
+        sys.stdout.flush()
+    except OSError:
+        return False
+    return True

@@ -110,6 +110,8 @@ class Quickstart:
                 raise SystemExit(f"{title}: not done after {STAGE_DEADLINE_S} s; stopped") from None
             except KeyboardInterrupt:
                 code = _interrupted(stage)
+                if code != command.INTERRUPTED:
+                    raise
         if code in (command.INTERRUPTED, command.NO_READER):
             raise SystemExit(code)
         if code:
@@ -182,7 +184,7 @@ def _file_list(*files: Path) -> str:
 
 
 def _interrupted(stage: subprocess.Popen[bytes]) -> int:
-    """The exit code of a stage after Ctrl-C, which a terminal sends to it as well, and which it then tells of."""
+    """The exit code of a stage after Ctrl-C, which a terminal sends to it as well; at INTERRUPTED it has told."""
     try:
         return stage.wait(_SAME_CTRL_C_S)
     except subprocess.TimeoutExpired:
@@ -191,7 +193,7 @@ def _interrupted(stage: subprocess.Popen[bytes]) -> int:
         return stage.wait(_END_S)
     except subprocess.TimeoutExpired:
         stage.kill()
-        return command.INTERRUPTED
+        return stage.wait()
 
 
 def main() -> None:

@@ -18,7 +18,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from conversion import command
 from recipes.runtime import interruption
@@ -71,7 +70,10 @@ def _start_ranks(module: str, overrides: list[str], processes: int) -> int:
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     arguments = ["--standalone", f"--nproc-per-node={processes}", "-m", module, *overrides]
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in logging.Logger.manager.loggerDict:
+        # Each has a level of its own; what they say, the ranks or this launcher say better.
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     interruption.forward_to_ranks()
     try:
         torchrun.main(arguments)
@@ -162,15 +164,14 @@ def _explains_itself(error: Exception) -> bool:
 
 
 def _told(error: Exception, config: Config) -> str:
-    """The message of an error that explains itself; of one of the file system with the setting that named the place."""
-    if not isinstance(error, OSError) or error.errno is None:
-        return str(error)
-    said, file = command.explain(error), error.filename
-    settings = {"output": config.output, "model.path": config.model.path}
-    for key in ("train", "validation", "test"):
-        settings |= {f"data.{key}": each for each in getattr(config.data, key)}
-    for key, value in settings.items():
-        if isinstance(file, str) and Path(file).is_relative_to(value):
+    """The message of an error that explains itself, with the setting that named the place it is about."""
+    said = command.explain(error) if isinstance(error, OSError) else str(error)
+    settings = [("output", config.output), ("model.path", config.model.path)]
+    settings += [(f"data.{key}", each) for key in ("train", "validation", "test") for each in getattr(config.data, key)]
+    for key, value in settings:
+        if said.startswith(f"{value}: "):
+            return f"{key}={said}"
+        if said.startswith(f"{value.rstrip('/')}/"):
             return f"{key}={value}: {said}"
     return said
 
@@ -229,7 +230,9 @@ def _command(main: Callable[[Config], None], module: str, description: str, stag
     except Exception as error:
         if not _fails_first():
             return 1
-        if not _explains_itself(error):
+        # Which file it was, if it was one, whoever runs this command knows better.
+        nameless = isinstance(error, OSError) and error.errno is not None and error.filename is None
+        if nameless or not _explains_itself(error):
             raise
         sys.exit(f"{module}, rank {os.environ['RANK']}: {_told(error, config)}")
     finally:

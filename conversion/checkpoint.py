@@ -25,13 +25,15 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from conversion.errors import CheckpointError, DestinationError, HuggingFaceError, TensorMapError
 from conversion.families import Family, MegatronArchitecture, Row, family_for
-from conversion.torch_dist import TorchDistReader
+
+if TYPE_CHECKING:
+    import torch
+
+    from conversion.torch_dist import TorchDistReader
 
 __all__ = [
     "FORMAT",
@@ -138,6 +140,8 @@ class Checkpoint:
 
     def reader(self) -> TorchDistReader:
         """The weights, by key without the layout's prefix."""
+        from conversion.torch_dist import TorchDistReader
+
         return TorchDistReader(self.model_dir, prefix=LAYOUTS[self.manifest.layout].prefix)
 
     @property
@@ -342,6 +346,8 @@ def write_manifest(
 
     Raises TensorMapError, CheckpointError or HuggingFaceError naming the tensor or file.
     """
+    from conversion.torch_dist import TorchDistReader
+
     root = Path(directory)
     config = read_config(root / HF_DIR)
     family = family_for(config)
@@ -408,7 +414,9 @@ def _read_manifest(root: Path) -> Manifest:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         if not root.is_dir():
-            raise CheckpointError(f"{root}: no such folder") from error
+            raise CheckpointError(
+                f"{root}: no such folder; give that of a checkpoint, as python -m conversion.hf_to_megatron makes one"
+            ) from error
         if (root / "config.json").exists():
             raise CheckpointError(
                 f"{root}: a Hugging Face folder, not a Megatron checkpoint; first run "

@@ -10,14 +10,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from conversion.checkpoint import check_link, dtype_name, read_config
 from conversion.errors import HuggingFaceError, TensorMapError
 from conversion.families import Entry, Family, MegatronArchitecture, family_for
 from conversion.safetensors_io import StoredTensor, read_header
+
+if TYPE_CHECKING:
+    import torch
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -127,7 +128,7 @@ def _account_for_rest(
     duplicate = family.tied_duplicate(architecture)
     if duplicate is not None and duplicate[0] in rest:
         second, first = rest.pop(duplicate[0]), tensors[duplicate[1]]
-        if second.shape != first.shape or not torch.equal(second.read(), first.read()):
+        if second.shape != first.shape or not second.read().equal(first.read()):
             raise TensorMapError(
                 f"{second.file}: {duplicate[0]} differs from {duplicate[1]} although config.json says "
                 "tie_word_embeddings; set it to false if the model really has two"

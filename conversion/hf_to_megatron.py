@@ -10,10 +10,9 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from conversion import console, nemo
+from conversion import command, console, nemo
 from conversion.checkpoint import (
     HF_DIR,
     LAYOUTS,
@@ -31,7 +30,11 @@ from conversion.families import Entry
 from conversion.hf_folder import HuggingFaceModel, open_model
 from conversion.merge import PIECE_BYTES, STACKED, merge
 from conversion.tokenizer_check import open_tokenizer
-from conversion.torch_dist import TorchDistWriter
+
+if TYPE_CHECKING:
+    import torch
+
+    from conversion.torch_dist import TorchDistWriter
 
 _DESCRIPTION = """\
 Convert a Hugging Face model folder to a Megatron checkpoint that megatron-core loads at any tensor and pipeline
@@ -76,6 +79,8 @@ def convert(
     Raises:
         ConversionError: one of its subclasses, naming the file or tensor; then `src` and `dst` are as before.
     """
+    from conversion.torch_dist import TorchDistWriter
+
     model = open_model(Path(src))
     open_tokenizer(model.path, model.architecture.vocab_size)
     if dtype is None and model.dtype is None:
@@ -155,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--layout", choices=LAYOUTS, default="megatron", help="form of DST (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    return console.run(lambda: _command(arguments))
+    return _command(arguments)
 
 
 def _command(arguments: argparse.Namespace) -> int:
@@ -163,7 +168,7 @@ def _command(arguments: argparse.Namespace) -> int:
     checkpoint = convert(
         arguments.src,
         arguments.dst,
-        dtype=console.DTYPES.get(arguments.dtype),
+        dtype=console.dtype(arguments.dtype),
         layout=arguments.layout,
         force=arguments.force,
         progress=console.progress_bar,
@@ -176,4 +181,4 @@ def _command(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main, interrupted="interrupted: nothing was changed"))

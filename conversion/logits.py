@@ -14,6 +14,7 @@ Left out: models that do not fit into memory in float32, and bfloat16, whose rou
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -23,13 +24,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
+from conversion import command
 from conversion.checkpoint import MANIFEST_FILE, open_checkpoint, read_config
 from conversion.errors import ConversionError
 from conversion.families import family_for
+
+if TYPE_CHECKING:
+    import torch
 
 DEADLINE_S = 3600
 # Positions compared of a sequence; and the length of the one that reaches beyond every published window's usual 4,096.
@@ -105,6 +108,9 @@ def compare_logits(a: Path, b: Path, prompts: Sequence[str]) -> LogitsComparison
 
     Raises LogitsError when a library cannot load or compute a side, ConversionError for its config.json.
     """
+    import numpy as np
+    import torch
+
     sequences = _tokenise(a, prompts)
     if not sequences:
         raise LogitsError(f"{a}: its tokenizer makes no token of any prompt; give others, or repair the tokenizer")
@@ -174,8 +180,8 @@ def _end(text: str) -> str:
     return "\n".join(text.strip().splitlines()[-12:])
 
 
-@torch.no_grad()
 def _transformers_logits(folder: Path, sequences: list[list[int]]) -> Iterator[torch.Tensor]:
+    import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
@@ -183,8 +189,9 @@ def _transformers_logits(folder: Path, sequences: list[list[int]]) -> Iterator[t
         yield model(torch.tensor([ids]), logits_to_keep=MAX_TOKENS).logits[0]
 
 
-@torch.no_grad()
 def _megatron_logits(folder: Path, sequences: list[list[int]]) -> Iterator[torch.Tensor]:
+    import torch
+
     from conversion import megatron_cpu
 
     megatron_cpu.install()
@@ -222,16 +229,25 @@ def _megatron_logits(folder: Path, sequences: list[list[int]]) -> Iterator[torch
 
 def main() -> None:
     """Writes the logits of one folder; see the module's docstring."""
-    folder, tokens, out = map(Path, sys.argv[1:])
-    sequences = json.loads(tokens.read_text())
-    if (folder / MANIFEST_FILE).exists():
-        results = _megatron_logits(folder, sequences)
+    parser = argparse.ArgumentParser(
+        prog="python -m conversion.logits", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("folder", "tokens", "out"):
+        parser.add_argument(name, metavar=name.upper(), type=command.path_argument)
+    args = parser.parse_args()
+    import numpy as np
+    import torch
+
+    sequences = json.loads(args.tokens.read_text())
+    if (args.folder / MANIFEST_FILE).exists():
+        results = _megatron_logits(args.folder, sequences)
     else:
-        read_config(folder)
-        results = _transformers_logits(folder, sequences)
-    for i, logits in enumerate(results):
-        np.save(out / f"{i}.npy", logits.float().numpy())
+        read_config(args.folder)
+        results = _transformers_logits(args.folder, sequences)
+    with torch.no_grad():
+        for i, logits in enumerate(results):
+            np.save(args.out / f"{i}.npy", logits.float().numpy())
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run(main))

@@ -6,13 +6,16 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from conversion.checkpoint import HF_DIR, StoredWeights, check_weights, open_checkpoint
 from conversion.families import Entry, Family, MegatronArchitecture
 from conversion.merge import PIECE_BYTES, STACKED, split
-from conversion.torch_dist import TorchDistReader
+
+if TYPE_CHECKING:
+    import torch
+
+    from conversion.torch_dist import TorchDistReader
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from conversion import console
+from conversion import command, console
 from conversion.checkpoint import build, check_destination, copy_companions, dtype_name
 from conversion.errors import CheckpointError
 from conversion.hf_folder import Shard, config_with_dtype, open_model, plan_shards, write_index
 from conversion.megatron_folder import MegatronModel, open_megatron
 from conversion.nemo import is_nemo, open_nemo
 from conversion.safetensors_io import SafetensorsWriter
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_SHARD_BYTES = 5 * 1000**3
 
@@ -118,9 +120,11 @@ def main(argv: list[str] | None = None) -> int:
         src="Megatron checkpoint folder, or what NeMo-Aligner saved",
         dst="Hugging Face folder to create",
     )
-    parser.add_argument("--hf-files", type=Path, metavar="FOLDER", help="for NeMo's own: config.json and tokenizer")
+    parser.add_argument(
+        "--hf-files", type=command.path_argument, metavar="FOLDER", help="for NeMo's own: config.json and tokenizer"
+    )
     arguments = parser.parse_args(argv)
-    return console.run(lambda: _command(arguments))
+    return _command(arguments)
 
 
 def _command(arguments: argparse.Namespace) -> int:
@@ -128,7 +132,7 @@ def _command(arguments: argparse.Namespace) -> int:
     convert(
         arguments.src,
         arguments.dst,
-        dtype=console.DTYPES.get(arguments.dtype),
+        dtype=console.dtype(arguments.dtype),
         hf_files=arguments.hf_files,
         force=arguments.force,
         progress=console.progress_bar,
@@ -141,4 +145,4 @@ def _command(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main, interrupted="interrupted: nothing was changed"))

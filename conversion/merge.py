@@ -7,11 +7,13 @@ the group's queries, then its key, then its value, which is what lets tensor par
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import torch
+from typing import TYPE_CHECKING
 
 from conversion.architecture import MegatronArchitecture
 from conversion.families import Rule
+
+if TYPE_CHECKING:
+    import torch
 
 # Rules that only stack their parts can be applied to some rows at a time; pieces of this size keep memory flat.
 STACKED = (Rule.IDENTITY, Rule.GATE_UP)
@@ -23,6 +25,8 @@ def merge(rule: Rule, parts: Sequence[torch.Tensor], architecture: MegatronArchi
 
     Rule.QKV takes q `[heads * d, ...]`, k and v `[groups * d, ...]`; Rule.GATE_UP takes gate and up `[ffn, ...]`.
     """
+    import torch
+
     if rule is Rule.IDENTITY:
         (only,) = parts
         return only

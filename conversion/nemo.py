@@ -15,16 +15,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
 
 from conversion.checkpoint import LAYOUTS, MANIFEST_FILE, check_weights, companion_files, dtype_name, read_config
 from conversion.errors import CheckpointError, UnsupportedConfigError
 from conversion.families import MegatronArchitecture, family_for
 from conversion.megatron_folder import MegatronModel
-from conversion.torch_dist import METADATA_FILE, TorchDistReader
+
+if TYPE_CHECKING:
+    import torch
 
 CONFIG_FILE = "model_config.yaml"
 VOCABULARY_MULTIPLE = 128
@@ -51,12 +52,13 @@ def model_config(architecture: MegatronArchitecture, dtype: torch.dtype, tokeniz
             f"config.json: rope scaling by {scaling.factor}; NeMo 2.1 scales by {_ROPE_FACTOR} only. Train this model "
             "on the Megatron engine"
         )
+    bfloat16 = dtype_name(dtype) == "bfloat16"
     config: dict[str, Any] = {
         "target": "nemo.collections.nlp.models.language_modeling.megatron_gpt_model.MegatronGPTModel",
         "mcore_gpt": True,
         "transformer_engine": True,
-        "precision": "bf16" if dtype is torch.bfloat16 else 32,
-        "megatron_amp_O2": dtype is torch.bfloat16,
+        "precision": "bf16" if bfloat16 else 32,
+        "megatron_amp_O2": bfloat16,
         "micro_batch_size": 1,
         "global_batch_size": 1,
         "tensor_model_parallel_size": 1,
@@ -102,6 +104,8 @@ def write_config(path: Path, config: dict[str, Any]) -> None:
 
 def is_nemo(path: Path) -> bool:
     """Whether NeMo itself saved this, without our manifest: a `.nemo` file or folder, or a training checkpoint."""
+    from conversion.torch_dist import METADATA_FILE
+
     if path.is_file():
         return tarfile.is_tarfile(path)
     return not (path / MANIFEST_FILE).exists() and any(
@@ -145,6 +149,8 @@ def open_nemo(path: Path, hf_files: Path, scratch: Path) -> Iterator[MegatronMod
 
     Raises CheckpointError, TensorMapError or HuggingFaceError as `open_megatron` does.
     """
+    from conversion.torch_dist import TorchDistReader
+
     with TemporaryDirectory(dir=scratch, prefix=".nemo-") as unpacked:
         if path.is_file():
             try:
@@ -167,5 +173,5 @@ def open_nemo(path: Path, hf_files: Path, scratch: Path) -> Iterator[MegatronMod
             reader=reader,
             weights=stored,
             hf_files={name: hf_files / name for name in companion_files(hf_files)},
-            config_dtype=config.get("dtype") or config.get("torch_dtype") or dtype_name(torch.float32),
+            config_dtype=config.get("dtype") or config.get("torch_dtype") or "float32",
         )

@@ -19,17 +19,19 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
 
-from conversion import console, megatron_to_hf
+from conversion import command, console, megatron_to_hf
 from conversion.checkpoint import Checkpoint, build, companion_files, open_checkpoint, read_config
 from conversion.errors import ConversionError
 from conversion.logits import LogitsComparison, compare_logits, read_prompts
 from conversion.model_card import CARD_FILE, Facts, model_card
 from conversion.verify import Comparison, compare
+
+if TYPE_CHECKING:
+    import torch
 
 SUMS_FILE = "SHA256SUMS"
 BASE_CARD_FILE = "README.base.md"
@@ -256,17 +258,21 @@ def push_to_hub(folder: Path, repository: str) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = console.parser("release", _DESCRIPTION, _EPILOG)
-    parser.add_argument("run", metavar="RUN", type=Path, help="output folder of a GRPO or SFT run")
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder to create")
+    parser.add_argument("run", metavar="RUN", type=command.path_argument, help="output folder of a GRPO or SFT run")
+    parser.add_argument("out", metavar="OUT", type=command.path_argument, help="folder to create")
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the last)")
-    parser.add_argument("--base", type=Path, metavar="FOLDER", help="Hugging Face folder of the base model")
+    parser.add_argument(
+        "--base", type=command.path_argument, metavar="FOLDER", help="Hugging Face folder of the base model"
+    )
     parser.add_argument("--name", help="the model's name in its card (default: the name of OUT)")
     parser.add_argument("--dtype", choices=console.DTYPES, help="dtype of the released weights (default: as trained)")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help="also compare logits on these prompts")
+    parser.add_argument(
+        "--prompts", type=command.path_argument, metavar="FILE", help="also compare logits on these prompts"
+    )
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
     parser.add_argument("--push-to-hub", metavar="REPOSITORY", help="upload the release, such as my-org/med-u1-7b")
     arguments = parser.parse_args(argv)
-    return console.run(lambda: _command(arguments))
+    return _command(arguments)
 
 
 def _command(arguments: argparse.Namespace) -> int:
@@ -276,7 +282,7 @@ def _command(arguments: argparse.Namespace) -> int:
         step=arguments.step,
         base=arguments.base,
         name=arguments.name,
-        dtype=console.DTYPES.get(arguments.dtype),
+        dtype=console.dtype(arguments.dtype),
         prompts=arguments.prompts,
         force=arguments.force,
         progress=console.progress_bar,
@@ -290,4 +296,4 @@ def _command(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main, interrupted="interrupted: nothing was changed"))

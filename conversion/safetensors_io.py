@@ -11,23 +11,27 @@ Left out: dtypes that no supported model stores its weights in (integers, FP8, c
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import torch
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from conversion.errors import HuggingFaceError
 
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+if TYPE_CHECKING:
+    import torch
+
+# By torch's own names.
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _LENGTH = struct.Struct("<Q")
 
 
 def raw_bytes(tensor: torch.Tensor) -> memoryview:
     """The bytes of a tensor on the CPU in row-major order, without a copy if it is contiguous."""
+    import torch
+
     return tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data
 
 
@@ -43,7 +47,7 @@ class StoredTensor:
     @property
     def nbytes(self) -> int:
         """Size of the data in bytes."""
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
     def read(self) -> torch.Tensor:
         """Read the tensor into fresh memory. Raises HuggingFaceError if the file ends before it."""
@@ -55,6 +59,8 @@ class StoredTensor:
         return self._read(self.offset + start * row, (stop - start) * row, (stop - start, *self.shape[1:]))
 
     def _read(self, offset: int, size: int, shape: tuple[int, ...]) -> torch.Tensor:
+        import torch
+
         data = torch.empty(size, dtype=torch.uint8)
         view = data.numpy().data
         with open(self.file, "rb", buffering=0) as stream:
@@ -74,6 +80,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     Raises HuggingFaceError naming the file when it is missing, truncated or damaged, or a tensor's dtype is not one
     that models are trained in.
     """
+    import torch
+
     try:
         size = path.stat().st_size
         with open(path, "rb") as stream:
@@ -91,12 +99,12 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     try:
         header.pop("__metadata__", None)
         for name, item in sorted(header.items(), key=lambda pair: pair[1]["data_offsets"]):
-            dtype = _DTYPES.get(item["dtype"])
-            if dtype is None:
+            if item["dtype"] not in _DTYPES:
                 raise HuggingFaceError(
                     f"{path}: {name} has dtype {item['dtype']}, expected one of {', '.join(_DTYPES)}; "
                     "convert an unquantised model"
                 )
+            dtype = getattr(torch, _DTYPES[item["dtype"]])
             stored = StoredTensor(path, start + item["data_offsets"][0], dtype, tuple(item["shape"]))
             if item["data_offsets"] != [end, end + stored.nbytes]:
                 raise _damaged(path, f"the byte range of {name} is {item['data_offsets']}, expected to start at {end}")
@@ -124,11 +132,12 @@ class SafetensorsWriter:
         self._dtype = dtype
         self._expected = list(shapes.items())
         self._stream: BinaryIO = open(path, "xb")  # noqa: SIM115
+        stored_as = next(name for name, ours in _DTYPES.items() if str(dtype) == f"torch.{ours}")
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         end = 0
         for name, shape in self._expected:
-            begin, end = end, end + torch.Size(shape).numel() * dtype.itemsize
-            header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+            begin, end = end, end + math.prod(shape) * dtype.itemsize
+            header[name] = {"dtype": stored_as, "shape": list(shape), "data_offsets": [begin, end]}
         encoded = json.dumps(header, separators=(",", ":")).encode()
         encoded += b" " * (-len(encoded) % 8)  # the data begins at a multiple of eight, as readers expect
         self._stream.write(_LENGTH.pack(len(encoded)) + encoded)

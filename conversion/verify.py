@@ -13,16 +13,18 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from conversion import console
+from conversion import command, console
 from conversion.checkpoint import MANIFEST_FILE, dtype_name
 from conversion.families import Entry
 from conversion.hf_folder import HuggingFaceModel, open_model
 from conversion.logits import compare_logits, read_prompts
 from conversion.megatron_folder import MegatronModel, open_megatron
 from conversion.safetensors_io import raw_bytes
+
+if TYPE_CHECKING:
+    import torch
 
 _DESCRIPTION = """\
 Compare the weights of two model folders, each a Hugging Face folder or a Megatron checkpoint, tensor by tensor:
@@ -70,7 +72,9 @@ def compare(
         differences.append("config.json: the two describe different models of the same tensor names")
     count = 0
     parameters = sum(entry.parameters for entry in _entries(models[0]))
-    with progress("comparing", parameters * (models[0].dtype or torch.float32).itemsize) as advance:
+    # Weights of mixed dtypes are taken for float32; it is the length of a bar.
+    width = models[0].dtype.itemsize if models[0].dtype else 4
+    with progress("comparing", parameters * width) as advance:
         for entry in _entries(models[0]):
             shared = entries[1].get(entry.hf_names[0])
             if shared is None:
@@ -105,19 +109,21 @@ def _describe(tensor: torch.Tensor, dtype: torch.dtype | None) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = console.parser("verify", _DESCRIPTION, _EPILOG)
-    parser.add_argument("a", metavar="A", type=Path, help="Hugging Face folder or Megatron checkpoint")
-    parser.add_argument("b", metavar="B", type=Path, help="Hugging Face folder or Megatron checkpoint")
-    parser.add_argument("--prompts", type=Path, help="also compare logits on these: a text or a JSON object a line")
+    parser.add_argument("a", metavar="A", type=command.path_argument, help="Hugging Face folder or Megatron checkpoint")
+    parser.add_argument("b", metavar="B", type=command.path_argument, help="Hugging Face folder or Megatron checkpoint")
+    parser.add_argument(
+        "--prompts", type=command.path_argument, help="also compare logits on these: a text or a JSON object a line"
+    )
     parser.add_argument(
         "--max-prompts", type=int, default=8, metavar="N", help="use the first N (default: %(default)s)"
     )
     parser.add_argument("--dtype", choices=console.DTYPES, help="round both sides to this dtype before comparing")
     arguments = parser.parse_args(argv)
-    return console.run(lambda: _command(arguments))
+    return _command(arguments)
 
 
 def _command(arguments: argparse.Namespace) -> int:
-    dtype = console.DTYPES.get(arguments.dtype)
+    dtype = console.dtype(arguments.dtype)
     result = compare(arguments.a, arguments.b, dtype=dtype, progress=console.progress_bar)
     for line in result.differences:
         print(line)
@@ -140,4 +146,4 @@ def _compare_logits(arguments: argparse.Namespace) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main, interrupted="interrupted: nothing was changed"))

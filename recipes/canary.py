@@ -10,29 +10,9 @@ collectives, a folder that is not shared, FP8 without what it needs.
 
 from __future__ import annotations
 
-import os
-import socket
-import uuid
-from collections import Counter
-from pathlib import Path
-
-import torch
-import torch.distributed as dist
-
-from recipes.runtime import platform, versions
 from recipes.runtime.config import Config
-from recipes.runtime.launch import is_leader, run
-
-# A GPU that another process uses has less of its memory free.
-_FREE_SHARE = 0.9
-_SIDE = 1024
-# compute capability, and CUDA, that Transformer Engine's FP8 recipes need
-_FP8_CAPABILITY = (8, 9)
-_BLOCKWISE_CAPABILITY, _BLOCKWISE_CUDA = (9, 0), (12, 9)
-
-
-class CanaryError(RuntimeError):
-    """This place cannot train; the message names node, rank and fix."""
+from recipes.runtime.launch import run
+from recipes.runtime.rules import Stage
 
 
 def canary(config: Config) -> None:
@@ -41,90 +21,11 @@ def canary(config: Config) -> None:
     Raises:
         CanaryError: on every rank, when any of them found a problem.
     """
-    parts = versions.parts()
-    if is_leader():
-        print(versions.table(parts), flush=True)
-    problems = [f"{part.name} {part.version or 'is missing'}: {part.problem}" for part in parts if part.problem]
-    problems += _device_problems(config) + _arithmetic_problems() + _folder_problems(Path(config.output))
-    told: list[tuple[str, list[str]]] = [("", [])] * dist.get_world_size()
-    dist.all_gather_object(told, (f"{socket.gethostname()}  {_device_name()}", problems))
-    if is_leader():
-        for place, count in Counter(place for place, _ in told).items():
-            print(f"{count:>4} x {place}", flush=True)
-    said = [f"rank {rank} ({place}): {text}" for rank, (place, found) in enumerate(told) for text in found]
-    if said:
-        more = f"; and {len(said) - 1} more" if len(said) > 1 else ""
-        raise CanaryError(said[0] + more)
+    # Brings torch: --help and a mistake in a setting are answered without.
+    from recipes.runtime.node_checks import look
 
-
-def _device_name() -> str:
-    return torch.cuda.get_device_name() if platform.on_gpu() else "CPU"
-
-
-def _device_problems(config: Config) -> list[str]:
-    if not platform.on_gpu():
-        asked = os.environ.get("SLURM_GPUS_ON_NODE", "")
-        if config.model.fp8 != "none":
-            return [f"model.fp8={config.model.fp8}, but torch finds no GPU here; set model.fp8=none or mend the node"]
-        # A cluster of CPUs asks for no precision that only GPUs are fast in.
-        if asked and config.model.precision == "bfloat16":
-            return [f"Slurm gave {asked} GPUs and torch finds none; is the driver there, and the container given it?"]
-        return []
-    found = []
-    free, total = torch.cuda.mem_get_info()
-    if free < _FREE_SHARE * total:
-        found.append(
-            f"GPU {torch.cuda.current_device()} has {free / 2**30:.0f} of {total / 2**30:.0f} GiB free; another "
-            "process holds the rest, leave the node out (sbatch --exclude)"
-        )
-    if config.model.fp8 != "none":
-        capability, cuda = torch.cuda.get_device_capability(), _version(torch.version.cuda)
-        blockwise = config.model.fp8 == "blockwise"
-        wanted = _BLOCKWISE_CAPABILITY if blockwise else _FP8_CAPABILITY
-        if capability < wanted:
-            found.append(f"model.fp8={config.model.fp8} needs compute capability {wanted}, this GPU has {capability}")
-        if blockwise and cuda < _BLOCKWISE_CUDA:
-            found.append(f"model.fp8=blockwise needs CUDA 12.9 or later, this is {torch.version.cuda}")
-    return found
-
-
-def _version(text: str | None) -> tuple[int, ...]:
-    return tuple(int(part) for part in (text or "0").split(".")[:2])
-
-
-def _arithmetic_problems() -> list[str]:
-    device, ranks = platform.device(), dist.get_world_size()
-    total = torch.tensor([dist.get_rank() + 1.0], device=device)
-    dist.all_reduce(total)
-    ones = torch.ones(_SIDE, _SIDE, device=device)
-    product = ones @ ones
-    found = []
-    if total.item() != ranks * (ranks + 1) / 2:
-        found.append(f"a sum over all ranks came out as {total.item()}, expected {ranks * (ranks + 1) / 2}")
-    if not bool((product == _SIDE).all()):
-        found.append("a product of matrices came out wrong; this device is broken, leave the node out")
-    return found
-
-
-def _folder_problems(folder: Path) -> list[str]:
-    """Whether this rank sees at once what rank 0 writes to the run's folder."""
-    token = [uuid.uuid4().hex]
-    dist.broadcast_object_list(token, 0)
-    file, found = folder / f".canary-{token[0]}", []
-    if is_leader():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            file.write_text(token[0])
-        except OSError as error:
-            found.append(f"cannot write to output={folder}: {error.strerror}; choose another folder")
-    dist.barrier()
-    if not found and not file.is_file():
-        found.append(f"output={folder} is not the folder that rank 0 sees; set it to one on a shared file system")
-    dist.barrier()
-    if is_leader():
-        file.unlink(missing_ok=True)
-    return found
+    look(config)
 
 
 if __name__ == "__main__":
-    run(canary, "recipes.canary", __doc__)
+    run(canary, "recipes.canary", __doc__, Stage.CANARY)

@@ -17,16 +17,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from recipes.data.example import Example, read_examples
-from recipes.engines import create_engine
-from recipes.engines.base import Sampling
 from recipes.monitor.run_folder import replace_file
-from recipes.rollout.prompts import make_prompts
 from recipes.runtime.config import Config
 from recipes.runtime.launch import is_leader, run
-from recipes.runtime.tokenizer import load_tokenizer, stop_ids
+from recipes.runtime.rules import Stage
 
 QUESTIONS = 20
 TOLERANCE = 1e-4
@@ -40,6 +35,12 @@ def check(config: Config) -> None:
     Raises:
         SystemExit: when the two models differ.
     """
+    # These bring torch and transformers: --help and a mistake in a setting are answered without.
+    from recipes.engines import create_engine
+    from recipes.engines.base import Sampling
+    from recipes.rollout.prompts import make_prompts
+    from recipes.runtime.tokenizer import load_tokenizer, stop_ids
+
     tokenizer = load_tokenizer(config.model.path)
     chosen: dict[str, list[Example]] = {}
     for example in read_examples(*config.data.test):
@@ -54,7 +55,8 @@ def check(config: Config) -> None:
     )
     engine = create_engine(config)
     stops = stop_ids(tokenizer)
-    answers = [group[0].ids for group in engine.generate([p.ids for p in prompts], _greedy(config, stops))]
+    greedy = Sampling(1, 0.0, config.rollout.max_new_tokens, stops)
+    answers = [group[0].ids for group in engine.generate([p.ids for p in prompts], greedy)]
     sequences = [p.ids + answer for p, answer in zip(prompts, answers, strict=True)]
     logits = [engine.logits(ids) for ids in sequences]
     if not is_leader():
@@ -74,6 +76,8 @@ def _transformers(
     folder: Path, prompts: list[tuple[int, ...]], sequences: list[tuple[int, ...]], limit: int, stops: tuple[int, ...]
 ) -> dict[str, Any]:
     """What plain transformers answers, in a process that has seen neither Megatron nor torchrun."""
+    import torch
+
     environment = {k: v for k, v in os.environ.items() if k not in _TORCHRUN and not k.startswith("TORCHELASTIC")}
     with tempfile.TemporaryDirectory() as exchange:
         asked, answered = Path(exchange) / "asked.pt", Path(exchange) / "answered.pt"
@@ -84,9 +88,5 @@ def _transformers(
         return answers
 
 
-def _greedy(config: Config, stops: tuple[int, ...]) -> Sampling:
-    return Sampling(1, 0.0, config.rollout.max_new_tokens, stops)
-
-
 if __name__ == "__main__":
-    run(check, "recipes.check_export", __doc__)
+    run(check, "recipes.check_export", __doc__, Stage.EVALUATE)

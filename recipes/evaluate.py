@@ -14,25 +14,35 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recipes.data.example import REPORT_GROUPS, read_examples
-from recipes.engines import create_engine
-from recipes.engines.base import Sampling
 from recipes.monitor.run_folder import evaluation_path, replace_file
 from recipes.rollout.consistency import contradicts
-from recipes.rollout.prompts import make_prompts
-from recipes.rollout.scoring import Trajectory, check_rows, score
-from recipes.rollout.server import reward_client
 from recipes.runtime.config import Config
 from recipes.runtime.launch import is_leader, run
-from recipes.runtime.tokenizer import load_tokenizer, stop_ids
+from recipes.runtime.rules import Stage
+
+if TYPE_CHECKING:
+    from recipes.rollout.scoring import Trajectory
 
 _PROMPTS_AT_ONCE = 256
 
 
 def evaluate(config: Config) -> None:
     """Evaluates on all ranks; rank 0 writes the result."""
+    # These bring torch and transformers: --help and a mistake in a setting are answered without.
+    from recipes.engines import create_engine
+    from recipes.engines.base import Sampling
+    from recipes.rollout.prompts import make_prompts
+    from recipes.rollout.scoring import check_rows, score
+    from recipes.rollout.server import reward_client
+    from recipes.runtime.tokenizer import load_tokenizer, stop_ids
+
+    target = evaluation_path(config.output, config.name)
+    if is_leader():
+        # Where this cannot be, nobody wants to hear of it after an hour of answers.
+        target.parent.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(config.model.path)
     examples = read_examples(*config.data.test)
     room = config.model.max_length - config.rollout.max_new_tokens
@@ -52,7 +62,6 @@ def evaluate(config: Config) -> None:
     if is_leader():
         about = {"name": config.name, "split": "test", "checkpoint": str(Path(config.model.path).resolve())}
         result = {**about, "dropped": dropped, **summarize(answers)}
-        target = evaluation_path(config.output, config.name)
         replace_file(target.with_suffix(".jsonl"), "".join(_line(t) for t in answers).encode())
         replace_file(target, (json.dumps(result, indent=1) + "\n").encode())
         shown = "  ".join(f"{name} {task['accuracy']:.1%}" for name, task in result["tasks"].items())
@@ -99,4 +108,4 @@ def _line(trajectory: Trajectory) -> str:
 
 
 if __name__ == "__main__":
-    run(evaluate, "recipes.evaluate", __doc__)
+    run(evaluate, "recipes.evaluate", __doc__, Stage.EVALUATE)

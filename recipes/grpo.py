@@ -17,31 +17,37 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from typing import TYPE_CHECKING
 
-from recipes.data.example import read_examples
-from recipes.engines import create_engine
-from recipes.engines.base import PolicyEngine, TokenBatch, TokenSequence
-from recipes.monitor.monitor import TrainingMonitor
-from recipes.rl.losses import Objective, policy_loss
-from recipes.rollout.collect import collect
-from recipes.rollout.metrics import rollout_metrics, rollout_records, speed_metrics, update_metrics
-from recipes.rollout.prompts import PromptOrder, make_prompts
-from recipes.rollout.scoring import check_rows, check_same_reward, reward_definition
-from recipes.rollout.server import reward_client
-from recipes.rollout.training import training_data
-from recipes.runtime.agreement import from_leader
 from recipes.runtime.config import AlgorithmConfig, Config
-from recipes.runtime.health import count_skipped
 from recipes.runtime.launch import is_leader, run
-from recipes.runtime.phases import Phases
-from recipes.runtime.run_folder import RunFolder
-from recipes.runtime.saving import Saving
-from recipes.runtime.schedule import is_finished, learning_rate, progress
-from recipes.runtime.tokenizer import load_tokenizer
+from recipes.runtime.rules import Stage
+
+if TYPE_CHECKING:
+    from recipes.engines.base import PolicyEngine, TokenSequence
+    from recipes.rl.losses import Objective
 
 
 def train(config: Config) -> None:
     """The whole run on this rank; all ranks call it."""
+    # These bring torch and transformers: --help and a mistake in a setting are answered without.
+    from recipes.data.example import read_examples
+    from recipes.engines import create_engine
+    from recipes.monitor.monitor import TrainingMonitor
+    from recipes.rollout.collect import collect
+    from recipes.rollout.metrics import rollout_metrics, rollout_records, speed_metrics, update_metrics
+    from recipes.rollout.prompts import PromptOrder, make_prompts
+    from recipes.rollout.scoring import check_rows, check_same_reward, reward_definition
+    from recipes.rollout.server import reward_client
+    from recipes.rollout.training import training_data
+    from recipes.runtime.agreement import from_leader
+    from recipes.runtime.health import count_skipped
+    from recipes.runtime.phases import Phases
+    from recipes.runtime.run_folder import RunFolder
+    from recipes.runtime.saving import Saving
+    from recipes.runtime.schedule import is_finished, learning_rate, progress
+    from recipes.runtime.tokenizer import load_tokenizer
+
     folder = RunFolder(config.output)
     if is_leader():
         folder.prepare(config)
@@ -99,6 +105,9 @@ def _update(
     engine: PolicyEngine, config: Config, groups: list[list[TokenSequence]], rate: float
 ) -> list[dict[str, float]]:
     """The optimizer steps of one rollout: in every epoch its groups are dealt out among the mini-batches."""
+    from recipes.engines.base import TokenBatch
+    from recipes.rl.losses import policy_loss
+
     algorithm, results = config.algorithm, []
     objective = _objective(algorithm)
     for _ in range(algorithm.epochs):
@@ -113,6 +122,8 @@ def _update(
 
 
 def _objective(algorithm: AlgorithmConfig) -> Objective:
+    from recipes.rl.losses import Objective
+
     names = {field.name for field in dataclasses.fields(Objective)}
     chosen = {name: value for name, value in dataclasses.asdict(algorithm).items() if name in names}
     if algorithm.kl_place == "reward":
@@ -121,4 +132,4 @@ def _objective(algorithm: AlgorithmConfig) -> Objective:
 
 
 if __name__ == "__main__":
-    run(train, "recipes.grpo", __doc__)
+    run(train, "recipes.grpo", __doc__, Stage.GRPO)

@@ -23,6 +23,7 @@ import json
 import sys
 from pathlib import Path
 
+from conversion import command
 from recipes.monitor.run_folder import replace_file
 from recipes.planning.architectures import architecture_of
 from recipes.planning.estimate import Assumptions, Plan
@@ -31,6 +32,7 @@ from recipes.planning.sweep import check_layout, sweep
 from recipes.planning.text import as_dict, as_text
 from recipes.runtime.config import Config, ConfigError
 from recipes.runtime.loading import load
+from recipes.runtime.rules import Stage
 
 # A prompt of Med-U1's style around a question of a few sentences: estimate.
 _PROMPT_TOKENS = 300
@@ -39,14 +41,11 @@ _PROMPT_TOKENS = 300
 def main() -> None:
     """Command line."""
     args = _parser().parse_intermixed_args()
-    try:
-        config = _load(args.overrides)
-        architecture, source = architecture_of(config)
-        check_layout(config, architecture)
-        plan = Plan(config, architecture, _assumptions(config, args))
-        layouts = sweep(plan) if args.sweep else None
-    except ConfigError as error:
-        sys.exit(f"configuration: {error}")
+    config = _load(args.overrides)
+    architecture, source = architecture_of(config)
+    check_layout(config, architecture)
+    plan = Plan(config, architecture, _assumptions(config, args))
+    layouts = sweep(plan) if args.sweep else None
     text, figures = as_text(plan, source, layouts), json.dumps(as_dict(plan, source, layouts), indent=1)
     print(figures if args.json else text)
     written = {args.picture: as_svg(plan)} if args.picture else {}
@@ -71,21 +70,22 @@ def _parser() -> argparse.ArgumentParser:
         help="what samples: the engine's own sampler, or, to compare, an inference engine (default: %(default)s)",
     )
     parser.add_argument("--sweep", action="store_true", help="rank all legal layouts of parallel.processes GPUs")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="write memory and time line as SVG")
+    parser.add_argument(
+        "--picture", type=command.path_argument, metavar="FILE", help="write memory and time line as SVG"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON for machines instead of text")
     return parser
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}: expected at least 1")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number, at least 1")
+    return int(text)
 
 
 def _load(overrides: list[str]) -> Config:
     given = {override.split("=")[0] for override in overrides}
-    return load([*(f"{key}=''" for key in ("output", "model.path") if key not in given), *overrides])
+    return load([*(f"{key}=" for key in ("output", "model.path") if key not in given), *overrides], Stage.PLAN)
 
 
 def _assumptions(config: Config, args: argparse.Namespace) -> Assumptions:
@@ -99,12 +99,9 @@ def _assumptions(config: Config, args: argparse.Namespace) -> Assumptions:
 
 
 def _write(path: Path, content: str) -> None:
-    try:
-        replace_file(path, content.encode())
-    except OSError as error:
-        sys.exit(f"{path}: not written ({error}); give a folder that can be written to")
+    replace_file(path, content.encode())
     print(f"written: {path}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run(main, name="configuration", errors=(ConfigError,)))

@@ -1,38 +1,38 @@
 """What can be known before a job is submitted: `python -m recipes.preflight [STAGE] [experiment=NAME] [key=value ...]`.
 
-STAGE is the entry point whose settings these are: grpo (which it is if none is named), sft or evaluate. Preflight
-composes the configuration with all its rules, opens the model (a Hugging Face folder or a Megatron checkpoint) without
-reading weights, tries the layout on it, compares the disk under `output` with what the run will keep there, and opens
-the tokenizer. Then it does to every row what the run will do: the chat template, the tokens, and the score of one
-made-up response by the reward server, the one at `reward.url` or, where that does not answer yet, one of its own. It
-needs no GPU and starts no training; the first thing that cannot work ends it with exit code 2 and the fix.
+Takes the settings of the run it is to check, of GRPO or, with --for, of SFT or an evaluation. It composes the
+configuration with all its rules, opens the model (a Hugging Face folder or a Megatron checkpoint) without reading
+weights, tries the layout on it, compares the disk under `output` with what the run will keep there, and opens the
+tokenizer. Then it does to every row what the run will do: the chat template, the tokens, and the score of one made-up
+response by the reward server, the one at `reward.url` or, where that does not answer yet, one of its own. It needs no
+GPU and starts no training; the first thing that cannot work ends it with exit code 2 and the fix.
 
 Left out: what only the nodes know (GPUs, network, a shared file system); `recipes.canary` looks at those.
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from conversion import command
 from conversion.architecture import MegatronArchitecture
 from conversion.checkpoint import open_checkpoint
 from conversion.errors import ConversionError
 from conversion.hf_folder import open_model
 from recipes.data.example import ExampleError
-from recipes.data.prompts import messages
-from recipes.rollout.prompts import DataError, Prompt, takes_system
-from recipes.rollout.rehearsal import STAGES, read_rows, score_rows
-from recipes.rollout.scoring import RewardError
 from recipes.runtime.config import Config, ConfigError
-from recipes.runtime.loading import load, validate_model
-from recipes.runtime.tokenizer import stop_ids, training_tokenizer
-from reward_server.client import RewardClientError
-from reward_server.process import RewardServerStartError
+from recipes.runtime.loading import load
+from recipes.runtime.rules import Stage, validate_model
 
+if TYPE_CHECKING:
+    from recipes.rollout.prompts import Prompt
+
+_STAGES = {"grpo": Stage.GRPO, "sft": Stage.SFT, "evaluate": Stage.EVALUATE}
 # Bytes a parameter of a checkpoint: the weights, and the optimizer's float32 main weights (under bfloat16) and moments.
 _CHECKPOINT_BYTES = {"float32": 4 + 8, "bfloat16": 2 + 12}
 
@@ -62,12 +62,16 @@ def check(config: Config, stage: str = "grpo") -> list[str]:
 
     Args:
         config: of the run.
-        stage: one of STAGES.
+        stage: one of _STAGES.
 
     Raises:
         PreflightError, ConfigError, ConversionError, ExampleError, DataError, RewardError, RewardClientError: at the
             first that fails.
     """
+    # These bring transformers: --help and a mistake in a setting are answered without.
+    from recipes.rollout.rehearsal import read_rows, score_rows
+    from recipes.runtime.tokenizer import training_tokenizer
+
     model = _model(Path(config.model.path))
     shape = model.architecture
     validate_model(
@@ -103,6 +107,10 @@ def _model(path: Path) -> Model:
 
 def _tokenizer_lines(tokenizer: Any, prompt: Prompt, style: str) -> list[str]:
     """The tokenizer, and what is adapted to its chat template."""
+    from recipes.data.prompts import messages
+    from recipes.rollout.prompts import takes_system
+    from recipes.runtime.tokenizer import stop_ids
+
     ends = " or ".join(tokenizer.convert_ids_to_tokens([end for end in stop_ids(tokenizer) if end < len(tokenizer)]))
     found = [f"tokenizer: {len(tokenizer)} tokens; a response ends with {ends}"]
     if messages(prompt.example, style)[0]["role"] == "system" and not takes_system(tokenizer):
@@ -138,22 +146,32 @@ def _size(count: float) -> str:
 
 
 def main() -> int:
-    """The command line; returns the exit code."""
-    overrides = sys.argv[1:]
-    if {"-h", "--help"} & set(overrides):
-        print(f"usage: python -m recipes.preflight [{'|'.join(STAGES)}] [GROUP=NAME ...] [key=value ...]\n\n{__doc__}")
-        return 0
-    stage = overrides.pop(0) if overrides and overrides[0] in STAGES else "grpo"
+    """The command line; returns the exit code, 2 when something would stop the run."""
+    told = (PreflightError, ConfigError, ConversionError, ExampleError)
+    return command.run(_command, name="preflight", errors=told, status=2)
+
+
+def _command() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.preflight", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the run, or GROUP=NAME")
+    parser.add_argument(
+        "--for", dest="stage", choices=_STAGES, default="grpo", help="what the run is (default: %(default)s)"
+    )
+    args = parser.parse_intermixed_args()
+    config = load(args.overrides, _STAGES[args.stage])
+    # Imported late, like what `check` imports.
+    from recipes.rollout.prompts import DataError
+    from recipes.rollout.scoring import RewardError
+    from reward_server.client import RewardClientError
+    from reward_server.process import RewardServerStartError
+
     try:
-        for line in check(load(overrides), stage):
+        for line in check(config, args.stage):
             print(f"ok  {line}")
-    except (
-        *(PreflightError, ConfigError, ConversionError, ExampleError, DataError),
-        *(RewardError, RewardClientError, RewardServerStartError, OSError),
-    ) as error:
-        print(f"preflight: {error}", file=sys.stderr)
-        return 2
-    return 0
+    except (DataError, RewardError, RewardClientError, RewardServerStartError) as error:
+        raise PreflightError(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from conversion import command
 from recipes.data.calculators import CALCULATORS
 from recipes.data.example import Example, ExampleError, write_examples
 from recipes.data.generator import ELEMENTARY, GROUPS, PERFECT, TEACHER, Generator
@@ -82,7 +83,7 @@ def main() -> None:
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     own = kinds.add_parser("embedded", help="generate questions with exact labels")
-    own.add_argument("out", type=Path, help="folder to write into")
+    own.add_argument("out", type=command.path_argument, help="folder to write into")
     own.add_argument("--seed", type=int, default=0, help="of the training rows (default: %(default)s)")
     own.add_argument("--train", type=_count, default=4000, help="rows a kind of task to draw (default: %(default)s)")
     own.add_argument("--sft", type=_count, default=3000, help="rows a kind of task with traces (default: %(default)s)")
@@ -90,8 +91,8 @@ def main() -> None:
     own.add_argument("--calculators", choices=("elementary", "all"), default="elementary", help="which to use")
     for name, reader in READERS.items():
         sub = kinds.add_parser(name, help=reader.help)
-        sub.add_argument("source", type=Path, help="the published file")
-        sub.add_argument("out", type=Path, help="JSONL file to write")
+        sub.add_argument("source", type=command.path_argument, help="the published file")
+        sub.add_argument("out", type=command.path_argument, help="JSONL file to write")
         sub.add_argument(
             "--ids",
             default=name,
@@ -99,19 +100,19 @@ def main() -> None:
             "is prepared from the same data set (default: %(default)s)",
         )
     args = parser.parse_args()
-    try:
-        if args.kind == "embedded":
-            settings = {key: value for key, value in vars(args).items() if key not in ("kind", "out")}
-            for name, count in embedded(args.out, **settings).items():
-                print(f"{args.out / name}.jsonl: {count} rows")
-            return
-        count, left_out = convert(args.kind, args.source, args.out, args.ids)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(str(error))
-    print(f"{args.out}: {count} rows")
-    for reason, (rows, first) in left_out.items():
-        print(f"left out {rows} rows: {reason} (the first: {first})")
+    if args.kind == "embedded":
+        settings = {key: value for key, value in vars(args).items() if key not in ("kind", "out")}
+        with command.naming(args.out):
+            counts = embedded(args.out, **settings)
+        for name, count in counts.items():
+            print(f"{args.out / name}.jsonl: {count} rows")
+        return
+    with command.naming(args.out):
+        rows, left_out = convert(args.kind, args.source, args.out, args.ids)
+    print(f"{args.out}: {rows} rows")
+    for reason, (count, first) in left_out.items():
+        print(f"left out {count} rows: {reason} (the first: {first})")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run(main, name="prepare_data", errors=(ExampleError,)))

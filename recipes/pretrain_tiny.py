@@ -13,19 +13,23 @@ import json
 import math
 import random
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from rich.progress import Progress, TextColumn
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-
+from conversion import command
 from recipes.data.facts import VALUES
 from recipes.data.generator import GROUPS, TEACHER, Generator
 from recipes.data.prompts import question_text
 from recipes.data.work import Work
+
+# What takes seconds to import is imported where it is used: --help does without.
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 VOCABULARY = 1024
 END, START_TURN, END_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -83,6 +87,9 @@ def documents(rng: random.Random) -> Iterator[str]:
 
 def make_tokenizer(rng: random.Random) -> PreTrainedTokenizerFast:
     """A byte-level BPE of 1,024 entries in which every digit, arithmetic sign and option letter is one token."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
     stream = documents(rng)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -110,6 +117,8 @@ def make_tokenizer(rng: random.Random) -> PreTrainedTokenizerFast:
 
 
 def _with_plain_text(tokenizer: Tokenizer) -> Tokenizer:
+    from tokenizers import Tokenizer
+
     state = json.loads(tokenizer.to_str())
     for token in state["added_tokens"]:
         if token["content"] in (*TAGS, *LETTERS):
@@ -123,6 +132,9 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
     Embeddings start at std 0.2 and linear layers at 1/sqrt(fan in), those that write to the residual stream smaller by
     sqrt(2 layers): with the usual 0.02 the tokens' identity drowns in so narrow a residual stream.
     """
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
     config = Qwen2Config(
         vocab_size=VOCABULARY,
         hidden_size=128,
@@ -182,6 +194,8 @@ def _start_attention(model: Qwen2ForCausalLM) -> None:
 
 
 def _blocks(tokenizer: PreTrainedTokenizerFast, rng: random.Random, batch: int, length: int) -> Iterator[torch.Tensor]:
+    import torch
+
     stream = documents(rng)
     buffer: list[int] = []
     while True:
@@ -206,6 +220,9 @@ def pretrain(out: Path, *, steps: int, batch: int, length: int, learning_rate: f
     Returns:
         final loss (nats a token, mean of the last 100 steps), seconds and tokens.
     """
+    import torch
+    from rich.progress import Progress, TextColumn
+
     rng = random.Random(seed)
     torch.manual_seed(seed)
     tokenizer = make_tokenizer(random.Random(seed + 1))
@@ -264,7 +281,7 @@ def main() -> None:
         prog="python -m recipes.pretrain_tiny",
         description="Pretrain the tiny Qwen2 base model of the quickstart from the embedded training split, on CPU.",
     )
-    parser.add_argument("out", type=Path, help="folder of the Hugging Face checkpoint to write")
+    parser.add_argument("out", type=command.path_argument, help="folder of the Hugging Face checkpoint to write")
     parser.add_argument("--steps", type=int, default=7_000, help="optimizer steps (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=16, help="blocks a step (default: %(default)s)")
     parser.add_argument("--length", type=int, default=256, help="tokens a block (default: %(default)s)")
@@ -276,4 +293,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run(main))

@@ -11,22 +11,26 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from rich.console import Console
-
-from recipes.monitor.report import write_report
-from recipes.monitor.run_folder import evaluation_path, replace_file, summary_path
-from recipes.runtime.run_folder import last_checkpoint
-from reward_server.process import RewardServerProcess
+from conversion import command
+from conversion.errors import ConversionError
+from recipes.monitor.console import OutputConsole
+from recipes.monitor.run_folder import RunFolderError, evaluation_path, replace_file, summary_path
+from recipes.runtime.overrides import quoted
+from reward_server.client import RewardServerUnavailable
 
 BASE = Path(__file__).parent / "data" / "tiny_base"
 STAGE_DEADLINE_S = 900
 _MARK = "quickstart.json"
+# How long a stage may take to end after Ctrl-C: to hear it from the terminal, and then to stop its ranks.
+_SAME_CTRL_C_S, _END_S = 1.0, 40.0
 
 
 class Quickstart:
@@ -37,7 +41,7 @@ class Quickstart:
         self.seed = seed
         self.base = base
         self.overrides = overrides
-        self.console = Console()
+        self.console = OutputConsole()
         self.start = time.monotonic()
         # Seconds of the control, which a newcomer's quickstart does not run.
         self.aside = 0.0
@@ -48,6 +52,11 @@ class Quickstart:
         Raises:
             SystemExit: a stage failed; its own message stands above.
         """
+        # These take seconds to import: --help does without.
+        from recipes.monitor.report import write_report
+        from recipes.runtime.run_folder import last_checkpoint
+        from reward_server.process import RewardServerProcess
+
         self._clear()
         data, megatron, sft = self.output / "data", self.output / "base", self.output / "sft"
         self._stage("data", "recipes.prepare_data", "embedded", str(data), "--seed", str(self.seed))
@@ -71,7 +80,7 @@ class Quickstart:
             "experiment=quickstart_base",
             f"output={self.output}",
             f"model.path={final}",
-            f"data.test=[{data / 'validation.jsonl'}]",
+            f"data.test={_file_list(data / 'validation.jsonl')}",
         )
         summary = self._summary()
         replace_file(summary_path(self.output), (json.dumps(summary, indent=1) + "\n").encode())
@@ -89,19 +98,24 @@ class Quickstart:
     def _stage(self, title: str, module: str, *arguments: str) -> None:
         began = time.monotonic()
         self.console.rule(f"[bold]{title}")
-        self.console.print(
-            f"python -m {module} {' '.join(arguments)}", style="dim", soft_wrap=True, highlight=False, markup=False
-        )
+        shown = shlex.join(["python", "-m", module, *arguments])
+        self.console.print(shown, style="dim", soft_wrap=True, highlight=False, markup=False)
         # A thread a process: two ranks on two cores leave no core for a second thread each.
         environment = {"OMP_NUM_THREADS": "1", **os.environ}
-        try:
-            done = subprocess.run(
-                [sys.executable, "-m", module, *arguments], env=environment, timeout=STAGE_DEADLINE_S, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise SystemExit(f"{title}: not done after {STAGE_DEADLINE_S} s; stopped") from None
-        if done.returncode:
-            raise SystemExit(f"{title}: failed with exit code {done.returncode}; its message stands above")
+        with subprocess.Popen([sys.executable, "-m", module, *arguments], env=environment) as stage:
+            try:
+                code = stage.wait(STAGE_DEADLINE_S)
+            except subprocess.TimeoutExpired:
+                stage.kill()
+                raise SystemExit(f"{title}: not done after {STAGE_DEADLINE_S} s; stopped") from None
+            except KeyboardInterrupt:
+                code = _interrupted(stage)
+                if code != command.INTERRUPTED:
+                    raise
+        if code in (command.INTERRUPTED, command.NO_READER):
+            raise SystemExit(code)
+        if code:
+            raise SystemExit(f"{title}: failed with exit code {code}; its message stands above")
         self.console.print(f"[dim]{title}: {time.monotonic() - began:.1f} s")
 
     def _train(
@@ -116,7 +130,7 @@ class Quickstart:
         *extra: str,
     ) -> None:
         arguments = [f"experiment={experiment}", f"output={output}", f"model.path={model}", f"seed={self.seed}"]
-        arguments.append(f"data.train=[{','.join(map(str, files))}]")
+        arguments.append(f"data.train={_file_list(*files)}")
         if url:
             arguments.append(f"reward.url={url}")
         self._stage(title, module, *arguments, *self.overrides, *extra)
@@ -129,7 +143,7 @@ class Quickstart:
             f"name={name}",
             f"output={self.output}",
             f"model.path={model}",
-            f"data.test=[{self.output / 'data' / 'test.jsonl'}]",
+            f"data.test={_file_list(self.output / 'data' / 'test.jsonl')}",
             f"reward.url={url}",
         )
 
@@ -140,6 +154,8 @@ class Quickstart:
             the seconds that it all took.
         """
         began = time.monotonic()
+        from recipes.runtime.run_folder import last_checkpoint
+
         lines = (self.output / "metrics.jsonl").read_text().splitlines()
         seconds = json.loads(lines[-1])["seconds"]
         folder = self.output / "sft_control"
@@ -162,14 +178,34 @@ class Quickstart:
         }
 
 
+def _file_list(*files: Path) -> str:
+    """Files as a list of settings; quoted where a comma would end a name."""
+    return f"[{','.join(quoted(str(file)) if ',' in str(file) else str(file) for file in files)}]"
+
+
+def _interrupted(stage: subprocess.Popen[bytes]) -> int:
+    """The exit code of a stage after Ctrl-C, which a terminal sends to it as well; at INTERRUPTED it has told."""
+    try:
+        return stage.wait(_SAME_CTRL_C_S)
+    except subprocess.TimeoutExpired:
+        stage.send_signal(signal.SIGINT)
+    try:
+        return stage.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        stage.kill()
+        return stage.wait()
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
         prog="python -m recipes.quickstart", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="folder (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=command.path_argument, default=Path("runs/quickstart"), help="folder (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of training data and sampling (default: %(default)s)")
-    parser.add_argument("--base", type=Path, default=BASE, help="Hugging Face folder to start from")
+    parser.add_argument("--base", type=command.path_argument, default=BASE, help="Hugging Face folder to start from")
     parser.add_argument("--sft-control", action="store_true", help="also measure equally long further SFT (minutes)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings for both training stages")
     args = parser.parse_args()
@@ -178,4 +214,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    told = (ConversionError, RewardServerUnavailable, RunFolderError)
+    sys.exit(command.run(main, name="quickstart", errors=told))

@@ -11,27 +11,34 @@ trainer.steps, trainer.max_seconds, optimizer.learning_rate.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from recipes.data.example import read_examples
-from recipes.engines import create_engine
-from recipes.engines.base import TokenBatch, TokenSequence
-from recipes.monitor.monitor import TrainingMonitor
-from recipes.rl.losses import supervised_loss
-from recipes.rollout.prompts import DataError, Prompt, PromptOrder, make_prompts, trace_ids
-from recipes.runtime.agreement import from_leader
 from recipes.runtime.config import Config
-from recipes.runtime.health import count_skipped
 from recipes.runtime.launch import is_leader, run
-from recipes.runtime.phases import Phases
-from recipes.runtime.run_folder import RunFolder
-from recipes.runtime.saving import Saving
-from recipes.runtime.schedule import is_finished, learning_rate, progress
-from recipes.runtime.tokenizer import load_tokenizer
+from recipes.runtime.rules import Stage
+
+if TYPE_CHECKING:
+    from recipes.engines.base import TokenSequence
+    from recipes.rollout.prompts import Prompt
 
 
 def train(config: Config) -> None:
     """The whole run on this rank; all ranks call it."""
+    # These bring torch and transformers: --help and a mistake in a setting are answered without.
+    from recipes.data.example import read_examples
+    from recipes.engines import create_engine
+    from recipes.engines.base import TokenBatch
+    from recipes.monitor.monitor import TrainingMonitor
+    from recipes.rl.losses import supervised_loss
+    from recipes.rollout.prompts import DataError, PromptOrder, make_prompts
+    from recipes.runtime.agreement import from_leader
+    from recipes.runtime.health import count_skipped
+    from recipes.runtime.phases import Phases
+    from recipes.runtime.run_folder import RunFolder
+    from recipes.runtime.saving import Saving
+    from recipes.runtime.schedule import is_finished, learning_rate, progress
+    from recipes.runtime.tokenizer import load_tokenizer
+
     folder = RunFolder(config.output)
     if is_leader():
         folder.prepare(config)
@@ -76,8 +83,11 @@ def train(config: Config) -> None:
 
 def response_sequence(prompt: Prompt, tokenizer: Any) -> TokenSequence:
     """The prompt with its worked trace and an end token."""
+    from recipes.engines.base import TokenSequence
+    from recipes.rollout.prompts import trace_ids
+
     return TokenSequence(ids=prompt.ids + trace_ids(prompt, tokenizer), prompt_length=len(prompt.ids))
 
 
 if __name__ == "__main__":
-    run(train, "recipes.sft", __doc__)
+    run(train, "recipes.sft", __doc__, Stage.SFT)

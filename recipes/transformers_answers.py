@@ -7,16 +7,18 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM
+from conversion import command
 
 
-@torch.no_grad()
 def answer(folder: Path, asked: Path, answered: Path) -> None:
     """Reads `asked`, writes `answered`."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
     request = torch.load(asked)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     stops = list(request["stops"])
@@ -30,9 +32,23 @@ def answer(folder: Path, asked: Path, answered: Path) -> None:
             pad_token_id=stops[0],
         )
         answers.append(generated[0, len(prompt) :].tolist())
-    logits = [model(torch.tensor([ids])).logits[0].clone() for ids in request["sequences"]]
+    with torch.no_grad():
+        logits = [model(torch.tensor([ids])).logits[0].clone() for ids in request["sequences"]]
     torch.save({"answers": answers, "logits": logits}, answered)
 
 
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.transformers_answers",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for name in ("folder", "asked", "answered"):
+        parser.add_argument(name, metavar=name.upper(), type=command.path_argument)
+    args = parser.parse_args()
+    answer(args.folder, args.asked, args.answered)
+
+
 if __name__ == "__main__":
-    answer(*map(Path, sys.argv[1:]))
+    sys.exit(command.run(main))

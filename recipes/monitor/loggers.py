@@ -12,11 +12,13 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from conversion.command import naming
 from recipes.monitor.run_folder import RunFolderError, metrics_path, replace_file, tensorboard_dir
 from recipes.monitor.trackers import Status, Tracker, TrackerFeed
 
@@ -87,7 +89,8 @@ class MetricsLogger:
             raise ValueError(f"metric names {reserved} are reserved by metrics.jsonl; give them another name")
         values = {name: _number(name, value) for name, value in {"seconds": seconds, **metrics}.items()}
         line = json.dumps({"step": int(step), **values}, allow_nan=False) + "\n"
-        self._file.write(line.encode())
+        with naming(self._path):
+            self._append(line.encode())
         self._last_step = step
         writer = self._tensorboard()
         finite = {name: value for name, value in values.items() if value is not None}
@@ -96,6 +99,18 @@ class MetricsLogger:
         writer.flush()
         for feed in self._feeds:
             feed.log(step, finite)
+
+    def _append(self, line: bytes) -> None:
+        """Writes the whole line or, on a full disk, none of it: the next one would be glued to a part."""
+        assert self._file is not None
+        before = self._file.seek(0, os.SEEK_END)
+        try:
+            # Unbuffered, so that what is left to write fails by itself where there is room for a part alone.
+            while line := line[self._file.write(line) :]:
+                pass
+        except OSError:
+            self._file.truncate(before)
+            raise
 
     def truncate_after(self, step: int) -> None:
         """Forget every step above ``step``: a resumed run is about to do them again.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
+from recipes.monitor.lessons import LessonWatch
 from recipes.monitor.loggers import MetricsLogger
 from recipes.monitor.profiler import StepProfiler
 from recipes.monitor.progress import TrainingProgress
@@ -30,6 +32,7 @@ class TrainingMonitor:
         self._step = step
         self._leads = is_leader()
         self._scores: list[float] = []
+        self._lessons = LessonWatch()
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> TrainingMonitor:
@@ -79,6 +82,8 @@ class TrainingMonitor:
         self._profiler.step()
         self._logger.log(step, metrics, seconds)
         self._progress.update(step, metrics, step_seconds)
+        if said := self._lessons.look(step, metrics):
+            print(f"{self._config.name}  {said}", file=sys.stderr, flush=True)
         every = self._config.rollout.samples_every
         if samples and every and (step == 1 or step % every == 0):
             write_rollouts(self._config.output, step, samples())

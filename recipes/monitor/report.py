@@ -19,6 +19,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from conversion import command
 from recipes.monitor.report_charts import evaluation_chart, format_value, line_chart, smooth
 from recipes.monitor.report_curves import CHARTS
 from recipes.monitor.report_data import Evaluation, RunData, TaskResult, in_task_order, read_run, task_name
@@ -56,6 +57,7 @@ def _page(run: RunData) -> str:
         name=escape(run.name),
         subtitle=_subtitle(run),
         banner=_SYNTHETIC if run.synthetic else _NOT_MEDICAL,
+        notice=_notice(run),
         tiles=_tiles(run),
         results=_results(run.evaluations),
         curves_note=_curves_note(run, absent),
@@ -80,6 +82,15 @@ def _subtitle(run: RunData) -> str:
         f"{run.seconds / max(1, run.last_step):.1f} s a step",
     ]
     return " <span aria-hidden='true'>·</span> ".join(parts)
+
+
+def _notice(run: RunData) -> str:
+    """What a reader must know before all else: that the run learns nothing."""
+    if run.without_lesson is None:
+        return ""
+    count, why = run.without_lesson
+    steps = "The last step" if count == 1 else f"The last {count:,} steps"
+    return f'<p class="card notice" role="note"><b>{steps} taught nothing.</b> Likely reason: {escape(why)}.</p>'
 
 
 def _spell(seconds: float) -> str:
@@ -266,6 +277,10 @@ def _hash(content: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 0 written, 2 the folder is not fit for a report."""
+    return command.run(lambda: _command(arguments), name="report", errors=(RunFolderError,), status=2)
+
+
+def _command(arguments: Sequence[str] | None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m recipes.monitor.report",
         description="Write RUN/report.html, one self-contained page: results before and after, training curves with "
@@ -274,14 +289,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "are shown when present. It is safe to run while training goes on; run it again for newer steps. "
         "Example: python -m recipes.monitor.report runs/quickstart",
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="the run's folder, for example runs/quickstart")
+    parser.add_argument(
+        "run", metavar="RUN", type=command.path_argument, help="the run's folder, for example runs/quickstart"
+    )
     run_dir: Path = parser.parse_args(arguments).run
-    try:
-        print(write_report(run_dir))
-    except RunFolderError as error:
-        print(f"report: {error}", file=sys.stderr)
-        return 2
-    return 0
+    print(write_report(run_dir))
 
 
 if __name__ == "__main__":

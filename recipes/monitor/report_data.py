@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from recipes.monitor.lessons import without_lesson
 from recipes.monitor.loggers import read_metrics
 from recipes.monitor.rollouts import RolloutRecord, read_rollout_file, rollout_files
 from recipes.monitor.run_folder import RunFolderError, config_path, evaluation_path, metrics_path, summary_path
@@ -71,6 +72,7 @@ class RunData:
         not_finite: how many steps had no finite value, by metric.
         evaluations: those present among ``before``, ``after``, ``sft_control``.
         synthetic: whether the configuration says that the questions were generated.
+        without_lesson: how many of the last steps taught nothing, and why; None where the last one did.
     """
 
     name: str
@@ -87,6 +89,7 @@ class RunData:
     samples: Sequence[RolloutRecord]
     summary: Mapping[str, Any]
     synthetic: bool
+    without_lesson: tuple[int, str] | None
 
 
 def read_run(run_dir: Path | str) -> RunData:
@@ -129,6 +132,7 @@ def read_run(run_dir: Path | str) -> RunData:
         samples=choose_samples(folder),
         summary=summary,
         synthetic=_is_synthetic(config.get("data")),
+        without_lesson=without_lesson(rows),
     )
 
 

@@ -13,7 +13,7 @@ from conversion.architecture import MegatronArchitecture
 from recipes.planning.estimate import Plan
 from recipes.planning.memory import verdict
 from recipes.runtime.config import Config, ConfigError
-from recipes.runtime.loading import validate, validate_model
+from recipes.runtime.rules import Stage, validate, validate_model
 
 _MICRO_BATCHES = (4096, 8192, 16384, 32768)
 
@@ -45,7 +45,7 @@ def legal_layouts(config: Config, architecture: MegatronArchitecture, per_node: 
 
 def check_layout(config: Config, architecture: MegatronArchitecture) -> None:
     """Raises ConfigError where the training run would."""
-    validate(config)
+    validate(config, Stage.PLAN)
     validate_model(
         config,
         layers=architecture.num_layers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -48,12 +49,22 @@ def rollout_metrics(rollout: Rollout, teaches: Sequence[bool]) -> dict[str, floa
     for share in (10, 50, 90, 100):
         metrics[f"length/p{share}"] = float(np.percentile(lengths, share))
     metrics["length/truncated_share"] = _mean([not t.completion.finished for t in everything])
-    metrics["format/error_share"] = _mean([t.score.status in ("malformed", "no_answer") for t in scored])
-    metrics["groups/zero_advantage_share"] = 1 - _mean([float(t) for t in teaches])
+    errors = [t for t in scored if t.score.status in ("malformed", "no_answer")]
+    metrics["format/error_share"] = len(errors) / len(scored) if scored else float("nan")
+    for issue, count in sorted(Counter(t.score.format_issue for t in errors if t.score.format_issue).items()):
+        metrics[f"format/issue/{issue}"] = count / len(scored)
+    metrics["groups/zero_advantage_share"] = 1 - _mean([float(t) for t in teaches]) if len(teaches) else 1.0
+    metrics["groups/identical_share"] = _mean([len({t.text for t in group}) == 1 for group in rollout.sampled])
+    metrics["groups/mixed_share"] = _mean([_is_mixed(group) for group in rollout.sampled])
     metrics["groups/left_out_share"] = 1 - len(rollout.groups) / len(rollout.sampled)
     metrics["groups/batches"] = float(rollout.batches)
     metrics["groups/null_reward_share"] = 1 - len(scored) / len(everything)
     return metrics
+
+
+def _is_mixed(group: Sequence[Trajectory]) -> bool:
+    """Whether right answers and others that were scored stand side by side."""
+    return len({t.score.status == "correct" for t in group if t.score.reward is not None}) == 2
 
 
 def update_metrics(updates: Sequence[dict[str, float]], rate: float) -> dict[str, float]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+# OmegaConf's mark of a value that has to be given.
+MISSING: Any = "???"
 
 
 class ConfigError(ValueError):
@@ -24,7 +25,8 @@ class ModelConfig:
         path: a Megatron checkpoint made by `python -m conversion.hf_to_megatron`.
         architecture: name of the published model that `path` is made of, for a plan made before the checkpoint
             (recipes/planning/architectures.py lists them); training reads the checkpoint alone.
-        max_length: prompt and response together, in tokens; longer prompts are refused, never cut.
+        max_length: prompt and response together, in tokens; longer prompts are refused, never cut. 0 for the
+            checkpoint's context, at most 4096.
         precision: float32 or bfloat16 (with float32 main weights).
         fp8: none, delayed, tensorwise or blockwise; needs Transformer Engine layers.
         transformer: local, te, or auto (te where Transformer Engine is installed).
@@ -32,7 +34,7 @@ class ModelConfig:
 
     path: str = MISSING
     architecture: str | None = None
-    max_length: int = 4096
+    max_length: int = 0
     precision: str = "float32"
     fp8: str = "none"
     transformer: str = "auto"
@@ -134,6 +136,7 @@ class RolloutConfig:
         group_size: responses a prompt.
         max_batches: above 1, groups of equal rewards (before any length term) are replaced by sampling further prompts,
             up to so many batches of `prompts` a step (DAPO's dynamic sampling); then the step takes what there is.
+        max_new_tokens: limit of a response; 0 for half of model.max_length, at most 1024.
         top_k, top_p: sample from the likeliest tokens alone; 0 and 1 from all.
         stop: strings that end a response.
         min_new_tokens: room that a prompt must leave in model.max_length; null for max_new_tokens. Below that, a
@@ -145,7 +148,7 @@ class RolloutConfig:
     prompts: int = 32
     group_size: int = 8
     max_batches: int = 1
-    max_new_tokens: int = 1024
+    max_new_tokens: int = 0
     min_new_tokens: int | None = None
     temperature: float = 1.0
     top_k: int = 0
@@ -283,10 +286,14 @@ class Config:
 
 def to_yaml(config: Config) -> str:
     """The resolved configuration as YAML."""
+    from omegaconf import OmegaConf
+
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
 def from_yaml(text: str) -> Config:
     """A configuration written by `to_yaml`."""
+    from omegaconf import OmegaConf
+
     config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text)))
     return config

@@ -11,8 +11,6 @@ from types import FrameType
 
 import psutil
 
-from recipes.runtime.agreement import any_rank
-
 # What a run that was asked to stop exits with: sysexits' EX_TEMPFAIL, try again later.
 EXIT_STOPPED = 75
 
@@ -49,5 +47,5 @@ def forward_to_ranks() -> None:
 
 
 def stop_asked() -> bool:
-    """Whether any rank was asked to stop; collective, so that all agree on the step."""
-    return any_rank(_asked)[0]
+    """Whether this rank was asked to stop; others may not have been."""
+    return _asked

@@ -2,7 +2,9 @@
 
 Under torchrun or srun the ranks exist already; called plainly, an entry point starts `parallel.processes` of itself
 through torchrun on this machine. A rank that fails ends the run: torchrun stops the others, and the kernel kills a rank
-whose torchrun is gone.
+whose torchrun is gone. Of ranks that fail, the first says why, and the others end without a word.
+
+Whatever needs torch imports it where it is used, so that `--help` and a mistake in a setting are answered at once.
 """
 
 from __future__ import annotations
@@ -14,19 +16,18 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 
-import torch
-import torch.distributed as dist
-from torch.distributed import run as torchrun
-from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
-from recipes.runtime import interruption, platform
+from conversion import command
+from recipes.runtime import interruption
 from recipes.runtime.config import Config, ConfigError
 from recipes.runtime.loading import load, world_size
+from recipes.runtime.rules import Stage
 
 _PR_SET_PDEATHSIG = 1
+# How long rank 0, whose store tells who failed first, waits for the others to ask.
+_LAST_WORDS_S = 5.0
 
 
 class MeetingError(RuntimeError):
@@ -48,7 +49,7 @@ def free_port() -> int:
 
 def is_leader() -> bool:
     """Whether this is rank 0 of the run."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _adopt_slurm() -> None:
@@ -58,21 +59,38 @@ def _adopt_slurm() -> None:
         os.environ.update({name: os.environ[slurm] for name, slurm in names.items()})
 
 
-def _start_ranks(module: str, overrides: list[str], processes: int) -> None:
-    """Runs torchrun in this process; a rank's failure has told its reason, and its exit code becomes ours."""
+def _start_ranks(module: str, overrides: list[str], processes: int) -> int:
+    """Runs torchrun in this process; returns the exit code of the rank that failed first, or 0.
+
+    A rank that ended by itself has told why; of one that was killed, nobody else can.
+    """
+    from torch.distributed import run as torchrun
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     arguments = ["--standalone", f"--nproc-per-node={processes}", "-m", module, *overrides]
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in logging.Logger.manager.loggerDict:
+        # Each has a level of its own; what they say, the ranks or this launcher say better.
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     interruption.forward_to_ranks()
     try:
         torchrun.main(arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        if failure.exitcode == interruption.EXIT_STOPPED:
-            sys.exit(interruption.EXIT_STOPPED)
-        sys.exit(f"rank {rank} of {processes} ended with exit code {failure.exitcode}; all ranks were stopped")
+        if failure.exitcode > 0:
+            return failure.exitcode
+        killer = signal.Signals(-failure.exitcode).name
+        sys.exit(
+            f"{module}: rank {rank} of {processes} was killed by {killer}; all ranks were stopped. Where nobody sent "
+            "it, look for a host out of memory (dmesg)"
+        )
     except SignalException as signal_error:
-        sys.exit(128 + int(signal_error.sigval))
+        if signal_error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        return 128 + int(signal_error.sigval)
+    return 0
 
 
 def init_process_group(config: Config) -> None:
@@ -81,6 +99,11 @@ def init_process_group(config: Config) -> None:
     Raises:
         MeetingError: the ranks cannot meet.
     """
+    import torch
+    import torch.distributed as dist
+
+    from recipes.runtime import platform
+
     os.environ.setdefault("RANK", "0")
     os.environ.setdefault("WORLD_SIZE", "1")
     os.environ.setdefault("LOCAL_RANK", "0")
@@ -92,6 +115,9 @@ def init_process_group(config: Config) -> None:
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
         dist.init_process_group(platform.backend(), timeout=datetime.timedelta(minutes=minutes))
+    except ValueError as error:
+        names = ", ".join(f"{name}={os.environ[name]}" for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+        raise MeetingError(f"{error}; the environment says {names}, which a launcher sets: unset or mend it") from error
     except dist.DistNetworkError as error:
         if "EADDRINUSE" in str(error):
             raise MeetingError(f"{place} is taken by another program; set MASTER_PORT to a free port") from error
@@ -102,50 +128,113 @@ def init_process_group(config: Config) -> None:
         ) from error
 
 
+def _tells_meeting_error() -> bool:
+    """Whether this rank says that the ranks did not meet: rank 0, or where that cannot be reached one on each node."""
+    return is_leader() or os.environ["LOCAL_RANK"] == "0" or os.environ["RANK"] == "1"
+
+
+def _fails_first() -> bool:
+    """Whether no other rank has failed before; of all ranks that ask, one is told so.
+
+    A rank that cannot ask since rank 0 is gone is not the first.
+    """
+    import torch.distributed as dist
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    ranks, rank = dist.get_world_size(), str(dist.get_rank())
+    if ranks == 1:
+        return True
+    store = _get_default_store()
+    try:
+        first = store.compare_set("failed first", "", rank).decode() == rank
+        ended, deadline = store.add("failed", 1), time.monotonic() + _LAST_WORDS_S
+        while is_leader() and "TORCHELASTIC_RUN_ID" not in os.environ and ended < ranks and time.monotonic() < deadline:
+            time.sleep(0.05)
+            ended = store.add("failed", 0)
+    except (dist.DistNetworkError, dist.DistStoreError):
+        return False
+    return first
+
+
 def _explains_itself(error: Exception) -> bool:
     """Whether a message will do where a traceback would bury it: errors of our own say what to do."""
     # __main__ is the entry point itself, by the name that `python -m` gives it.
     ours = type(error).__module__.split(".")[0] in ("recipes", "conversion", "reward_server", "__main__")
-    return ours or isinstance(error, FileNotFoundError)
+    return ours or isinstance(error, OSError)
 
 
-def run(main: Callable[[Config], None], module: str, description: str) -> None:
+def _told(error: Exception, config: Config) -> str:
+    """The message of an error that explains itself, with the setting that named the place it is about."""
+    said = command.explain(error) if isinstance(error, OSError) else str(error)
+    settings = [("output", config.output), ("model.path", config.model.path)]
+    settings += [(f"data.{key}", each) for key in ("train", "validation", "test") for each in getattr(config.data, key)]
+    for key, value in settings:
+        if said.startswith(f"{value}: "):
+            return f"{key}={said}"
+        if said.startswith(f"{value.rstrip('/')}/"):
+            return f"{key}={value}: {said}"
+    return said
+
+
+def run(main: Callable[[Config], None], module: str, description: str, stage: Stage) -> None:
     """Command line of a training entry point: `python -m MODULE [GROUP=NAME ...] [key=value ...]`.
 
     Args:
-        main: what every rank does.
+        main: what every rank does; it imports what it needs, so that `--help` does not.
         module: the entry point's name, for starting the ranks.
         description: what `--help` says.
+        stage: which settings it uses.
     """
+    _adopt_slurm()
+    # torchrun says of itself and of all ranks that it was interrupted.
+    speaks = is_leader() and "TORCHELASTIC_RUN_ID" not in os.environ
+    sys.exit(
+        command.run(
+            lambda: _command(main, module, description, stage),
+            name=module,
+            interrupted=f"{module}: interrupted; the same command starts it again" if speaks else None,
+        )
+    )
+
+
+def _command(main: Callable[[Config], None], module: str, description: str, stage: Stage) -> int:
     overrides = sys.argv[1:]
     if {"-h", "--help"} & set(overrides):
         print(f"usage: python -m {module} [GROUP=NAME ...] [key=value ...]\n\n{description}")
-        return
-    _adopt_slurm()
-    # As early as can be: until then the signal kills, and the rest of this function imports and reads for seconds.
+        return 0
+    # As early as can be: until then the signal kills, and what follows imports and reads for seconds.
     interruption.listen()
     try:
-        config = load(overrides)
+        config = load(overrides, stage)
     except ConfigError as error:
-        raise SystemExit(f"configuration: {error}") from None
+        # Every rank has read the same settings.
+        raise SystemExit(f"configuration: {error}" if is_leader() else 1) from None
     if world_size() is None and config.parallel.processes > 1:
-        _start_ranks(module, overrides, config.parallel.processes)
-        return
+        return _start_ranks(module, overrides, config.parallel.processes)
     if world_size() is not None:
         die_with_parent()
     try:
         init_process_group(config)
     except MeetingError as error:
-        sys.exit(f"{module}, rank {os.environ['RANK']}: {error}")
+        sys.exit(f"{module}, rank {os.environ['RANK']}: {error}" if _tells_meeting_error() else 1)
+    import torch.distributed as dist
+
     try:
         main(config)
     except interruption.Stopped:
         # srun kills the ranks that are left when one ends with an error code; none may be in the middle of something.
         dist.barrier()
         raise
+    except BrokenPipeError:
+        raise
     except Exception as error:
-        if not _explains_itself(error):
+        if not _fails_first():
+            return 1
+        # Which file it was, if it was one, whoever runs this command knows better.
+        nameless = isinstance(error, OSError) and error.errno is not None and error.filename is None
+        if nameless or not _explains_itself(error):
             raise
-        sys.exit(f"{module}, rank {os.environ['RANK']}: {error}")
+        sys.exit(f"{module}, rank {os.environ['RANK']}: {_told(error, config)}")
     finally:
         dist.destroy_process_group()
+    return 0

@@ -7,6 +7,7 @@ from typing import Any
 
 from recipes.engines.base import PolicyEngine
 from recipes.runtime import interruption
+from recipes.runtime.agreement import any_rank
 from recipes.runtime.config import Config
 from recipes.runtime.launch import is_leader
 from recipes.runtime.run_folder import RunFolder
@@ -36,7 +37,7 @@ class Saving:
             CheckpointError: a save failed, on every rank.
             Stopped: the run was asked to stop before its end, and has saved.
         """
-        stopped, finished = interruption.stop_asked(), is_finished(self._trainer, step, seconds)
+        stopped, finished = any_rank(interruption.stop_asked())[0], is_finished(self._trainer, step, seconds)
         every = self._trainer.save_every
         if stopped or finished or (every and step % every == 0):
             saved = {"step": step, "seconds": seconds, "score": score(), **state}

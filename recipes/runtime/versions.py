@@ -6,12 +6,13 @@ when it is built, and a job when it starts (`recipes.canary`).
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 
-import torch
+from conversion import command
 
 MEGATRON_CORE = "0.16.1"
 # What megatron-core 0.16.1's own metadata asks for.
@@ -39,6 +40,8 @@ class Part:
 
 def parts() -> list[Part]:
     """Everything that is looked at, without importing more than torch."""
+    import torch
+
     gpu = torch.cuda.is_available()
     megatron, aligner = _installed("megatron-core", "megatron_core"), _installed("nemo-aligner", "nemo_aligner")
     engine = _installed("transformer-engine", "transformer_engine")
@@ -107,14 +110,21 @@ def _transformer_engine_problem(found: str | None) -> str | None:
 
 def main() -> int:
     """Prints the table; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.runtime.versions",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("wanted", nargs="*", metavar="PART", help="a part that must be there")
+    wanted = parser.parse_args().wanted
     found = parts()
     print(table(found))
     there = {part.name for part in found if part.version}
-    missing = [name for name in sys.argv[1:] if name not in there]
+    missing = [name for name in wanted if name not in there]
     if missing:
         print(f"missing: {', '.join(missing)}", file=sys.stderr)
     return int(bool(missing) or any(part.problem for part in found))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.run(main))

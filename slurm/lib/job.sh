@@ -158,7 +158,7 @@ check_before_submission() { # what can be known on a login node
   if [[ -n ${GPU_JOB:-} ]]; then
     if (cd "$REPO" && "$python" -c 'import recipes.preflight') 2>/dev/null; then
       mapfile -t checks < <(settings "$(model_to_check)" "parallel.processes=$((nodes * TASKS_PER_NODE))")
-      (cd "$REPO" && "$python" -m recipes.preflight "$GPU_JOB" "${checks[@]}") ||
+      (cd "$REPO" && "$python" -m recipes.preflight --for "$GPU_JOB" "${checks[@]}") ||
         fail 2 "not fit to be submitted; the reason is above"
     else
       say "$python cannot import this project, so the job itself will check the settings; set VENV to check them here"
@@ -222,7 +222,7 @@ look_before() { # the settings on the first node, and a canary on every rank, be
   local checks
   mapfile -t checks < <(settings "$(model_to_check)" "parallel.processes=$((NODES * TASKS_PER_NODE))" \
     "parallel.timeout_minutes=$CANARY_MINUTES")
-  on_head "$CPUS_PER_TASK" "$PYTHON" -m recipes.preflight "$GPU_JOB" "${checks[@]}"
+  on_head "$CPUS_PER_TASK" "$PYTHON" -m recipes.preflight --for "$GPU_JOB" "${checks[@]}"
   run_step preflight
   on_every_gpu "$PYTHON" -m recipes.canary "${checks[@]}"
   run_step canary

@@ -114,8 +114,7 @@ def test_a_reward_server_that_dies_ends_the_run_by_name(settings: Settings, tmp_
         assert not wait_until_dead(family, END_S)
     assert process.returncode != 0
     assert f"waiting for the reward server: reward server {server.url}" in output
-    for rank in (0, 1):
-        assert f"recipes.grpo, rank {rank}: scoring failed: reward server {server.url} unavailable for 3" in output
+    assert output.count(f": scoring failed: reward server {server.url} unavailable for 3") == 1
     assert "Traceback" not in output
 
 

@@ -147,8 +147,7 @@ def test_steps_into_nothing_are_skipped_and_then_stop_the_run(
         log=tmp_path / "log",
         fails=True,
     )
-    for rank in (0, 1):
-        assert f"recipes.sft, rank {rank}: loss or gradient was not finite for 3 steps in a row" in output
+    assert output.count(": loss or gradient was not finite for 3 steps in a row") == 1
     assert "Traceback" not in output
     assert [row["policy/loss"] is None for row in metrics(folder)] == [False, True, True]
 

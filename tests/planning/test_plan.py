@@ -19,6 +19,7 @@ from recipes.planning.picture import as_svg
 from recipes.planning.sweep import check_layout, legal_layouts, sweep
 from recipes.runtime.config import ConfigError
 from recipes.runtime.loading import load
+from recipes.runtime.rules import Stage
 from tests.conftest import REPOSITORY
 
 NO_PATHS = ("output=''", "model.path=''")
@@ -30,7 +31,7 @@ def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plan_of(*overrides: str, response_tokens: int = 1536) -> Plan:
-    config = load([*NO_PATHS, *overrides])
+    config = load([*NO_PATHS, *overrides], Stage.PLAN)
     assert config.model.architecture is not None
     return Plan(config, published(config.model.architecture), Assumptions(300, response_tokens))
 
@@ -205,7 +206,9 @@ def test_advice_names_what_is_short() -> None:
 
 def test_more_stages_than_layers_divide_into_are_refused() -> None:
     with pytest.raises(ConfigError):
-        check_layout(load([*NO_PATHS, "experiment=grpo_70b", "parallel.pipeline=64"]), published("Llama-3.1-70B"))
+        check_layout(
+            load([*NO_PATHS, "experiment=grpo_70b", "parallel.pipeline=64"], Stage.PLAN), published("Llama-3.1-70B")
+        )
 
 
 # --- published figures --------------------------------------------------------------------------------------------

@@ -52,6 +52,8 @@ def test_rollout_metrics_by_hand() -> None:
             "length/truncated_share": 1 / 4,
             "format/error_share": 1 / 3,
             "groups/zero_advantage_share": 0.0,
+            "groups/identical_share": 1.0,  # samples all say the same
+            "groups/mixed_share": 1 / 2,
             "groups/left_out_share": 1 / 2,
             "groups/batches": 2.0,
             "groups/null_reward_share": 1 / 4,

@@ -44,7 +44,7 @@ def _ends(ranks: list[subprocess.Popen[bytes]], logs: list[Path]) -> list[str]:
             process.kill()
 
 
-def test_a_folder_that_is_not_shared_is_named_by_every_rank(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_shared_is_named_once(tmp_path: Path) -> None:
     port, logs = _free_port(), [tmp_path / "log0", tmp_path / "log1"]
     ranks = [_rank(number, port, tmp_path / f"run{number}", log) for number, log in enumerate(logs)]
     said = _ends(ranks, logs)
@@ -52,10 +52,11 @@ def test_a_folder_that_is_not_shared_is_named_by_every_rank(tmp_path: Path) -> N
         f"rank 1 ({socket.gethostname()}  CPU): output={tmp_path}/run1 is not the folder that rank 0 sees; "
         "set it to one on a shared file system"
     )
-    for number, (process, output) in enumerate(zip(ranks, said, strict=True)):
-        assert process.returncode == 1
-        assert output.endswith(f"recipes.canary, rank {number}: {problem}\n"), output
-        assert "Traceback" not in output
+    assert [process.returncode for process in ranks] == [1, 1]
+    # Both have found it; whichever came first has told.
+    last = [output.splitlines()[-1] for output in said if "rank 1 (" in output]
+    assert last in ([f"recipes.canary, rank {number}: {problem}"] for number in (0, 1)), said
+    assert "Traceback" not in "".join(said)
     assert list((tmp_path / "run0").iterdir()) == []
     assert not (tmp_path / "run1").exists()
 

@@ -33,7 +33,7 @@ from recipes.engines.megatron.sampling import Sampler, decoder
 from recipes.rl.losses import Loss
 from recipes.runtime import platform
 from recipes.runtime.config import Config
-from recipes.runtime.loading import validate_model
+from recipes.runtime.rules import validate_model
 
 # What FP8 matrix products want their token count to be divisible by.
 _FP8_MULTIPLE = 16

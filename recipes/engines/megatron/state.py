@@ -272,7 +272,9 @@ def _together(folder: Path, action: Callable[[], None]) -> None:
     try:
         action()
     except Exception as error:
-        failure, cause = f"{type(error).__name__}: {error}", error
+        # A copied folder's error lists every file of it; the first says what is wrong.
+        said = error.args[0][0][-1] if isinstance(error, shutil.Error) else error
+        failure, cause = f"{type(error).__name__}: {said}", error
     if any_rank(failure is not None)[0]:
         _raise_together(folder, failure, cause)
 

@@ -1,0 +1,380 @@
+"""What a configuration must be to run: limits of every number, choices of every name, and rules between keys.
+
+A stage is held to what it uses: SFT has no opinion on rollouts, nor a canary on either. `validate_model` holds the
+rules that need the model's architecture. Left out: whether files are there, which whoever opens them says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+from urllib.parse import urlsplit
+
+from recipes.runtime.config import Config, ConfigError
+
+_KINDS = ("choice", "calculation", "text")
+_COMPONENTS = ("answer", "format", "length")
+# Names of checkpoints have six digits.
+_MOST_STEPS = 999_999
+_MONTH_MINUTES = 43_200
+
+
+class Stage(Enum):
+    """What a configuration is for; the value holds the beginnings of the keys that it uses.
+
+    `trainer.batch` is the one key of the trainer that SFT alone uses.
+    """
+
+    GRPO = ("output", "model.", "parallel.", "optimizer.", "algorithm.", "rollout.", "reward.", "data.", "trainer.")
+    SFT = ("output", "model.", "parallel.", "optimizer.", "data.", "trainer.")
+    EVALUATE = ("output", "model.", "parallel.", "rollout.max_new_tokens", "reward.", "data.")
+    CANARY = ("output", "model.", "parallel.")
+    PLAN = ("model.", "parallel.", "optimizer.", "algorithm.", "rollout.", "reward.", "trainer.", "cluster.")
+
+    def uses(self, key: str) -> bool:
+        """Whether a setting matters to this stage."""
+        return key.startswith(self.value) and (self is Stage.SFT or key != "trainer.batch")
+
+
+@dataclass(frozen=True)
+class _Range:
+    """Limits of a finite number; `above` and `below` say that a limit itself is outside."""
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+    below: bool = False
+
+    def holds(self, value: float) -> bool:
+        if not math.isfinite(value):
+            return False
+        over = value > self.low if self.above else value >= self.low
+        return over and (value < self.high if self.below else value <= self.high)
+
+    def __str__(self) -> str:
+        low = f"{'above' if self.above else 'at least'} {self.low:g}"
+        return low if self.high == math.inf else f"{low} and {'below' if self.below else 'at most'} {self.high:g}"
+
+
+_POSITIVE = _Range(0, above=True)
+_NOT_NEGATIVE = _Range(0)
+_COUNT = _Range(1)
+_SHARE = _Range(0, 1)
+
+# Every number of the schema but those of dictionaries; null passes.
+LIMITS: dict[str, _Range] = {
+    "seed": _Range(0, 10**18),
+    "model.max_length": _Range(2),
+    **{f"parallel.{key}": _COUNT for key in ("processes", "tensor", "pipeline", "micro_batch_tokens")},
+    "parallel.timeout_minutes": _Range(0, _MONTH_MINUTES, above=True),
+    "optimizer.learning_rate": _NOT_NEGATIVE,
+    "optimizer.betas": _Range(0, 1, below=True),
+    "optimizer.eps": _POSITIVE,
+    "optimizer.weight_decay": _NOT_NEGATIVE,
+    "optimizer.warmup_steps": _NOT_NEGATIVE,
+    "optimizer.final_share": _SHARE,
+    "optimizer.clip_grad": _NOT_NEGATIVE,
+    "algorithm.clip_low": _SHARE,
+    "algorithm.clip_high": _NOT_NEGATIVE,
+    "algorithm.dual_clip": _Range(1, above=True),
+    "algorithm.kl_coef": _NOT_NEGATIVE,
+    "algorithm.entropy_coef": _NOT_NEGATIVE,
+    "algorithm.mini_batches": _COUNT,
+    "algorithm.epochs": _COUNT,
+    "algorithm.importance_low": _NOT_NEGATIVE,
+    "algorithm.importance_high": _POSITIVE,
+    "rollout.prompts": _COUNT,
+    "rollout.group_size": _Range(2),
+    "rollout.max_batches": _COUNT,
+    "rollout.max_new_tokens": _COUNT,
+    "rollout.min_new_tokens": _COUNT,
+    "rollout.temperature": _POSITIVE,
+    "rollout.top_k": _NOT_NEGATIVE,
+    "rollout.top_p": _Range(0, 1, above=True),
+    "rollout.samples_every": _NOT_NEGATIVE,
+    "reward.attempt_timeout_s": _POSITIVE,
+    "reward.total_timeout_s": _POSITIVE,
+    "reward.max_null_share": _SHARE,
+    "reward.length_target": _COUNT,
+    "reward.length_buffer": _COUNT,
+    "trainer.steps": _Range(1, _MOST_STEPS),
+    "trainer.max_seconds": _NOT_NEGATIVE,
+    "trainer.batch": _COUNT,
+    "trainer.save_every": _NOT_NEGATIVE,
+    "trainer.keep": _NOT_NEGATIVE,
+    "trainer.max_skipped": _COUNT,
+    "trainer.profile_first": _COUNT,
+    "trainer.profile_steps": _NOT_NEGATIVE,
+    "cluster.gpus_per_node": _COUNT,
+    **{f"cluster.{key}": _POSITIVE for key in ("memory_gb", "bf16_tflops", "fp8_tflops", "hbm_gb_s", "nvlink_gb_s")},
+    **{f"cluster.{key}": _POSITIVE for key in ("network_gb_s", "host_gb_s")},
+    "cluster.price": _NOT_NEGATIVE,
+}
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "engine": ("megatron", "nemo_aligner"),
+    "model.precision": ("float32", "bfloat16"),
+    "model.fp8": ("none", "delayed", "tensorwise", "blockwise"),
+    "model.transformer": ("auto", "local", "te"),
+    "algorithm.advantage": ("grpo", "dr_grpo", "rloo", "reinforce_pp"),
+    "algorithm.surrogate": ("clip", "cispo"),
+    "algorithm.ratio": ("token", "sequence"),
+    "algorithm.kl_estimator": ("k1", "k2", "k3"),
+    "algorithm.kl_place": ("loss", "reward"),
+    "algorithm.reduction": ("token", "sequence"),
+    "algorithm.tasks": ("pooled", "per_task", "components", "logistic"),
+    "algorithm.importance": ("none", "truncated", "masked", "sequence_masked"),
+    "data.style": ("plain", "med_u1", "med_rlvr"),
+    "reward.length_mode": ("none", "max", "exact"),
+    "reward.match": ("strict", "lenient"),
+    "reward.format": ("strict", "lenient"),
+    "reward.length_shape": ("preset", "l1", "dapo"),
+}
+
+
+def validate(config: Config, stage: Stage) -> None:
+    """Every rule of what the stage uses that can be checked without the model.
+
+    Raises:
+        ConfigError: naming the keys and the fix.
+    """
+    for key, allowed in CHOICES.items():
+        if key == "engine" or stage.uses(key):
+            value = _value(config, key)
+            _require(value in allowed, f"{key}={value}: expected one of {', '.join(allowed)}")
+    for key, limits in LIMITS.items():
+        if key == "seed" or stage.uses(key):
+            _check_limits(config, key, limits)
+    _check_names(config, stage)
+    _check_parallel(config, stage)
+    _check_precision(config, stage)
+    if stage.uses("algorithm.tasks"):
+        _check_algorithm(config)
+    if stage.uses("rollout.max_new_tokens"):
+        _check_rollout(config)
+    if stage.uses("reward.url"):
+        _check_reward(config)
+    if stage.uses("data.mix"):
+        _check_data(config)
+    strange = set(config.trainer.trackers) - {"wandb", "mlflow"}
+    _require(
+        not stage.uses("trainer.trackers") or not strange,
+        f"trainer.trackers: {sorted(strange)} are not known; expected wandb, mlflow",
+    )
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _value(config: Config, key: str) -> Any:
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _check_limits(config: Config, key: str, limits: _Range) -> None:
+    value = _value(config, key)
+    why = "a group of one has no advantage; " if key == "rollout.group_size" else ""
+    if key == "optimizer.betas":
+        _require(len(value) == 2, f"{key}={list(value)}: expected two numbers, such as [0.9,0.95]")
+    for each in value if isinstance(value, Sequence) else (value,):
+        shown = list(value) if isinstance(value, Sequence) else value
+        _require(each is None or limits.holds(each), f"{key}={shown}: {why}expected {limits}")
+
+
+def _check_names(config: Config, stage: Stage) -> None:
+    for key in ("output", "model.path"):
+        _require(
+            not stage.uses("output") or bool(_value(config, key).strip()),
+            f"{key}= is empty; is a variable of the shell unset? Give it as {key}=FOLDER",
+        )
+    name = config.name
+    _require(
+        bool(name.strip()) and name == PurePath(name).name and name != "..",
+        f"name={name}: expected a name that a file can have, without /",
+    )
+
+
+def _check_parallel(config: Config, stage: Stage) -> None:
+    parallel = config.parallel
+    layout = parallel.tensor * parallel.pipeline
+    _require(
+        parallel.processes % layout == 0,
+        f"parallel.processes={parallel.processes} is not divisible by tensor x pipeline = {parallel.tensor} x "
+        f"{parallel.pipeline}; set parallel.processes to a multiple of {layout}",
+    )
+    data_parallel = parallel.processes // layout
+    batch_key = "trainer.batch" if stage is Stage.SFT else "rollout.prompts"
+    batch = _value(config, batch_key)
+    _require(
+        batch % data_parallel == 0 or not stage.uses(batch_key),
+        f"{batch_key}={batch} is not divisible by the data parallel size {data_parallel} (parallel.processes="
+        f"{parallel.processes} / tensor {parallel.tensor} / pipeline {parallel.pipeline}); choose a multiple of it",
+    )
+    _require(
+        not parallel.sequence or parallel.tensor > 1,
+        "parallel.sequence=true divides activations over tensor parallel ranks; set parallel.tensor above 1",
+    )
+    _require(
+        config.engine == "megatron" or not parallel.sequence,
+        "parallel.sequence=true: engine=nemo_aligner has no sequence parallelism; set it to false or engine=megatron",
+    )
+
+
+def _check_precision(config: Config, stage: Stage) -> None:
+    fp8 = config.model.fp8
+    _require(
+        config.engine == "megatron" or fp8 in ("none", "delayed"),
+        f"model.fp8={fp8}: engine=nemo_aligner scales FP8 by delayed scaling alone; set model.fp8=delayed "
+        "or engine=megatron",
+    )
+    _require(
+        fp8 == "none" or config.model.precision == "bfloat16",
+        f"model.fp8={fp8} computes beside bfloat16; set model.precision=bfloat16",
+    )
+    _require(
+        fp8 == "none" or config.algorithm.importance != "none" or not stage.uses("algorithm.importance"),
+        f"model.fp8={fp8}: responses are sampled in bfloat16 and trained on in FP8; set "
+        "algorithm.importance=truncated (or masked) to correct for it",
+    )
+
+
+def _check_algorithm(config: Config) -> None:
+    algorithm, prompts = config.algorithm, config.rollout.prompts
+    _require(
+        algorithm.surrogate == "clip" or (algorithm.ratio == "token" and algorithm.dual_clip is None),
+        "algorithm.surrogate=cispo weighs tokens: set algorithm.ratio=token and algorithm.dual_clip=null",
+    )
+    _require(
+        algorithm.importance_low <= algorithm.importance_high,
+        f"algorithm.importance_low={algorithm.importance_low} is above importance_high={algorithm.importance_high}",
+    )
+    _require(
+        prompts % algorithm.mini_batches == 0,
+        f"algorithm.mini_batches={algorithm.mini_batches} does not divide rollout.prompts={prompts}",
+    )
+    _require(
+        algorithm.tasks != "per_task" or algorithm.advantage in ("dr_grpo", "rloo"),
+        f"algorithm.tasks=per_task divides by the task's deviation, and algorithm.advantage={algorithm.advantage} by "
+        "another one as well; set algorithm.advantage=dr_grpo or rloo",
+    )
+    _require(
+        (algorithm.tasks == "logistic") == bool(algorithm.task_medians) and set(algorithm.task_medians) <= set(_KINDS),
+        "algorithm.tasks=logistic and algorithm.task_medians={choice: M, calculation: M, text: M} belong together",
+    )
+    _require(
+        (algorithm.tasks == "components") == bool(algorithm.component_weights)
+        and set(algorithm.component_weights) <= set(_COMPONENTS),
+        "algorithm.tasks=components and algorithm.component_weights={answer: W, format: W, length: W} belong together",
+    )
+    for kind, median in algorithm.task_medians.items():
+        _require(math.isfinite(median), f"algorithm.task_medians.{kind}={median}: expected a finite number")
+    _check_weights("algorithm.component_weights", algorithm.component_weights)
+
+
+def _check_rollout(config: Config) -> None:
+    rollout = config.rollout
+    _require(
+        rollout.max_new_tokens < config.model.max_length,
+        f"rollout.max_new_tokens={rollout.max_new_tokens} leaves no room for a prompt in model.max_length="
+        f"{config.model.max_length}",
+    )
+    _require(
+        rollout.min_new_tokens is None or rollout.min_new_tokens <= rollout.max_new_tokens,
+        f"rollout.min_new_tokens={rollout.min_new_tokens}: expected 1 to rollout.max_new_tokens="
+        f"{rollout.max_new_tokens}",
+    )
+    _require("" not in rollout.stop, "rollout.stop holds an empty string, which every text contains; remove it")
+
+
+def _check_reward(config: Config) -> None:
+    reward = config.reward
+    for url in (reward.url or "").split(",") if reward.url else ():
+        _require(
+            _is_url(url),
+            f"reward.url={reward.url}: expected http://HOST:PORT, several with commas between, or null to start a "
+            "server for the run",
+        )
+    _require(bool(reward.preset.strip()), "reward.preset= is empty; give the name of a preset, such as gated")
+    _require(
+        reward.attempt_timeout_s <= reward.total_timeout_s,
+        f"reward.attempt_timeout_s={reward.attempt_timeout_s:g} is above reward.total_timeout_s="
+        f"{reward.total_timeout_s:g}; one request cannot take longer than all of them",
+    )
+    _require(
+        (reward.length_mode == "none") == (reward.length_target is None),
+        "reward.length_mode and reward.length_target belong together: set both, or mode none and no target",
+    )
+    _require(
+        (reward.length_shape == "dapo") == (reward.length_buffer is not None)
+        and (reward.length_shape != "dapo" or reward.length_mode == "max"),
+        "reward.length_shape=dapo needs reward.length_mode=max and reward.length_buffer; other shapes take no buffer",
+    )
+    _require(
+        reward.length_buffer is None or reward.length_target is None or reward.length_buffer <= reward.length_target,
+        f"reward.length_buffer={reward.length_buffer} is above reward.length_target={reward.length_target}; the "
+        "buffer lies before the target",
+    )
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text.strip())
+        return (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and " " not in parts.netloc
+        )
+    except ValueError:  # a port that is no number, or brackets that do not close
+        return False
+
+
+def _check_data(config: Config) -> None:
+    data = config.data
+    unknown = set(data.mix) - set(_KINDS)
+    _require(not unknown, f"data.mix: {sorted(unknown)} are not kinds of task; expected choice, calculation, text")
+    _check_weights("data.mix", data.mix)
+    for key in ("train", "validation", "test"):
+        _require(
+            all(file.strip() for file in getattr(data, key)),
+            f"data.{key} names a file without a name; is a variable of the shell unset?",
+        )
+
+
+def _check_weights(key: str, weights: dict[str, float]) -> None:
+    for name, weight in weights.items():
+        _require(_NOT_NEGATIVE.holds(weight), f"{key}.{name}={weight}: expected {_NOT_NEGATIVE}")
+    _require(not weights or any(weights.values()), f"{key}={weights}: expected one weight above 0 at least")
+
+
+def validate_model(config: Config, *, layers: int, heads: int, query_groups: int, context: int) -> None:
+    """The rules that need the model's architecture.
+
+    Args:
+        layers, heads, query_groups: of the checkpoint; query groups are its key-value heads.
+        context: the longest sequence its configuration allows, in tokens.
+
+    Raises:
+        ConfigError: naming the key and the values that would work.
+    """
+    tensor, pipeline = config.parallel.tensor, config.parallel.pipeline
+    _require(
+        query_groups % tensor == 0 and heads % tensor == 0,
+        f"parallel.tensor={tensor} does not divide the model's {query_groups} key-value heads ({heads} attention "
+        f"heads); use one of {[n for n in range(1, query_groups + 1) if query_groups % n == 0]}",
+    )
+    _require(
+        layers % pipeline == 0,
+        f"parallel.pipeline={pipeline} does not divide the model's {layers} layers; use one of "
+        f"{[n for n in range(1, layers + 1) if layers % n == 0]}",
+    )
+    _require(
+        config.model.max_length <= context,
+        f"model.max_length={config.model.max_length} is over the model's context of {context} tokens; set it to at "
+        "most that, or to 0 for what the model allows",
+    )

@@ -1,0 +1,150 @@
+"""Every `python -m` of the project: --help without what takes seconds to import, mistakes in one sentence."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+HEAVY = {"torch", "transformers", "megatron", "nemo", "datasets", "pandas", "sklearn", "scipy"}
+_HELP = """
+import contextlib, io, json, runpy, sys
+sys.argv[1:] = ["--help"]
+shown = io.TextIOWrapper(io.BytesIO(), write_through=True)
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(shown):
+    runpy.run_module(sys.argv[0], run_name="__main__")
+print(json.dumps([shown.buffer.getvalue().decode(), sorted({name.partition(".")[0] for name in sys.modules})]))
+"""
+
+
+def _entry_points() -> list[str]:
+    """Modules with a `__main__` part, found as a stranger would."""
+    found = []
+    for room in ("recipes", "conversion", "reward_server"):
+        for file in (REPOSITORY / room).rglob("*.py"):
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            if any(isinstance(n, ast.If) and "__main__" in ast.unparse(n.test) for n in tree.body):
+                name = ".".join(file.relative_to(REPOSITORY).with_suffix("").parts)
+                found.append(name.removesuffix(".__main__"))
+    # Not commands: the process that a worker of the server starts, and what prints metrics for a test.
+    return sorted(set(found) - {"reward_server.scorer", "reward_server.metrics"})
+
+
+def _run(module: str, *arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=cwd,
+        env={"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin", "HOME": "/nowhere", "MEDATRON_DEVICE": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_all_commands_are_known_here() -> None:
+    """A command that this list has and the README or docs have not would be a surprise; so would be the reverse."""
+    training = {f"recipes.{name}" for name in ("grpo", "sft", "evaluate", "canary", "check_export")}
+    others = {f"recipes.{name}" for name in ("plan", "preflight", "prepare_data", "pretrain_tiny", "quickstart")}
+    inner = {"recipes.transformers_answers", "recipes.monitor.report", "recipes.runtime.versions", "reward_server"}
+    conversion = {f"conversion.{n}" for n in ("hf_to_megatron", "megatron_to_hf", "verify", "logits", "release")}
+    assert set(_entry_points()) == training | others | inner | conversion
+
+
+@pytest.mark.parametrize("module", _entry_points())
+def test_help_imports_nothing_heavy(module: str) -> None:
+    """Speed itself is not asserted; importing torch and transformers is what takes seconds."""
+    name = "reward_server.__main__" if module == "reward_server" else module
+    program = _HELP.replace("sys.argv[0]", repr(name))
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    shown, modules = json.loads(done.stdout)
+    assert f"usage: python -m {module}" in shown
+    assert not HEAVY & set(modules), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "code", "said"),
+    [
+        ("recipes.grpo", [], 1, "configuration: model.path is not set; give it as model.path=VALUE"),
+        ("recipes.grpo", ["output=", "model.path=m"], 1, "configuration: output= is empty; is a variable of the shell"),
+        ("recipes.sft", ["output=o", "model.path=m", "trainer.stesp=1"], 1, "did you mean trainer.steps?"),
+        ("recipes.evaluate", ["output=o", "model.path=m", "name=a/b"], 1, "configuration: name=a/b: expected a name"),
+        (
+            "recipes.canary",
+            ["output=o", "model.path=m", "parallel.tensor=0"],
+            1,
+            "parallel.tensor=0: expected at least",
+        ),
+        (
+            "recipes.plan",
+            ["experiment=grpo_70b", "trainer.steps=-4"],
+            1,
+            "configuration: trainer.steps=-4: expected at",
+        ),
+        ("recipes.plan", ["experiment=grpo_70b", "cluster.price=nan"], 1, "cluster.price=nan: expected at least 0"),
+        ("recipes.plan", ["--prompt-tokens", "abc"], 2, "abc: expected a whole number, at least 1"),
+        (
+            "recipes.plan",
+            ["experiment=grpo_70b", "output=/dev/null/x"],
+            1,
+            "/dev/null/x: Not a directory; a file stands",
+        ),
+        ("recipes.preflight", ["output=o", "model.path=m", "reward.url=foo"], 2, "preflight: reward.url=foo: expected"),
+        (
+            "recipes.preflight",
+            ["--for", "sft", "output=o", "model.path=m", "reward.url=foo"],
+            2,
+            "preflight: m/config.json",
+        ),
+        (
+            "recipes.prepare_data",
+            ["embedded", ""],
+            2,
+            "expected a path, got nothing; is a variable of the shell unset?",
+        ),
+        (
+            "recipes.prepare_data",
+            ["embedded", "/dev/null/x", "--train", "1"],
+            1,
+            "prepare_data: /dev/null/x: Not a dir",
+        ),
+        ("recipes.prepare_data", ["medqa", "none.json", "out.jsonl"], 1, "prepare_data: none.json: no such file"),
+        ("recipes.monitor.report", ["nowhere"], 2, "report: nowhere is no folder"),
+        ("recipes.quickstart", ["--output", ""], 2, "expected a path, got nothing"),
+        ("recipes.quickstart", ["--output", "/dev/null/x"], 1, "/dev/null/x: Not a directory"),
+        ("conversion.hf_to_megatron", ["nowhere", "out"], 1, "error: nowhere/config.json: no such file"),
+        ("conversion.megatron_to_hf", ["", "out"], 2, "argument SRC: expected a path, got nothing"),
+        ("conversion.verify", ["nowhere", "out"], 1, "error: nowhere/config.json: no such file"),
+        ("conversion.release", ["nowhere", "out"], 1, "error: nowhere/config.yaml: cannot be read"),
+    ],
+)
+def test_a_mistake_is_one_sentence(module: str, arguments: list[str], code: int, said: str, tmp_path: Path) -> None:
+    done = _run(module, *arguments, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    # argparse puts its usage before the sentence.
+    assert done.stderr.count("\n") == 1 or done.stderr.startswith("usage: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.multiprocess
+def test_of_two_ranks_with_the_same_mistake_one_speaks(tmp_path: Path) -> None:
+    """Each finds that the checkpoint is none; a sentence a rank would bury it under 64."""
+    (tmp_path / "a file").touch()
+    two = ("parallel.processes=2", "parallel.tensor=2", "parallel.timeout_minutes=2")
+    done = _run("recipes.sft", "output=runs=1 ü", "model.path=a file", *two, cwd=tmp_path)
+    assert done.returncode == 1
+    sentence = "model.path=a file: a file/manifest.json: Not a directory; a file stands where a folder is needed"
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("recipes.sft, rank ")
+    assert sentence in done.stderr

@@ -1,0 +1,217 @@
+"""The rules of a configuration key by key: what is refused at load, what is not, and which stage cares."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from recipes.runtime.config import Config, ConfigError
+from recipes.runtime.loading import load
+from recipes.runtime.overrides import leaves
+from recipes.runtime.rules import CHOICES, LIMITS, Stage, validate
+
+NEEDED = ("output=run", "model.path=checkpoint")
+_NUMBERS = (int, float, int | None, float | None, tuple[float, float])
+# Any text goes: names, paths, and what the rules between keys look at.
+_FREE_TEXTS = {"name", "output", "model.path", "model.architecture", "reward.preset", "reward.url"}
+_FREE_TEXTS |= {"trainer.best", "cluster.name"}
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+
+@pytest.fixture(scope="module")
+def defaults() -> Config:
+    """A configuration that nothing is wrong with, composed once for all that change a single value of it."""
+    return load(NEEDED, Stage.PLAN)
+
+
+def _with(config: Config, key: str, value: object) -> Config:
+    changed = copy.deepcopy(config)
+    section, _, name = key.rpartition(".")
+    setattr(getattr(changed, section) if section else changed, name, value)
+    return changed
+
+
+def test_no_number_of_the_schema_is_without_limits_and_no_name_without_choices() -> None:
+    """A new key that nobody has thought about would let nan through."""
+    kinds = dict(leaves())
+    assert {key for key, kind in kinds.items() if kind in _NUMBERS} == set(LIMITS)
+    assert {key for key, kind in kinds.items() if kind in (str, str | None)} - _FREE_TEXTS == set(CHOICES)
+
+
+def _stage_of(key: str) -> Stage:
+    if key == "trainer.batch":
+        return Stage.SFT
+    return Stage.PLAN if key.startswith("cluster.") else Stage.GRPO
+
+
+@pytest.mark.parametrize("key", sorted(LIMITS))
+def test_nan_infinity_and_negative_numbers_are_refused_by_key(key: str, defaults: Config) -> None:
+    whole = dict(leaves())[key] in (int, int | None)
+    for value in (-1,) if whole else (-1.0, float("nan"), float("inf"), float("-inf")):
+        given = (0.9, value) if key == "optimizer.betas" else value
+        with pytest.raises(ConfigError) as refused:
+            validate(_with(defaults, key, given), _stage_of(key))
+        assert str(refused.value).startswith(f"{key}="), refused.value
+        assert "expected" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["optimizer.betas=[0.9,1.0]"], "optimizer.betas=[0.9, 1.0]: expected at least 0 and below 1"),
+        (["optimizer.betas=[0.9]"], "optimizer.betas=[0.9]: expected two numbers, such as [0.9,0.95]"),
+        (["optimizer.betas=[]"], "optimizer.betas=[]: expected two numbers"),
+        (["optimizer.eps=0"], "optimizer.eps=0.0: expected above 0"),
+        (["optimizer.final_share=1.5"], "optimizer.final_share=1.5: expected at least 0 and at most 1"),
+        (["algorithm.clip_low=2"], "algorithm.clip_low=2.0: expected at least 0 and at most 1"),
+        (["algorithm.dual_clip=1"], "algorithm.dual_clip=1.0: expected above 1"),
+        (["trainer.steps=0"], "trainer.steps=0: expected at least 1"),
+        (["trainer.steps=1000000"], "trainer.steps=1000000: expected at least 1 and at most 999999"),
+        (["reward.max_null_share=7"], "reward.max_null_share=7.0: expected at least 0 and at most 1"),
+        (["parallel.timeout_minutes=1e30"], "parallel.timeout_minutes=1e+30: expected above 0 and at most 43200"),
+        (["rollout.top_p=1.01"], "rollout.top_p=1.01: expected above 0 and at most 1"),
+        (["rollout.stop=['']"], "rollout.stop holds an empty string"),
+        (["rollout.min_new_tokens=0"], "rollout.min_new_tokens=0: expected at least 1"),
+        (["reward.attempt_timeout_s=30", "reward.total_timeout_s=5"], "is above reward.total_timeout_s=5"),
+        (["reward.preset="], "reward.preset= is empty"),
+        (
+            [*(f"reward.length_{key}" for key in ("mode=max", "target=50", "shape=dapo", "buffer=60"))],
+            "reward.length_buffer=60 is above reward.length_target=50",
+        ),
+        (["data.mix={choice: 0}"], "data.mix={'choice': 0.0}: expected one weight above 0 at least"),
+        (["data.mix={choice: 1, text: -1}"], "data.mix.text=-1.0: expected at least 0"),
+        (["data.mix={choice: nan}"], "data.mix.choice=nan: expected at least 0"),
+        (["data.mix={text: inf}"], "data.mix.text=inf: expected at least 0"),
+        (
+            ["algorithm.tasks=components", "algorithm.component_weights={answer: 0}"],
+            "algorithm.component_weights={'answer': 0.0}: expected one weight above 0",
+        ),
+        (
+            ["algorithm.tasks=logistic", "algorithm.task_medians={choice: nan}"],
+            "algorithm.task_medians.choice=nan: expected a finite number",
+        ),
+        (["output="], "output= is empty; is a variable of the shell unset? Give it as output=FOLDER"),
+        (["output=  "], "output= is empty"),
+        (["model.path="], "model.path= is empty"),
+        (["name="], "name=: expected a name that a file can have"),
+        (["name=../../escaped"], "name=../../escaped: expected a name that a file can have, without /"),
+        (["name=.."], "name=..: expected a name"),
+        (["data.train=[a.jsonl,]", "data.test=['']"], "data.test names a file without a name"),
+    ],
+)
+def test_what_no_run_can_be_is_refused_at_load(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load([*NEEDED, *overrides])
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "foo",
+            "localhost:8000",
+            "//h:1",
+            "ftp://h:1",
+            "http://",
+            "http://:8000",
+            "http://h:notaport",
+            "http://h:99999",
+        ),
+        *("http://h:0", "http://h:1,", "http://h:1,foo", "http://a b:1", "http://[::1:8000"),
+    ],
+)
+def test_a_reward_url_that_leads_nowhere_is_refused(url: str, defaults: Config) -> None:
+    with pytest.raises(ConfigError, match=r"^reward\.url=.*: expected http://HOST:PORT"):
+        validate(_with(defaults, "reward.url", url), Stage.GRPO)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://h:1", "https://h/path", "http://[::1]:8000", "http://a:1,http://b:2", None, ""]
+)
+def test_reward_urls_that_are_right_pass(url: str | None, defaults: Config) -> None:
+    validate(_with(defaults, "reward.url", url), Stage.GRPO)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        *("rollout.group_size=1", "rollout.prompts=7", "rollout.temperature=nan", "rollout.max_new_tokens=100000"),
+        *("reward.url=foo", "reward.length_mode=max", "reward.preset=", "algorithm.epochs=0", "algorithm.tasks=odd"),
+        "model.precision=bfloat16",
+    ],
+)
+def test_sft_and_canary_have_no_opinion_on_rollouts(broken: str) -> None:
+    """FP8 asks GRPO alone to correct for its sampler."""
+    layout = ["parallel.processes=2", "trainer.batch=2", *(["model.fp8=delayed"] if "precision" in broken else [])]
+    config = load([*NEEDED, *layout, broken], Stage.CANARY)
+    validate(config, Stage.SFT)
+    with pytest.raises(ConfigError):
+        validate(config, Stage.GRPO)
+
+
+def test_each_stage_is_held_to_its_own_batch(defaults: Config) -> None:
+    two = _with(defaults, "parallel.processes", 2)
+    odd_batch, odd_prompts = _with(two, "trainer.batch", 3), _with(two, "rollout.prompts", 3)
+    validate(odd_batch, Stage.GRPO)
+    validate(odd_prompts, Stage.SFT)
+    validate(_with(odd_batch, "rollout.prompts", 3), Stage.EVALUATE)
+    with pytest.raises(ConfigError, match=r"trainer\.batch=3 is not divisible by the data parallel size 2"):
+        validate(odd_batch, Stage.SFT)
+    with pytest.raises(ConfigError, match=r"rollout\.prompts=3 is not divisible by the data parallel size 2"):
+        validate(odd_prompts, Stage.GRPO)
+
+
+def test_a_plan_needs_no_folder_and_looks_at_the_cluster(defaults: Config) -> None:
+    load(["output=", "model.path="], Stage.PLAN)
+    slow = _with(defaults, "cluster.network_gb_s", 0.0)
+    validate(slow, Stage.GRPO)
+    with pytest.raises(ConfigError, match=r"cluster\.network_gb_s=0\.0: expected above 0"):
+        validate(slow, Stage.PLAN)
+
+
+def _checkpoint(folder: Path, context: object, *, converted: bool) -> Path:
+    """What describes a model of that context, as a Hugging Face folder or a converted one has it."""
+    (folder / "hf").mkdir(parents=True)
+    config = {"model_type": "qwen2", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config |= {"num_key_value_heads": 1, "intermediate_size": 8, "vocab_size": 8, "rms_norm_eps": 1e-6}
+    config |= {"rope_theta": 1e4, "max_position_embeddings": context}
+    (folder / ("hf" if converted else ".") / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("context", "lengths", "converted"),
+    [
+        *((512, (512, 256), converted) for converted in (True, False)),
+        *((32, (32, 16), True), (2048, (2048, 1024), False), (131072, (4096, 1024), True)),
+    ],
+)
+def test_lengths_that_nobody_set_fit_the_checkpoint(
+    context: int, lengths: tuple[int, int], converted: bool, tmp_path: Path
+) -> None:
+    path = _checkpoint(tmp_path / "model", context, converted=converted)
+    config = load(["output=run", f"model.path={path}"])
+    assert (config.model.max_length, config.rollout.max_new_tokens) == lengths
+
+
+def test_a_length_that_somebody_set_is_kept(tmp_path: Path) -> None:
+    given = ["output=run", f"model.path={_checkpoint(tmp_path / 'model', 512, converted=True)}"]
+    config = load([*given, "model.max_length=4096"])
+    assert (config.model.max_length, config.rollout.max_new_tokens) == (4096, 1024)
+    assert load([*given, "rollout.max_new_tokens=100"]).rollout.max_new_tokens == 100
+    with pytest.raises(ConfigError, match=r"max_new_tokens=512 leaves no room for a prompt in model\.max_length=512"):
+        load([*given, "rollout.max_new_tokens=512"])
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"model_type": "bert"}', '{"model_type": "qwen2"}', "\xff"])
+def test_a_checkpoint_that_cannot_be_read_is_left_to_whoever_opens_it(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+    assert load(["output=run", f"model.path={tmp_path}"]).model.max_length == 4096

@@ -157,15 +157,20 @@ ALTERNATIVE = re.compile(
 )
 # Words that make a bound of the amount behind them or in front of them.
 _BOUND_BEFORE = re.compile(
-    r"(?:\bthan|\bat (?:least|most)|\bup to|\bover|\bunder|\babove|\bbelow|\bbeyond|\bexceed(?:s|ing)?|\bmax(?:imum)?"
-    r"|\bminimum|\bm(?:ax|in)imum of|\bwithin|\bbefore|\bafter|\buntil|\bevery|<|(?<!-)>|\u00b1)"
-    r"\s?(?:about\s|approximately\s)?$",
+    r"(?:\bthan|\bat (?:the )?(?:least|most)|\bup to|\bover|\bunder|\babove|\bbelow|\bbeyond|\bexceed(?:s|ing)?"
+    r"|\bin excess|\bupwards?|\b(?:max|min)\.|\bmax(?:imum)?|\bminimum|\b(?:upper|lower) (?:bound|limit)|\blimit"
+    r"|\bas (?:low|high|little|much|many|few|small|great|large|early|late|long|short) as|\bwithin|\bbefore|\bafter"
+    r"|\bprior to|\bfollowing|\buntil|\btill|\bsince|\bevery|<|(?<!-)>|\u00b1)"
+    r"(?:[\s:=~\u2248]|\b(?:about|approx(?:imately)?|roughly|around|circa|ca|some|nearly|almost|or equal to|equal to|the|an?|value|of|is)\b\.?){0,9}$",
     re.IGNORECASE,
 )
 _BOUND_BEHIND = re.compile(
     r"\s?(?:\+|(?:or|and) (?:more|less|fewer|higher|lower|greater|above|below|over|under|up|older|younger"
     r"|later|earlier)\b"
-    r"|plus\b|minus\b|less\b|ago\b|short of\b)",
+    r"|plus\b|minus\b|less\b|ago\b|short of\b)"
+    r"|[^.;\n]{0,30}?\b(?:at (?:the )?(?:least|most)\b|too (?:low|high|early|late|small|large|long|short|few|many|much)\b"
+    r"|(?:max(?:imum)?|minimum|upwards?|onwards?|(?:upper|lower) (?:limit|bound))(?=[\s.!)\"']*(?:$|[\n;]))"
+    r"|is (?:the |an? )?(?:max(?:imum)?|minimum|(?:upper|lower) (?:limit|bound))\b)",
     re.IGNORECASE,
 )
 _ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
@@ -173,8 +178,12 @@ _TENS = "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eig
 NUMBER_WORDS = dict(zip(f"{_ONES} {_TENS}".split(), (*range(20), *range(20, 100, 10)), strict=True))
 # Amounts in words that no digit says.
 COUNTED = re.compile(
-    r"(?<![^\W\d_])(?:hal(?:f|ves)|quarters?|thirds|hundredths?|hundreds?|dozens?|couple|double|triple|twice|thrice|fortnights?"
-    r"|thousands?|millions?|billions?|trillions?|lakhs?|crores?|mio|mln|bn|fold)\b",
+    r"(?<![^\W\d_])(?:hal(?:f|ves|ved)|quarters?|thirds|tens|tenths?|hundredths?|hundreds?|thousandths?|dozens?|couple"
+    r"|pairs?|gross|doubled?|tripled?|quadrupled?|twice|thrice|fortnights?|thousands?|thou|millions?|billions?|trillions?"
+    r"|lakhs?|lacs?|crores?|myriads?|mio|mln|bn|mrd|tsd|tausend|mil|mille|mil(?:l)?iards?|milliarden?|millionen|mil(?:l)?ones"
+    r"|mill\u00f3n|giga|mega|kilo|centi|milli|micro|nano|\u0442\u044b\u0441(?:\u044f\u0447)?|\u043c\u043b\u043d"
+    r"|\u043c\u043b\u0440\u0434|fold)\b"
+    r"|(?<![^\W\d_])(?:third|fourth|fifth|sixth|seventh|eighth|ninth)\sof\b",
     re.IGNORECASE,
 )
 _LETTER_WORDS = re.compile(r"[^\W\d_]+")
@@ -226,7 +235,7 @@ def is_filler(text: str) -> bool:
 
 def is_bound(text: str, start: int, end: int) -> bool:
     """Whether the amount at text[start:end] only bounds another: "at least 5", "5 or more", "before 09/03/2014"."""
-    return bool(_BOUND_BEFORE.search(text[max(0, start - 40) : start]) or _BOUND_BEHIND.match(text, end))
+    return bool(_BOUND_BEFORE.search(text[max(0, start - 50) : start]) or _BOUND_BEHIND.match(text, end))
 
 
 def number_words(text: str) -> list[int]:

@@ -44,7 +44,10 @@ def foreign_numeral(text: str) -> bool:
 def result(text: str) -> str:
     """The text behind the last "=" where a calculation stands in front of it ("125 / 7 ="), else all of it."""
     working, sign, behind = text.rpartition("=")
-    calculated = re.search(r"[0-9](?:\s?[a-z]{1,5})?\s?[+*/\u00f7-]\s?[0-9]", re.sub(r"[0-9]+/[0-9]+/[0-9]+|[0-9]+-[0-9]+-[0-9]+", "1", working))
+    calculated = re.search(
+        r"[0-9](?:\s?[a-z]{1,5})?\s?[+*/\u00f7-]\s?[0-9]",
+        re.sub(r"[0-9]+/[0-9]+/[0-9]+|[0-9]+-[0-9]+-[0-9]+", "1", working),
+    )
     ended = re.search(r"[;\n<>]|[.!?]\s", working) or working.count("(") > working.count(")")
     if not sign or not calculated or ended or NEGATION.search(working) or ALTERNATIVE.search(working):
         return text

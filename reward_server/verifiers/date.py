@@ -28,7 +28,7 @@ _DATE = re.compile(
     r"|(?P<iy>[0-9]{4})(?P<part>[-/])(?P<im>[0-9]{2})(?P=part)(?P<id>[0-9]{2})"
     rf"|{_MONTH.format('name')}\s(?P<day>[0-9]{{1,2}})(?:st|nd|rd|th)?,?\s(?P<year>[0-9]{{4}})"
     rf"|(?P<before>[0-9]{{1,2}})(?:st|nd|rd|th)?\s(?:of\s)?{_MONTH.format('named')},?\s(?P<then>[0-9]{{4}}))"
-    r"(?![\w/]|-[\w]|[.,][0-9]|\s?[+\u00b1*^<>=])",
+    r"(?![\w/]|-[\w]|[.,][0-9]|\s?[+\u00b1*^<>])",
     re.IGNORECASE,
 )
 _FORM = re.compile(r"\(?\bMM?/DD?/Y(?:YYY)?\b\)?", re.IGNORECASE)

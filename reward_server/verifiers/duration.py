@@ -38,7 +38,7 @@ _DURATION = re.compile(
 )
 # Other spans of time, and words that turn an age into what is left of one.
 _OTHER_UNIT = re.compile(
-    r"(?<![^\W\d_])(?:decades?|years?|yrs?|months?|mos?|hours?|hrs?|h|minutes?|mins?|seconds?|secs?|weeks?|weekends?|wks?"
+    r"(?<![^\W\d_])(?:decades?|years?|yrs?|months?|mos?|hours?|hrs?|h|minutes?|mins?|seconds?(?!\strimester)|secs?|weeks?|weekends?|wks?"
     r"|days?|remaining|left|to go|from now|ago|before|until|till|postpartum|postnatal|overdue)\b",
     re.IGNORECASE,
 )

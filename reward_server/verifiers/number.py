@@ -24,6 +24,7 @@ VERSION = "2"
 
 # In what is said, not in the working before it.
 _MOST_NUMBERS = 50
+_MOST_STEPS = 12
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})++(?:\.[0-9]++)?|[0-9]++(?:\.[0-9]++)?|\.[0-9]++)"
 # What may not follow digits: more of them, a letter that goes on to digits, a power, a ratio.
 _END = r"(?![.,]?[0-9]|[_^]|\s?\*\*|[A-Za-z]++[-+]?[0-9]|\s?:\s?[0-9])"
@@ -148,6 +149,8 @@ def _read(answer: str, *, rounded: bool) -> Reading | Verdict:
     markers = list(_FINAL.finditer(text))
     if isinstance(whole, Reading) or not markers:
         return whole
+    if len(markers) > _MOST_STEPS:
+        return NO_ANSWER
     end = markers[-1].end()
     last = _only_number(text[end:].strip(), rounded=rounded)
     if isinstance(last, Verdict):
@@ -191,7 +194,9 @@ def _is_step(text: str, result: Reading) -> bool:
     if _OPERATOR.search(inner) is None or re.search(r",(?![0-9]{3})", inner):
         return False
     ends = _RANGE.fullmatch(inner)
-    return ends is None or (ends[2] == "-" and math.isclose(float(ends[1]) - float(ends[3]), result.value, rel_tol=0.01))
+    return ends is None or (
+        ends[2] == "-" and math.isclose(float(ends[1]) - float(ends[3]), result.value, rel_tol=0.01)
+    )
 
 
 def _is_rounded(exact: Reading, result: Reading) -> bool:

@@ -182,15 +182,20 @@ ALTERNATIVE = re.compile(
 )
 # Words that make a bound of the amount behind them or in front of them.
 _BOUND_BEFORE = re.compile(
-    r"(?:\bthan|\bat (?:least|most)|\bup to|\bover|\bunder|\babove|\bbelow|\bbeyond|\bexceed(?:s|ing)?|\bmax(?:imum)?"
-    r"|\bminimum|\bm(?:ax|in)imum of|\bwithin|\bbefore|\bafter|\buntil|\bevery|<|(?<!-)>|\u00b1)"
-    r"\s?(?:about\s|approximately\s)?$",
+    r"(?:\bthan|\bat (?:the )?(?:least|most)|\bup to|\bover|\bunder|\babove|\bbelow|\bbeyond|\bexceed(?:s|ing)?"
+    r"|\bin excess|\bupwards?|\b(?:max|min)\.|\bmax(?:imum)?|\bminimum|\b(?:upper|lower) (?:bound|limit)|\blimit"
+    r"|\bas (?:low|high|little|much|many|few|small|great|large|early|late|long|short) as|\bwithin|\bbefore|\bafter"
+    r"|\bprior to|\bfollowing|\buntil|\btill|\bsince|\bevery|<|(?<!-)>|\u00b1)"
+    r"(?:[\s:=~\u2248]|\b(?:about|approx(?:imately)?|roughly|around|circa|ca|some|nearly|almost|or equal to|equal to|the|an?|value|of|is)\b\.?){0,9}$",
     re.IGNORECASE,
 )
 _BOUND_BEHIND = re.compile(
     r"\s?(?:\+|(?:or|and) (?:more|less|fewer|higher|lower|greater|above|below|over|under|up|older|younger"
     r"|later|earlier)\b"
-    r"|plus\b|minus\b|less\b|ago\b|short of\b)",
+    r"|plus\b|minus\b|less\b|ago\b|short of\b)"
+    r"|[^.;\n]{0,30}?\b(?:at (?:the )?(?:least|most|latest|earliest)\b|too (?:low|high|early|late|small|large|long|short|few|many|much)\b"
+    r"|(?:max(?:imum)?|minimum|upwards?|onwards?|(?:upper|lower) (?:limit|bound))(?=[\s.!)\"']*(?:$|[\n;]))"
+    r"|is (?:the |an? )?(?:max(?:imum)?|minimum|(?:upper|lower) (?:limit|bound))\b)",
     re.IGNORECASE,
 )
 _ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
@@ -198,9 +203,12 @@ _TENS = "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eig
 NUMBER_WORDS = dict(zip(f"{_ONES} {_TENS}".split(), (*range(20), *range(20, 100, 10)), strict=True))
 # Amounts in words that no digit says.
 COUNTED = re.compile(
-    r"(?<![^\W\d_])(?:hal(?:f|ves)|quarters?|thirds|hundredths?|hundreds?|dozens?|couple|double|triple|twice|thrice"
-    r"|fortnights?"
-    r"|thousands?|millions?|billions?|trillions?|lakhs?|crores?|mio|mln|bn|fold)\b",
+    r"(?<![^\W\d_])(?:hal(?:f|ves|ved)|quarters?|thirds|tens|tenths?|hundredths?|hundreds?|thousandths?|dozens?|couple"
+    r"|pairs?|gross|doubled?|tripled?|quadrupled?|twice|thrice|fortnights?|thousands?|thou|millions?|billions?|trillions?"
+    r"|lakhs?|lacs?|crores?|myriads?|mio|mln|bn|mrd|tsd|tausend|mil|mille|mil(?:l)?iards?|milliarden?|millionen|mil(?:l)?ones"
+    r"|mill\u00f3n|giga|mega|kilo|centi|milli|micro|nano|\u0442\u044b\u0441(?:\u044f\u0447)?|\u043c\u043b\u043d"
+    r"|\u043c\u043b\u0440\u0434|fold)\b"
+    r"|(?<![^\W\d_])(?:third|fourth|fifth|sixth|seventh|eighth|ninth)\sof\b",
     re.IGNORECASE,
 )
 _LETTER_WORDS = re.compile(r"[^\W\d_]+")
@@ -252,7 +260,7 @@ def is_filler(text: str) -> bool:
 
 def is_bound(text: str, start: int, end: int) -> bool:
     """Whether the amount at text[start:end] only bounds another: "at least 5", "5 or more", "before 09/03/2014"."""
-    return bool(_BOUND_BEFORE.search(text[max(0, start - 40) : start]) or _BOUND_BEHIND.match(text, end))
+    return bool(_BOUND_BEFORE.search(text[max(0, start - 50) : start]) or _BOUND_BEHIND.match(text, end))
 
 
 def number_words(text: str) -> list[int]:
@@ -343,8 +351,10 @@ REFUSALS = (
     Refusal(
         "a sign",
         {
-            "number": ("-5.2", "- 5.2", "minus 5.2", "neg 5.2", "\u2212 5.2", "5.2-", "\u00b15.2", "base excess - 5.2"),
-            "duration": ("-17 weeks, 6 days",),
+            "number": ("-5.2", "- 5.2", "minus 5.2", "neg 5.2", "\u2212 5.2", "5.2-", "\u00b15.2", "base excess - 5.2")
+            + ("-(5.2)", "\u2212\u00a35.2", "5.2 (negative)", "a negative value of 5.2", "|-5.2|"),
+            "date": ("minus 09/03/2014", "\u2212 09/03/2014"),
+            "duration": ("-17 weeks, 6 days", "\u2212 17 weeks, 6 days", "negative 17 weeks, 6 days"),
         },
     ),
     Refusal(
@@ -367,12 +377,16 @@ REFUSALS = (
     ),
     Refusal(
         "a magnitude",
-        {"number": ("5.2 million", "5.2k", "5.2M", "5.2e3", "5.2 * 10^3", "5.2 dozen", "5.2\u2030", "5.2 hundred")},
+        {
+            "number": ("5.2 million", "5.2k", "5.2M", "5.2e3", "5.2 * 10^3", "5.2 dozen", "5.2\u2030", "5.2 hundred")
+            + ("5.2 K", "5.2 mil", "5.2 \u043c\u043b\u043d", "a tenth of 5.2", "5.2 doubled", "5.2 bps")
+        },
     ),
     Refusal(
         "a foreign digit",
         {
-            "number": ("5.2.1", "15.2", "5.29", "5.2,1", "5.2 7", "1/5.2", "5.2:1", "5.2_1", "5.2 and a half"),
+            "number": ("5.2.1", "15.2", "5.29", "5.2,1", "5.2 7", "1/5.2", "5.2:1", "5.2_1", "5.2 and a half")
+            + ("e^5.2", "5.2i", "5.2\u2163"),
             "date": ("109/03/2014", "09/03/20141", "09/03/2014 7"),
             "duration": ("17 weeks, 6.5 days", "17 weeks, 6 days, 3 hours", "1,17 weeks, 6 days", "17 weeks, 6 days 2"),
         },
@@ -397,9 +411,21 @@ REFUSALS = (
     Refusal(
         "a bound",
         {
-            "number": ("> 5.2", "<5.2", "at least 5.2", "more than 5.2", "5.2 or more", "5.2+"),
-            "date": ("before 09/03/2014", "after 09/03/2014"),
-            "duration": ("at least 17 weeks, 6 days", "over 17 weeks, 6 days"),
+            "number": ("> 5.2", "<5.2", "at least 5.2", "more than 5.2", "5.2 or more", "5.2+")
+            + (">= 5.2", "less than ~5.2", "5.2 at most", "maximum: 5.2", "5.2 is too low"),
+            "date": ("before 09/03/2014", "after 09/03/2014", "prior to 09/03/2014", "09/03/2014 onwards"),
+            "duration": ("at least 17 weeks, 6 days", "over 17 weeks, 6 days", "17 weeks, 6 days max"),
+        },
+    ),
+    Refusal(
+        "a number of something else behind it",
+        {"number": ("BMI = 22.9 (normal is 5.2)", "The score is 3. The risk is 5.2", "3 to 5 = 5.2", "3 g = 5.2 mg")},
+    ),
+    Refusal(
+        "another day or span of time",
+        {
+            "date": ("a week after 09/03/2014", "eve of 09/03/2014", "09/03/2014 (Friday)", "09/03/2014 (in March)"),
+            "duration": ("17 weeks, 6 days and a decade", "17 weeks, 6 days to go", "17 weeks, 6 days doubled"),
         },
     ),
 )

@@ -8,31 +8,38 @@ than sevenths, numbers in words.
 
 from __future__ import annotations
 
+import itertools
 import re
 
+from reward_server.verifiers.amounts import HIDDEN, OPERATION, SYMBOL, foreign_numeral, result
 from reward_server.verifiers.base import MALFORMED, MAX_SHORT_CHARS, NO_ANSWER, Verdict, judged
-from reward_server.verifiers.carriers import COUNTED, NEGATION, is_bound, number_words
+from reward_server.verifiers.carriers import ALTERNATIVE, COUNTED, NEGATION, is_bound, number_words
 from reward_server.verifiers.plain import readable
 
 VERSION = "2"
 
-_WEEKS = r"\s?-?(?:weeks?|wks?|w)(?![a-z])"
-_DAYS = r"\s?-?(?:days?|d)(?![a-z])"
+# An answer says one duration, in two or three forms at most.
+_MOST_DURATIONS = 8
+_WEEKS = r"\s?-?(?:(?:completed|full)\s)?(?:week\(s\)|weeks?|wks?|w)(?![a-z])"
+_DAYS = r"\s?-?(?:day\(s\)|days?|d)(?![a-z])"
 _DURATION = re.compile(
     r"(?<![\w.,/+^:*-])(?:"
-    # 17 weeks, 6 days; ('17 weeks', '6 days'); 17w6d; 17 weeks 6/7
+    # 17 weeks, 6 days; ('17 weeks', '6 days'); 17w6d; 17 weeks (6 days); 17 weeks 6/7
     rf"(?P<weeks>[0-9]{{1,6}}){_WEEKS}"
-    rf"(?:[\s,;'\"&+]{{0,6}}(?:and\s)?(?:(?P<rest>[0-9]{{1,6}}){_DAYS}|(?P<seventh>[0-6])/7(?:{_DAYS})?(?![\w/])))?"
+    rf"(?:[\s,;'\"&+]{{0,6}}(?:(?:and|plus)\s)?(?:(?P<rest>[0-9]{{1,6}}){_DAYS}|(?P<seventh>[0-6])/7(?!{_DAYS})(?![\w/]))"
+    rf"|\s?\((?P<inner>[0-6]){_DAYS}\))?"
     # 17+6, 17^+6 and 17 6/7, with or without their weeks; 17+6/40 of British notes
-    r"|(?P<whole>[0-9]{1,2})(?:\s?\^?\+\s?(?P<plus>[0-6])(?:/7|/40)?|(?:\s?-\s?|\s|\s?\+\s?|\s?&\s?|\sand\s)(?P<of7>[0-6])/7)"
-    rf"(?![\w/])(?:{_WEEKS})?"
+    r"|(?P<whole>[0-9]{1,2})(?:\s?\^?\+\s?(?P<plus>[0-6])(?:/7|/40)?"
+    r"|(?:\s?\^|\s?-\s?|\s|\s?\+\s?|\s?&\s?|\sand\s)(?P<of7>[0-6])/7)"
+    rf"(?:{_WEEKS}|(?![\w/]))"
     rf"|(?P<days>[0-9]{{1,6}}){_DAYS})"
-    r"(?![\w/]|-\w|[.,:][0-9]|\s?[+*^<>=\u00b1]|\s?-\s?[0-9])",
+    r"(?![\w/]|-\w|[.,:][0-9]|\s?[+*^<>\u00b1]|\s?-\s?[0-9])",
     re.IGNORECASE,
 )
-_UNREAD = re.compile(r"[0-9+*/\\^_<=\u00b1%~&@#|]|(?<!-)>")
+# Other spans of time, and words that turn an age into what is left of one.
 _OTHER_UNIT = re.compile(
-    r"(?<![^\W\d_])(?:years?|yrs?|months?|mos?|hours?|hrs?|h|minutes?|mins?|seconds?|secs?|weeks?|wks?|days?|plus|minus|times|x)\b",
+    r"(?<![^\W\d_])(?:decades?|years?|yrs?|months?|mos?|hours?|hrs?|h|minutes?|mins?|seconds?(?!\strimester)|secs?|weeks?|weekends?|wks?"
+    r"|days?|remaining|left|to go|from now|ago|before|until|till|postpartum|postnatal|overdue)\b",
     re.IGNORECASE,
 )
 
@@ -42,15 +49,22 @@ def verify(answer: str, weeks: int, days: int) -> Verdict:
     text = readable(answer, MAX_SHORT_CHARS)
     if not text:
         return MALFORMED if text is None else NO_ANSWER
-    found = list(_DURATION.finditer(text))
+    if HIDDEN.search(answer):
+        return NO_ANSWER
+    text = result(text)
+    found = list(itertools.islice(_DURATION.finditer(text), _MOST_DURATIONS + 1))
+    if len(found) > _MOST_DURATIONS:
+        return NO_ANSWER
     totals = {_days(match) for match in found}
     if not totals:
         return MALFORMED
-    between = _DURATION.sub("\n", text)
-    bounded = any(is_bound(text, match.start(), match.end()) for match in found)
-    if len(totals) > 1 or bounded or NEGATION.search(between):
+    between = _DURATION.sub("\0", text)
+    bounded = any(is_bound(text, *match.span()) for match in found)
+    if len(totals) > 1 or bounded or NEGATION.search(between) or ALTERNATIVE.search(between):
         return NO_ANSWER
-    if _UNREAD.search(between) or _OTHER_UNIT.search(between) or COUNTED.search(between) or number_words(between):
+    if any(pattern.search(between) for pattern in (SYMBOL, OPERATION, _OTHER_UNIT, COUNTED)) or number_words(between):
+        return MALFORMED
+    if foreign_numeral(between):
         return MALFORMED
     (total,) = totals
     return judged(total == 7 * weeks + days, f"{total // 7} weeks, {total % 7} days")
@@ -58,5 +72,5 @@ def verify(answer: str, weeks: int, days: int) -> Verdict:
 
 def _days(match: re.Match[str]) -> int:
     weeks = match["weeks"] or match["whole"] or 0
-    days = match["rest"] or match["seventh"] or match["plus"] or match["of7"] or match["days"] or 0
+    days = match["rest"] or match["inner"] or match["seventh"] or match["plus"] or match["of7"] or match["days"] or 0
     return 7 * int(weeks) + int(days)

@@ -14,8 +14,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import unicodedata
 
+from reward_server.verifiers.amounts import HIDDEN, OPERATION, foreign_numeral
 from reward_server.verifiers.base import MALFORMED, MAX_SHORT_CHARS, NO_ANSWER, Verdict, judged
 from reward_server.verifiers.carriers import ALTERNATIVE, COUNTED, NEGATION, is_bound, number_words
 from reward_server.verifiers.plain import readable
@@ -24,6 +24,7 @@ VERSION = "2"
 
 # In what is said, not in the working before it.
 _MOST_NUMBERS = 50
+_MOST_STEPS = 12
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})++(?:\.[0-9]++)?|[0-9]++(?:\.[0-9]++)?|\.[0-9]++)"
 # What may not follow digits: more of them, a letter that goes on to digits, a power, a ratio.
 _END = r"(?![.,]?[0-9]|[_^]|\s?\*\*|[A-Za-z]++[-+]?[0-9]|\s?:\s?[0-9])"
@@ -37,7 +38,8 @@ _NUMBER = (
     rf"(?:e(?P<e>[+-]?[0-9]{{1,4}})|\s?(?:x|\*|times)\s?{_TEN.format('ten')}|(?P<magnitude>k(?![a-z/])))?)"
     rf"{_END}"
     rf"(?:\s?/\s?(?P<below>{_DIGITS}){_END}(?!\s?/\s?[0-9])"
-    rf"|\s(?:out\s)?of\s(?:a (?:possible|maximum|total)\s(?:of\s)?)?(?P<total>{_DIGITS}){_END})?"
+    rf"|\s(?:out\s)?of\s(?:a (?:possible|maximum|total)\s(?:of\s)?)?(?P<total>{_DIGITS}){_END}"
+    rf"|\s\((?:(?:out\s)?of|max(?:imum)?\.?:?)\s(?P<most>{_DIGITS})\s?\))?"
     r"(?:\s(?P<order>hundred|thousand|million|billion|trillion)\b)?"
     r"(?P<percent>\s?(?:%|percent\b|per cent\b|pct\b))?"
 )
@@ -48,30 +50,52 @@ _NAME = (
     r"|root|log|ln|exp|(?<=[0-9]\s)e)[-_]?[0-9])"
     r"(?P<name>(?:[^\W\d_]++['-]){0,4}[^\W\d_]++[-_]?[0-9](?:[\w+-]|[.,](?=[0-9]))*+)"
 )
-_AMOUNT = re.compile(rf"{_NAME}|{_NUMBER}", re.IGNORECASE)
+# What is asked for may count something itself: "10-year risk", "24-hour urine".
+_SPAN = (
+    r"(?<![\w.,/+-])(?<!\bto\s)(?<!\bor\s)(?<!\band\s)"
+    r"(?P<span>[0-9]{1,3}-(?:year|month|week|day|hour|minute|item|point|lead)s?(?=\s[^\W\d_]{2}))"
+)
+_AMOUNT = re.compile(rf"{_NAME}|{_SPAN}|{_NUMBER}", re.IGNORECASE)
 _FINAL = re.compile(r"={1,2}|->|\u2248|\b(?:is|equals)\b", re.IGNORECASE)
 _COMPARED = re.compile(r"[!<>]=|=[<>]")
-# Units that hold digits of their own: body surface normalisation, raised units, water.
+# Units that hold digits of their own (body surface, raised units, water), and remarks about decimals.
+_RAISED = r"(?:[mcdk\u03bc]?m|s|sec|min|h|hr|d|day|[cdm\u03bc]?l|[mk\u03bc]?g|m?mol|m?eq|dyne?|wk|yr|year)"
 _UNIT = re.compile(
-    r"(?:/|\bper)\s?1\.73\s?m\s?\^?2?\b|(?<![A-Za-z])[cdkm]?m\s?\^?[23]\b|\b[cm]m\s?H_?2O\b|(?<=[cm]m)\^?5\b"
-    r"|(?<=[A-Za-z])\^[+-]?[1-5]\b|(?<=[A-Za-z])\*(?=[A-Za-z])",
+    r"(?:/|\bper)\s?\(?1\.73\s?m\s?(?:\^|\*\*)?2?\)?(?![\w^]|[.,][0-9])"
+    r"|(?<![A-Za-z])(?:(?-i:[cdkm]?m)|(?<=/)M)\s?(?:\^|\*\*)?[23](?![\w^]|[.,/]?[0-9])"
+    r"|\b[cm]m\s?H_?2O\b|(?<=[cm]m)5\b"
+    rf"|(?<![^\W\d_]){_RAISED}\^[+-]?[1-5](?![\w^]|[.,][0-9])|(?<=[A-Za-z])\*(?=[A-Za-z])"
+    r"|\(?\brounded (?:up |down )?to (?:the nearest (?:whole number|integer|tenth|hundredth)"
+    r"|(?:[0-6]|one|two|three|four) (?:decimals?(?: places?)?|d\.?p\.?|places|significant (?:figures|digits)|sig\.? figs?))"
+    r"(?![^\W_])\)?",
     re.IGNORECASE,
 )
 _MEASURED = re.compile(r"\s?(?:points?|pts?)\b", re.IGNORECASE)
 _PRESSURE = re.compile(r"\s?mm\s?Hg\b", re.IGNORECASE)
 _SCORE = re.compile(r"\bscore\b", re.IGNORECASE)
-_FUNCTION = re.compile(
-    r"(?<![^\W\d_])(?:sqrt|root|log(?:arithm)?|ln|exp|sin|cos|tan|abs|factorial|squared?|cubed?|times|plus|minus|divided|multiplied"
-    r"|inverse|reciprocal|power|permille|per mille|ppm|ppb|basis points?|x|point (?:one|two|five)|(?:and|to) one"
-    r"|one (?:and|to|point))\b",
-    re.IGNORECASE,
+# Words that may be glued to a number. "5M" may be molar or millions, "5x" a factor, "5i" imaginary, "5th" a place.
+_GLUED = (
+    r"(?:[kmcd\u03bcunp]?[gm]|mc[gl]|[mdc\u03bcunf]?[lL]|[mnpu\u03bc]?mol|[mnpu\u03bc]M|m?[eE][qQ]|m?osm|Osm|m?I?U|iu|m?mHg|cmH|k?Pa"
+    r"|[kKM](?=/)|m?s|ms|msec|secs?|mins?|h|hrs?|d|days?|wks?|w|weeks?|m?V|mos?|y|yo|yrs?|years?|months?|hours?|minutes?"
+    r"|k?[cC]al|k?J|[kM]?Hz|[CFNVW]|bpm|pts?|points?|unit|percent|pct|kgs|lbs?|in|ft|cells|mmhg|meq|dyn|feet|inches|grams?)"
 )
 # What no reading accounts for, where \x00 stands for a number: symbols, slashes that part no units, dashes and letters
-# that touch the number. "5M" may be molar or millions, "5x" a factor, "5th" a place.
+# that touch the number, signs apart from it, single letters that may be magnitudes.
 _LOOSE = re.compile(
-    r"[^\w\s.,;:!?()\[\]\"'\u2014$\u20ac\u00a3\u00b0\u03bc\u03a9/~\u2248=\x00>-]|[\d_]|/(?!\s?[^\W\d_])|[~\u2248](?!\s?\x00)"
-    r"|(?<!-)>|\x00(?:[xX]|[eE]|st|nd|rd|th|[MBT]|MM|bn|mn)(?![^\W\d_])|[^\W_]\x00|\x00-(?![^\W\d_])|-\s?$|\x00{2}|-\s?\x00"
+    r"[^\w\s.,;:!?()\[\]\"'\u2014$\u20ac\u00a3\u00b0\u03bc\u03a9/~\u2248=\x00>-]|[\d_]|/(?!\s?[(]?[^\W\d_])|[~\u2248](?!\s?\x00)"
+    rf"|(?<!-)>|\x00(?!{_GLUED}(?![^\W\d_]))[^\W\d_]|\x00\s(?![glLmshdywUJNVWCF](?!\w))[^\W\d_](?![\w'.]|\s?/)"
+    r"|[^\W_]\x00|\x00-(?![^\W\d_])|-\s?$|\x00{2}|-\s?[(\[\"'$\u20ac\u00a3~\u2248]*\s?\x00|[(\[]\s?-+\s?[)\]]"
+    r"|(?:^|[\s(\[])-(?=[^\W\d_])|(?:\b(?:is|of)|[=:])\s?-(?!>)"
 )
+# What makes working of the text before it, and what says so of amounts that were measured.
+_CALCULATED = re.compile(r"={1,2}|->|\u2248")
+_OPERATOR = re.compile(r"[+*/^\u00f7-]|\b(?:x|times|plus|minus|divided|multiplied|over)\b", re.IGNORECASE)
+_GIVEN = re.compile(r"\s*(?:with|for|given|using|from|based on|at)\b", re.IGNORECASE)
+_SO = re.compile(r"[,;]?\s(?:so|thus|hence|therefore|then)\b,?\s", re.IGNORECASE)
+_CLAIM = re.compile(r"\b(?:is|are|equals|scores?|points?|risk)\b|[%:]", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[;\n]")
+_RANGE = re.compile(r"([0-9.]+)\s?(-|to)\s?([0-9.]*[0-9])", re.IGNORECASE)
+_WORD = re.compile(r"[^\W\d_]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +104,11 @@ class Reading:
 
     value: float
     percent: bool = False
+
+    @property
+    def share(self) -> float:
+        """The value itself, one per cent being 0.01."""
+        return self.value / 100 if self.percent else self.value
 
     def __str__(self) -> str:
         """Twelve significant digits, and the percent sign."""
@@ -94,7 +123,7 @@ def verify_range(answer: str, lower: float, upper: float) -> Verdict:
     reading = _read(answer, rounded=False)
     if isinstance(reading, Verdict):
         return reading
-    candidates = (reading.value, reading.value / 100) if reading.percent else (reading.value,)
+    candidates = {reading.value, reading.share}
     return judged(any(lower <= value <= upper for value in candidates), str(reading))
 
 
@@ -113,41 +142,95 @@ def _read(answer: str, *, rounded: bool) -> Reading | Verdict:
     text = readable(answer, MAX_SHORT_CHARS)
     if text is None:
         return MALFORMED
-    if not text or NEGATION.search(text):
+    if not text or NEGATION.search(text) or HIDDEN.search(answer):
         return NO_ANSWER
     text = _UNIT.sub(" unit ", text)
     whole = _only_number(text, rounded=rounded)
     markers = list(_FINAL.finditer(text))
     if isinstance(whole, Reading) or not markers:
         return whole
-    # The working in front of the last marker may hold any number, but not an alternative.
-    if _COMPARED.search(text) or ALTERNATIVE.search(text, 0, markers[-1].start()):
+    if len(markers) > _MOST_STEPS:
         return NO_ANSWER
-    return _only_number(text[markers[-1].end() :].strip(), rounded=rounded)
+    end = markers[-1].end()
+    last = _only_number(text[end:].strip(), rounded=rounded)
+    if isinstance(last, Verdict):
+        return last
+    # "At least = 5.2"
+    if is_bound(text, end, end):
+        return NO_ANSWER
+    return last if _is_working(text[: markers[-1].start()], markers[-1][0], last) else NO_ANSWER
+
+
+def _is_working(text: str, marker: str, result: Reading) -> bool:
+    """Whether `text`, which stands in front of `marker` and `result`, leads to the result and states no other.
+
+    Certain are a calculation ("BMI = 70 / 1.75^2 ="), the same number once more ("22.86 ="), and measured inputs in
+    front of what they give ("70 kg and 1.75 m, so the BMI is", "With 70 kg and 1.75 m, the BMI is").
+    """
+    text = _AMOUNT.sub(lambda found: "name" if found["name"] or found["span"] else found[0], text)
+    ends = [end.end() for end in _SENTENCE_END.finditer(text)]
+    if ends and re.search(r"[0-9]", text[: ends[-1]]):
+        return False
+    opened = text.rfind("(") if text.count("(") > text.count(")") else 0
+    if re.search(r"[0-9]", text[:opened]) or ALTERNATIVE.search(text) or _COMPARED.search(text + marker):
+        return False
+    *before, step = _CALCULATED.split(text)
+    if marker.lower() in ("is", "equals") and before:
+        return False
+    return all(_is_step(part, result) for part in before) and (_is_step(step, result) or _is_input(step))
+
+
+def _is_step(text: str, result: Reading) -> bool:
+    """Whether `text` is a name, a calculation or the number of `result` once more."""
+    digits = [found.start() for found in re.finditer(r"[0-9]", text)]
+    if not digits:
+        return True
+    if _FINAL.search(text):
+        return False
+    same = _only_number(text.strip(), rounded=False)
+    if isinstance(same, Reading):
+        return math.isclose(same.share, result.share) or (_is_rounded(same, result) and _WORD.search(text) is None)
+    inner = text[digits[0] : digits[-1] + 1]
+    if _OPERATOR.search(inner) is None or re.search(r",(?![0-9]{3})", inner):
+        return False
+    ends = _RANGE.fullmatch(inner)
+    return ends is None or (
+        ends[2] == "-" and math.isclose(float(ends[1]) - float(ends[3]), result.value, rel_tol=0.01)
+    )
+
+
+def _is_rounded(exact: Reading, result: Reading) -> bool:
+    """Whether `result` is `exact` with fewer digits: 22.857 and 22.9."""
+    return any(round(exact.value, digits) == result.value for digits in range(5))
+
+
+def _is_input(text: str) -> bool:
+    """Whether `text` holds two or more measured inputs, says that something follows from them, and claims nothing."""
+    inputs = [found for found in _AMOUNT.finditer(text) if found["name"] is None]
+    if len(inputs) < 2 or _RANGE.search(text) or _CLAIM.search(text[: inputs[-1].end()]):
+        return False
+    return bool(_GIVEN.match(text) or _SO.search(text, inputs[-1].end()))
 
 
 def _only_number(text: str, *, rounded: bool) -> Reading | Verdict:
     """The one number that `text` states, where everything else in it is accounted for."""
-    found = [match for match in _AMOUNT.finditer(text) if match["name"] is None]
+    found = [match for match in _AMOUNT.finditer(text) if match["name"] is None and match["span"] is None]
     if len(found) > _MOST_NUMBERS:
         return NO_ANSWER
     scored = rounded or bool(_SCORE.search(text))
     readings = {_value(match, scored=scored) for match in found}
     if not readings or None in readings:
         return MALFORMED
-    between = _AMOUNT.sub(lambda match: " name " if match["name"] else "\0", text)
-    counts = set(number_words(between)) - {1}
     if len(readings) > 1 or any(is_bound(text, *match.span()) or _is_dash(match) for match in found):
         return NO_ANSWER
+    between = _AMOUNT.sub(lambda match: " name " if match["name"] or match["span"] else "\0", text)
     if ALTERNATIVE.search(between) or _COMPARED.search(between):
         return NO_ANSWER
-    if not between.isascii() and any(unicodedata.numeric(character, None) is not None for character in between):
-        return MALFORMED
-    if _LOOSE.search(between) or COUNTED.search(between) or _FUNCTION.search(between):
+    if foreign_numeral(between) or _LOOSE.search(between) or COUNTED.search(between) or OPERATION.search(between):
         return MALFORMED
     (reading,) = readings
     assert reading is not None
-    return reading if counts <= {reading.value} else NO_ANSWER
+    return reading if set(number_words(between)) - {1} <= {reading.value} else NO_ANSWER
 
 
 def _is_dash(match: re.Match[str]) -> bool:
@@ -165,10 +248,10 @@ def _value(match: re.Match[str], *, scored: bool) -> Reading | None:
     else:
         power = (match["e"] or match["ten"] or "0").replace(" ", "")
         value = float(f"{match['value'].replace(',', '')}e{power}")
-    if (limit := match["below"] or match["total"]) is not None:
+    if (limit := match["below"] or match["total"] or match["most"]) is not None:
         most = float(limit.replace(",", ""))
         scored = match["whole"] is None and (
-            scored or match["total"] is not None or bool(_MEASURED.match(match.string, match.end()))
+            scored or match["below"] is None or bool(_MEASURED.match(match.string, match.end()))
         )
         if _PRESSURE.match(match.string, match.end()) and match["below"]:
             return None

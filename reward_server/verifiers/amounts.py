@@ -1,0 +1,54 @@
+"""What no reading of an amount (a number, a date, a duration) accounts for, in symbols and in words.
+
+The three readers take their amount out of an answer and ask of the rest whether anything in it changes the amount.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from reward_server.verifiers.carriers import ALTERNATIVE, NEGATION
+
+# Seen in the answer as written, since `plain.clean` takes it for a mark of quotation or for the border of a table: a
+# bound at the start of a line, the bars of an absolute value.
+HIDDEN = re.compile(
+    r"^[ \t]*(?:>|&gt;)\s*(?:[^\w\s*#`>\"']|[\"'(*]*[-\u2010-\u2013\u2212]?\s?[0-9.]|(?:about|approx|roughly|around|circa|ca|some)\b)"
+    r"|^[ \t]*[-\u2010-\u2013\u2212][ \t]+(?:[^\w\s.*#`_-]|(?:about|approx|roughly|around|circa|ca|some)\b)"
+    r"|\|\s?[-\u2010-\u2013\u2212]\s?[0-9.]",
+    re.IGNORECASE | re.MULTILINE,
+)
+# Beside a date or a duration (\x00 here) stand words and punctuation; every other symbol may change it. A dash in front
+# may be a minus.
+SYMBOL = re.compile(
+    r"[^\w\s.,;:!?()\[\]\"'\u2014~\u2248=>\x00-]|[\d_]|(?<!-)>|[~\u2248](?!\s?\x00)|=(?!\s?\x00)"
+    r"|-\s?[(\[\"'~\u2248]*\s?\x00|\x00\s?-(?![^\W\d_])(?!>)|\(\s?-\s?\)"
+)
+# Words that make another number of the one beside them.
+OPERATION = re.compile(
+    r"(?<![^\W\d_])(?:sqrt|root|log(?:arithm)?|l[gn]|exp|(?:arc|a)?(?:sin|cos|tan|cot|csc)h?|abs(?:olute)?|mod(?:ulo|ulus)?"
+    r"|factorial|squared?|cubed?|raised|times|plus|minus|negative|neg|divided|multiplied|inverse|reciprocal|power"
+    r"|(?:per|pro)[ -]?mil(?:le?)?|ppm|ppb|ppt|bps|basis points?|percentage points?|percentiles?|x|below"
+    r"|point (?:one|two|five)|(?:and|to) one|one (?:and|to|point))\b",
+    re.IGNORECASE,
+)
+
+
+def foreign_numeral(text: str) -> bool:
+    """Whether a character of `text` is a number of its own, though no digit: a fraction, a circled or a Chinese one."""
+    return not text.isascii() and any(
+        not character.isdecimal() and unicodedata.numeric(character, None) is not None for character in text
+    )
+
+
+def result(text: str) -> str:
+    """The text behind the last "=" where a calculation stands in front of it ("125 / 7 ="), else all of it."""
+    working, sign, behind = text.rpartition("=")
+    calculated = re.search(
+        r"[0-9](?:\s?[a-z]{1,5})?\s?[+*/\u00f7-]\s?[0-9]",
+        re.sub(r"[0-9]+/[0-9]+/[0-9]+|[0-9]+-[0-9]+-[0-9]+", "1", working),
+    )
+    ended = re.search(r"[;\n<>]|[.!?]\s", working) or working.count("(") > working.count(")")
+    if not sign or not calculated or ended or NEGATION.search(working) or ALTERNATIVE.search(working):
+        return text
+    return behind.strip()

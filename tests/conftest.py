@@ -10,22 +10,37 @@ import subprocess
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+# Heavy modules that share nothing costly with the rest of their folder, and so may run beside it.
+ALONE = (
+    "end_to_end/test_quickstart.py",
+    "engines_nemo_aligner/test_run.py",
+    "engines_nemo_aligner/test_verifier.py",
+    "engines_nemo_aligner/test_aligner_trainer.py",
+)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under pytest-xdist's `--dist loadgroup` a folder's tests run on one worker, for they share its session fixtures.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadgroup`: a folder's tests run on one worker, for they share its session's fixtures.
 
-    A module that shares little with its neighbours takes a group of its own: `pytest.mark.xdist_group(NAME)`.
+    pytest-xdist's own groups, by marker, get lost under pytest 9.2.
     """
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.parent.name))
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFolder(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return file if file.endswith(ALONE) else file.rsplit("/", 1)[0]
+
+    return ByFolder(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from recipes.quickstart import BASE
 from recipes.runtime.run_folder import last_checkpoint
 from tests.conftest import finish, start
 
-pytestmark = [pytest.mark.multiprocess, pytest.mark.slow, pytest.mark.xdist_group("quickstart")]
+pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 
 
 def test_the_quickstart_leaves_everything_it_promises(tmp_path: Path) -> None:

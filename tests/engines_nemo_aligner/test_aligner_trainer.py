@@ -17,7 +17,7 @@ from reward_server.process import RewardServerProcess
 from tests.conftest import REPOSITORY, finish, start
 from tests.engines_nemo_aligner.reinforce import COPIES, PROMPTS, QUESTIONS, STEPS
 
-pytestmark = [pytest.mark.multiprocess, pytest.mark.xdist_group("nemo_runs")]
+pytestmark = pytest.mark.multiprocess
 
 
 def _tiny_base(folder: Path) -> Path:

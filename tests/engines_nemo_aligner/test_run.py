@@ -18,7 +18,7 @@ from tests.end_to_end.launch import DEADLINE_S, MEASURED, metrics, run, started,
 from tests.engines_nemo_aligner.conftest import megatron_python
 from tests.engines_nemo_aligner.models import logits
 
-pytestmark = [pytest.mark.multiprocess, pytest.mark.slow, pytest.mark.xdist_group("nemo_runs")]
+pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 STEPS = 4
 
 Rows = list[dict[str, Any]]

@@ -14,7 +14,7 @@ from recipes.data.example import Example
 from reward_server.process import RewardServerProcess
 from tests.conftest import REPOSITORY, finish, start
 
-pytestmark = [pytest.mark.multiprocess, pytest.mark.xdist_group("nemo_runs")]
+pytestmark = pytest.mark.multiprocess
 
 # A token is a character's code.
 RIGHT, WRONG = "<think>a</think><answer>B</answer>", "<think>a</think><answer>A</answer>"

@@ -2,8 +2,8 @@
 
 The whole answer is read: beside one date (in one form or several) it holds words, and no digit, sign, bound, negation
 or other span of time. A sum in front of "=" ("LMP 11/27/2013 + 280 days =") is working. A weekday or a month beside the
-date has to be its own. Left out: month names and day-first dates as answers. The prompt asks for one form, and 03/04/2020 has to mean
-one day; a month's name may stand beside the number form and has to agree with it.
+date has to be its own. Left out: month names and day-first dates as answers. The prompt asks for one form, and
+03/04/2020 has to mean one day; a month's name may stand beside the number form and has to agree with it.
 """
 
 from __future__ import annotations

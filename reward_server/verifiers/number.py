@@ -66,7 +66,8 @@ _UNIT = re.compile(
     r"|\b[cm]m\s?H_?2O\b|(?<=[cm]m)5\b"
     rf"|(?<![^\W\d_]){_RAISED}\^[+-]?[1-5](?![\w^]|[.,][0-9])|(?<=[A-Za-z])\*(?=[A-Za-z])"
     r"|\(?\brounded (?:up |down )?to (?:the nearest (?:whole number|integer|tenth|hundredth)"
-    r"|(?:[0-6]|one|two|three|four) (?:decimals?(?: places?)?|d\.?p\.?|places|significant (?:figures|digits)|sig\.? figs?))"
+    r"|(?:[0-6]|one|two|three|four) (?:decimals?(?: places?)?|d\.?p\.?|places"
+    r"|significant (?:figures|digits)|sig\.? figs?))"
     r"(?![^\W_])\)?",
     re.IGNORECASE,
 )

@@ -25,6 +25,8 @@ SYMBOL = re.compile(
     r"[^\w\s.,;:!?()\[\]\"'\u2014~\u2248=>\x00-]|[\d_]|(?<!-)>|[~\u2248](?!\s?\x00)|=(?!\s?\x00)"
     r"|-\s?[(\[\"'~\u2248]*\s?\x00|\x00\s?-(?![^\W\d_])(?!>)|\(\s?-\s?\)"
 )
+# The same amount in another form is no alternative.
+SAME_AGAIN = re.compile(r"\x00\sor\s\x00", re.IGNORECASE)
 # Words that make another number of the one beside them.
 OPERATION = re.compile(
     r"(?<![^\W\d_])(?:sqrt|root|log(?:arithm)?|l[gn]|exp|(?:arc|a)?(?:sin|cos|tan|cot|csc)h?|abs(?:olute)?|mod(?:ulo|ulus)?"

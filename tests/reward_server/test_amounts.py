@@ -35,6 +35,7 @@ NUMBERS_REFUSED = [
     *("5.2 - reference is 3", "22.9 kg/m2, ideal = 25", "age 70, weight 80 -> 60", "22.9 + normal = 25"),
 ]
 NUMBERS_READ = [
+    *(("Ca\u00b2\u207a = 9.6 mg/dL", "9.6"), ("Corrected Ca2+: 9.6", "9.6")),
     *(("5.2 mg (rounded to 2 decimal places)", "5.2"), ("22.86 kg/m\xb2 (rounded to two decimals)", "22.86")),
     *(("3 (of 9)", "3"), ("3 (max 9)", "3"), ("3 (out of 9)", "3"), ("66.4 mL/min/(1.73 m\xb2)", "66.4")),
     *(("66.4 mL/min/1.73 m\xb2", "66.4"), ("22.9 kg/m**2", "22.9"), ("70 kg and 1.75 m, so the BMI is 22.9", "22.9")),
@@ -97,6 +98,7 @@ DURATIONS_REFUSED = [
     *("17 weeks and six days", "17 weeks, 6 days more or less", "a month and 17 weeks, 6 days"),
 ]
 DURATIONS_READ = [
+    "17 weeks, 6 days or 125 days",
     *("17 weeks, 6 days", "GA = 17 weeks, 6 days", "125 days = 17 weeks, 6 days", "125 / 7 = 17 weeks, 6 days"),
     *("125/7 = 17 weeks, 6 days", "17 week(s) and 6 day(s)", "17 completed weeks and 6 days", "17 weeks plus 6 days"),
     *("17+6w", "17+6 weeks", "17^{6/7} weeks", "~17 weeks, 6 days", "17 weeks (6 days)"),

@@ -10,11 +10,12 @@ import unicodedata
 
 from reward_server.verifiers.carriers import ALTERNATIVE, NEGATION
 
+_ABOUT = r"(?:about|approx|roughly|around|circa|ca|some)\b"
 # Seen in the answer as written, since `plain.clean` takes it for a mark of quotation or for the border of a table: a
 # bound at the start of a line, the bars of an absolute value.
 HIDDEN = re.compile(
-    r"^[ \t]*(?:>|&gt;)\s*(?:[^\w\s*#`>\"']|[\"'(*]*[-\u2010-\u2013\u2212]?\s?[0-9.]|(?:about|approx|roughly|around|circa|ca|some)\b)"
-    r"|^[ \t]*[-\u2010-\u2013\u2212][ \t]+(?:[^\w\s.*#`_-]|(?:about|approx|roughly|around|circa|ca|some)\b)"
+    rf"^[ \t]*(?:>|&gt;)\s*(?:[^\w\s*#`>\"']|[\"'(*]*[-\u2010-\u2013\u2212]?\s?[0-9.]|{_ABOUT})"
+    rf"|^[ \t]*[-\u2010-\u2013\u2212][ \t]+(?:[^\w\s.*#`_-]|{_ABOUT})"
     r"|\|\s?[-\u2010-\u2013\u2212]\s?[0-9.]",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -24,6 +25,8 @@ SYMBOL = re.compile(
     r"[^\w\s.,;:!?()\[\]\"'\u2014~\u2248=>\x00-]|[\d_]|(?<!-)>|[~\u2248](?!\s?\x00)|=(?!\s?\x00)"
     r"|-\s?[(\[\"'~\u2248]*\s?\x00|\x00\s?-(?![^\W\d_])(?!>)|\(\s?-\s?\)"
 )
+# The same amount in another form is no alternative.
+SAME_AGAIN = re.compile(r"\x00\sor\s\x00", re.IGNORECASE)
 # Words that make another number of the one beside them.
 OPERATION = re.compile(
     r"(?<![^\W\d_])(?:sqrt|root|log(?:arithm)?|l[gn]|exp|(?:arc|a)?(?:sin|cos|tan|cot|csc)h?|abs(?:olute)?|mod(?:ulo|ulus)?"

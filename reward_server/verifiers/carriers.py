@@ -186,14 +186,16 @@ _BOUND_BEFORE = re.compile(
     r"|\bin excess|\bupwards?|\b(?:max|min)\.|\bmax(?:imum)?|\bminimum|\b(?:upper|lower) (?:bound|limit)|\blimit"
     r"|\bas (?:low|high|little|much|many|few|small|great|large|early|late|long|short) as|\bwithin|\bbefore|\bafter"
     r"|\bprior to|\bfollowing|\buntil|\btill|\bsince|\bevery|<|(?<!-)>|\u00b1)"
-    r"(?:[\s:=~\u2248]|\b(?:about|approx(?:imately)?|roughly|around|circa|ca|some|nearly|almost|or equal to|equal to|the|an?|value|of|is)\b\.?){0,9}$",
+    r"(?:[\s:=~\u2248]|\b(?:about|approx(?:imately)?|roughly|around|circa|ca|some|nearly|almost|or equal to"
+    r"|equal to|the|an?|value|of|is)\b\.?){0,9}$",
     re.IGNORECASE,
 )
 _BOUND_BEHIND = re.compile(
     r"\s?(?:\+|(?:or|and) (?:more|less|fewer|higher|lower|greater|above|below|over|under|up|older|younger"
     r"|later|earlier)\b"
     r"|plus\b|minus\b|less\b|ago\b|short of\b)"
-    r"|[^.;\n]{0,30}?\b(?:at (?:the )?(?:least|most|latest|earliest)\b|too (?:low|high|early|late|small|large|long|short|few|many|much)\b"
+    r"|[^.;\n]{0,30}?\b(?:at (?:the )?(?:least|most|latest|earliest)\b"
+    r"|too (?:low|high|early|late|small|large|long|short|few|many|much)\b"
     r"|(?:max(?:imum)?|minimum|upwards?|onwards?|(?:upper|lower) (?:limit|bound))(?=[\s.!)\"']*(?:$|[\n;]))"
     r"|is (?:the |an? )?(?:max(?:imum)?|minimum|(?:upper|lower) (?:limit|bound))\b)",
     re.IGNORECASE,
@@ -351,8 +353,21 @@ REFUSALS = (
     Refusal(
         "a sign",
         {
-            "number": ("-5.2", "- 5.2", "minus 5.2", "neg 5.2", "\u2212 5.2", "5.2-", "\u00b15.2", "base excess - 5.2")
-            + ("-(5.2)", "\u2212\u00a35.2", "5.2 (negative)", "a negative value of 5.2", "|-5.2|"),
+            "number": (
+                "-5.2",
+                "- 5.2",
+                "minus 5.2",
+                "neg 5.2",
+                "\u2212 5.2",
+                "5.2-",
+                "\u00b15.2",
+                "base excess - 5.2",
+                "-(5.2)",
+                "\u2212\u00a35.2",
+                "5.2 (negative)",
+                "a negative value of 5.2",
+                "|-5.2|",
+            ),
             "date": ("minus 09/03/2014", "\u2212 09/03/2014"),
             "duration": ("-17 weeks, 6 days", "\u2212 17 weeks, 6 days", "negative 17 weeks, 6 days"),
         },
@@ -378,15 +393,41 @@ REFUSALS = (
     Refusal(
         "a magnitude",
         {
-            "number": ("5.2 million", "5.2k", "5.2M", "5.2e3", "5.2 * 10^3", "5.2 dozen", "5.2\u2030", "5.2 hundred")
-            + ("5.2 K", "5.2 mil", "5.2 \u043c\u043b\u043d", "a tenth of 5.2", "5.2 doubled", "5.2 bps")
+            "number": (
+                "5.2 million",
+                "5.2k",
+                "5.2M",
+                "5.2e3",
+                "5.2 * 10^3",
+                "5.2 dozen",
+                "5.2\u2030",
+                "5.2 hundred",
+                "5.2 K",
+                "5.2 mil",
+                "5.2 \u043c\u043b\u043d",
+                "a tenth of 5.2",
+                "5.2 doubled",
+                "5.2 bps",
+            )
         },
     ),
     Refusal(
         "a foreign digit",
         {
-            "number": ("5.2.1", "15.2", "5.29", "5.2,1", "5.2 7", "1/5.2", "5.2:1", "5.2_1", "5.2 and a half")
-            + ("e^5.2", "5.2i", "5.2\u2163"),
+            "number": (
+                "5.2.1",
+                "15.2",
+                "5.29",
+                "5.2,1",
+                "5.2 7",
+                "1/5.2",
+                "5.2:1",
+                "5.2_1",
+                "5.2 and a half",
+                "e^5.2",
+                "5.2i",
+                "5.2\u2163",
+            ),
             "date": ("109/03/2014", "09/03/20141", "09/03/2014 7"),
             "duration": ("17 weeks, 6.5 days", "17 weeks, 6 days, 3 hours", "1,17 weeks, 6 days", "17 weeks, 6 days 2"),
         },
@@ -411,8 +452,19 @@ REFUSALS = (
     Refusal(
         "a bound",
         {
-            "number": ("> 5.2", "<5.2", "at least 5.2", "more than 5.2", "5.2 or more", "5.2+")
-            + (">= 5.2", "less than ~5.2", "5.2 at most", "maximum: 5.2", "5.2 is too low"),
+            "number": (
+                "> 5.2",
+                "<5.2",
+                "at least 5.2",
+                "more than 5.2",
+                "5.2 or more",
+                "5.2+",
+                ">= 5.2",
+                "less than ~5.2",
+                "5.2 at most",
+                "maximum: 5.2",
+                "5.2 is too low",
+            ),
             "date": ("before 09/03/2014", "after 09/03/2014", "prior to 09/03/2014", "09/03/2014 onwards"),
             "duration": ("at least 17 weeks, 6 days", "over 17 weeks, 6 days", "17 weeks, 6 days max"),
         },

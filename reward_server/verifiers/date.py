@@ -2,8 +2,8 @@
 
 The whole answer is read: beside one date (in one form or several) it holds words, and no digit, sign, bound, negation
 or other span of time. A sum in front of "=" ("LMP 11/27/2013 + 280 days =") is working. A weekday or a month beside the
-date has to be its own. Left out: month names and day-first dates as answers. The prompt asks for one form, and 03/04/2020 has to mean
-one day; a month's name may stand beside the number form and has to agree with it.
+date has to be its own. Left out: month names and day-first dates as answers. The prompt asks for one form, and
+03/04/2020 has to mean one day; a month's name may stand beside the number form and has to agree with it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import datetime
 import itertools
 import re
 
-from reward_server.verifiers.amounts import HIDDEN, OPERATION, SYMBOL, foreign_numeral, result
+from reward_server.verifiers.amounts import HIDDEN, OPERATION, SAME_AGAIN, SYMBOL, foreign_numeral, result
 from reward_server.verifiers.base import MALFORMED, MAX_SHORT_CHARS, NO_ANSWER, Verdict, judged
 from reward_server.verifiers.carriers import ALTERNATIVE, COUNTED, NEGATION, is_bound, number_words
 from reward_server.verifiers.plain import readable
@@ -32,7 +32,6 @@ _DATE = re.compile(
     re.IGNORECASE,
 )
 _FORM = re.compile(r"\(?\bMM?/DD?/Y(?:YYY)?\b\)?", re.IGNORECASE)
-_SAME_AGAIN = re.compile(r"\x00\sor\s\x00", re.IGNORECASE)
 _NAMED_MONTH = re.compile(
     r"\b(?:(?i:(jan|feb|apr|jun|jul|aug|sep|oct|nov|dec)(?:t|uary|ruary|il|e|y|ust|tember|ober|ember)?)|(Mar|May)(?:ch)?)\b"
 )
@@ -65,7 +64,7 @@ def verify(answer: str, gold: datetime.date) -> Verdict:
         return NO_ANSWER
     (date,) = dates
     assert date is not None
-    between = _SAME_AGAIN.sub("\0", re.sub(r"\A-\s\0", "\0", _DATE.sub("\0", text)))
+    between = SAME_AGAIN.sub("\0", re.sub(r"\A-\s\0", "\0", _DATE.sub("\0", text)))
     return judged(date == gold, f"{date:%m/%d}/{date.year:04d}") if _adds_nothing(between, date) else NO_ANSWER
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 
-from reward_server.verifiers.amounts import HIDDEN, OPERATION, SYMBOL, foreign_numeral, result
+from reward_server.verifiers.amounts import HIDDEN, OPERATION, SAME_AGAIN, SYMBOL, foreign_numeral, result
 from reward_server.verifiers.base import MALFORMED, MAX_SHORT_CHARS, NO_ANSWER, Verdict, judged
 from reward_server.verifiers.carriers import ALTERNATIVE, COUNTED, NEGATION, is_bound, number_words
 from reward_server.verifiers.plain import readable
@@ -58,7 +58,7 @@ def verify(answer: str, weeks: int, days: int) -> Verdict:
     totals = {_days(match) for match in found}
     if not totals:
         return MALFORMED
-    between = _DURATION.sub("\0", text)
+    between = SAME_AGAIN.sub("\0", _DURATION.sub("\0", text))
     bounded = any(is_bound(text, *match.span()) for match in found)
     if len(totals) > 1 or bounded or NEGATION.search(between) or ALTERNATIVE.search(between):
         return NO_ANSWER

@@ -58,15 +58,17 @@ _SPAN = (
 _AMOUNT = re.compile(rf"{_NAME}|{_SPAN}|{_NUMBER}", re.IGNORECASE)
 _FINAL = re.compile(r"={1,2}|->|\u2248|\b(?:is|equals)\b", re.IGNORECASE)
 _COMPARED = re.compile(r"[!<>]=|=[<>]")
-# Units that hold digits of their own (body surface, raised units, water), and remarks about decimals.
+# Units that hold digits of their own (body surface, raised units, water, charges), and remarks about decimals.
 _RAISED = r"(?:[mcdk\u03bc]?m|s|sec|min|h|hr|d|day|[cdm\u03bc]?l|[mk\u03bc]?g|m?mol|m?eq|dyne?|wk|yr|year)"
 _UNIT = re.compile(
     r"(?:/|\bper)\s?\(?1\.73\s?m\s?(?:\^|\*\*)?2?\)?(?![\w^]|[.,][0-9])"
     r"|(?<![A-Za-z])(?:(?-i:[cdkm]?m)|(?<=/)M)\s?(?:\^|\*\*)?[23](?![\w^]|[.,/]?[0-9])"
+    r"|(?<![^\W\d_])(?-i:Ca|Mg|Fe|Cu|Zn)\^?2\+(?=[\s)\]:]|$)"
     r"|\b[cm]m\s?H_?2O\b|(?<=[cm]m)5\b"
     rf"|(?<![^\W\d_]){_RAISED}\^[+-]?[1-5](?![\w^]|[.,][0-9])|(?<=[A-Za-z])\*(?=[A-Za-z])"
     r"|\(?\brounded (?:up |down )?to (?:the nearest (?:whole number|integer|tenth|hundredth)"
-    r"|(?:[0-6]|one|two|three|four) (?:decimals?(?: places?)?|d\.?p\.?|places|significant (?:figures|digits)|sig\.? figs?))"
+    r"|(?:[0-6]|one|two|three|four) (?:decimals?(?: places?)?|d\.?p\.?|places"
+    r"|significant (?:figures|digits)|sig\.? figs?))"
     r"(?![^\W_])\)?",
     re.IGNORECASE,
 )

@@ -56,6 +56,7 @@ _SPAN = (
     r"(?P<span>[0-9]{1,3}-(?:year|month|week|day|hour|minute|item|point|lead)s?(?=\s[^\W\d_]{2}))"
 )
 _AMOUNT = re.compile(rf"{_NAME}|{_SPAN}|{_NUMBER}", re.IGNORECASE)
+_ANSWERED = re.compile(r"\b(?:final |correct )?answer(?:\s(?:is|would be)|\s?[:=])\s?:?\s?", re.IGNORECASE)
 _FINAL = re.compile(r"={1,2}|->|\u2248|\b(?:is|equals)\b", re.IGNORECASE)
 _COMPARED = re.compile(r"[!<>]=|=[<>]")
 # Units that hold digits of their own (body surface, raised units, water, charges), and remarks about decimals.
@@ -153,6 +154,9 @@ def _read(answer: str, *, rounded: bool) -> Reading | Verdict:
         return whole
     if len(markers) > _MOST_STEPS:
         return NO_ANSWER
+    answered = _answered(text, rounded=rounded)
+    if answered is not None:
+        return answered
     end = markers[-1].end()
     last = _only_number(text[end:].strip(), rounded=rounded)
     if isinstance(last, Verdict):
@@ -161,6 +165,17 @@ def _read(answer: str, *, rounded: bool) -> Reading | Verdict:
     if is_bound(text, end, end):
         return NO_ANSWER
     return last if _is_working(text[: markers[-1].start()], markers[-1][0], last) else NO_ANSWER
+
+
+def _answered(text: str, *, rounded: bool) -> Reading | None:
+    """The number behind "the answer is", whatever stands in front; None where there is none, or another one too."""
+    stated = list(_ANSWERED.finditer(text))
+    ends = [*(found.start() for found in stated[1:]), len(text)]
+    readings = {
+        _only_number(text[found.end() : end].strip(), rounded=rounded) for found, end in zip(stated, ends, strict=True)
+    }
+    only = readings.pop() if len(readings) == 1 else None
+    return only if isinstance(only, Reading) else None
 
 
 def _is_working(text: str, marker: str, result: Reading) -> bool:

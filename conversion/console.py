@@ -48,9 +48,11 @@ def conversion_parser(command: str, description: str, epilog: str, *, src: str, 
 
 def dtype(name: str | None) -> torch.dtype | None:
     """The dtype that `--dtype` names, None where it was not given."""
+    if name is None:
+        return None
     import torch
 
-    return None if name is None else getattr(torch, name)
+    return getattr(torch, name)
 
 
 def converted(path: Path, family: str, tensors: int, parameters: int, dtype: str) -> str:

@@ -79,13 +79,13 @@ def convert(
     Raises:
         ConversionError: one of its subclasses, naming the file or tensor; then `src` and `dst` are as before.
     """
-    from conversion.torch_dist import TorchDistWriter
-
     model = open_model(Path(src))
     open_tokenizer(model.path, model.architecture.vocab_size)
     if dtype is None and model.dtype is None:
         names = sorted({dtype_name(tensor.dtype) for tensor in model.tensors.values()})
         raise HuggingFaceError(f"{src}: weights of mixed dtypes ({', '.join(names)}); choose one with --dtype")
+    from conversion.torch_dist import TorchDistWriter
+
     companions = {name: model.path / name for name in companion_files(model.path)}
     with build(Path(dst), source=Path(src), force=force) as tmp:
         place = LAYOUTS[layout]

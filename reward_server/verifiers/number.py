@@ -150,13 +150,13 @@ def _read(answer: str, *, rounded: bool) -> Reading | Verdict:
     text = _UNIT.sub(" unit ", text)
     whole = _only_number(text, rounded=rounded)
     markers = list(_FINAL.finditer(text))
-    if isinstance(whole, Reading) or not markers:
+    if isinstance(whole, Reading):
         return whole
+    answered = _answered(text, rounded=rounded)
+    if answered is not None or not markers:
+        return answered or whole
     if len(markers) > _MOST_STEPS:
         return NO_ANSWER
-    answered = _answered(text, rounded=rounded)
-    if answered is not None:
-        return answered
     end = markers[-1].end()
     last = _only_number(text[end:].strip(), rounded=rounded)
     if isinstance(last, Verdict):
@@ -169,10 +169,10 @@ def _read(answer: str, *, rounded: bool) -> Reading | Verdict:
 
 def _answered(text: str, *, rounded: bool) -> Reading | None:
     """The number behind "the answer is", whatever stands in front; None where there is none, or another one too."""
-    stated = list(_ANSWERED.finditer(text))
+    stated = list(_ANSWERED.finditer(text))[:_MOST_STEPS]
     ends = [*(found.start() for found in stated[1:]), len(text)]
     readings = {
-        _only_number(text[found.end() : end].strip(), rounded=rounded) for found, end in zip(stated, ends, strict=True)
+        _only_number(text[found.end() : end].strip(), rounded=rounded) for found, end in zip(stated, ends, strict=False)
     }
     only = readings.pop() if len(readings) == 1 else None
     return only if isinstance(only, Reading) else None

@@ -81,10 +81,14 @@ def test_killed_at_any_moment_it_ends_whole_and_starts_again(whole: Whole, setti
         family = descendants(process.pid)
         _kill(which, process)
         began = time.monotonic()
-        finish(process, log, END_S)
+        output = finish(process, log, END_S)
         left = wait_until_dead(family, END_S - (time.monotonic() - began))
         assert not left, f"{which} killed {moment}: {left} lived on"
         assert process.returncode != 0
+        if which == "launcher SIGINT":
+            assert process.returncode == 130
+            assert output.endswith("recipes.grpo: interrupted; the same command starts it again\n")
+            assert "Traceback" not in output
         _assert_only_whole_checkpoints(folder)
     last = max(STEPS, *RunFolder(folder).steps())
     assert max(RunFolder(folder).steps()) >= len(plan) - 1
@@ -141,7 +145,10 @@ def test_a_bad_row_is_named_by_file_line_and_field(settings: Settings, embedded_
 def test_a_missing_checkpoint_is_named(settings: Settings, tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
     output = run("recipes.grpo", *settings(tmp_path / "run", f"model.path={nowhere}"), log=tmp_path / "log", fails=True)
-    assert f"{nowhere}: no such folder" in output
+    # Both ranks have found it, and one has said so.
+    assert f"model.path={nowhere}: no such folder" in output
+    assert output.count("no such folder") == 1
+    assert "ended with exit code" not in output
     assert "Traceback" not in output
 
 

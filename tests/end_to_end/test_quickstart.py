@@ -17,7 +17,8 @@ pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 
 
 def test_the_quickstart_leaves_everything_it_promises(tmp_path: Path) -> None:
-    run, log = tmp_path / "run", tmp_path / "log"
+    # A path with all that Hydra's grammar, a list of files and a shell would trip over.
+    run, log = tmp_path / "run=1, it's ü", tmp_path / "log"
     command = [sys.executable, "-m", "recipes.quickstart", "--output", str(run), "trainer.max_seconds=8"]
     process = start(command, log)
     output = finish(process, log, 500)

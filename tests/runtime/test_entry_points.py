@@ -135,16 +135,3 @@ def test_a_mistake_is_one_sentence(module: str, arguments: list[str], code: int,
     # argparse puts its usage before the sentence.
     assert done.stderr.count("\n") == 1 or done.stderr.startswith("usage: ")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.multiprocess
-def test_of_two_ranks_with_the_same_mistake_one_speaks(tmp_path: Path) -> None:
-    """Each finds that the checkpoint is none; a sentence a rank would bury it under 64."""
-    (tmp_path / "a file").touch()
-    two = ("parallel.processes=2", "parallel.tensor=2", "parallel.timeout_minutes=2")
-    done = _run("recipes.sft", "output=runs=1 ü", "model.path=a file", *two, cwd=tmp_path)
-    assert done.returncode == 1
-    sentence = "model.path=a file: a file/manifest.json: Not a directory; a file stands where a folder is needed"
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith("recipes.sft, rank ")
-    assert sentence in done.stderr

@@ -28,7 +28,6 @@ RUN pip list --format=freeze >/tmp/before.txt \
         psutil==7.2.2 \
         pydantic==2.14.3 \
         rich==15.0.0 \
-        rouge-score==0.1.2 \
         uvicorn==0.54.0 \
         uvloop==0.23.0 \
     && pip list --format=freeze >/tmp/after.txt \
@@ -78,7 +77,6 @@ RUN pip list --format=freeze >/tmp/before.txt \
         pydantic==2.14.3 \
         pyyaml==6.0.3 \
         rich==15.0.0 \
-        rouge-score==0.1.2 \
         safetensors==0.8.0 \
         tensorboard==2.21.0 \
         tokenizers==0.23.3 \

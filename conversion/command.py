@@ -75,9 +75,11 @@ def run(
         return NO_READER
     except told as error:
         said = explain(error) if isinstance(error, OSError) else str(error)
-        if not _output_takes(probe=isinstance(error, OSError) and error.filename is None):
+        # A write that failed on no file in particular may have been one to standard output.
+        nameless = isinstance(error, OSError) and error.errno is not None and error.filename is None
+        if not _output_takes(probe=nameless):
             mute_output()
-            if isinstance(error, OSError) and error.filename is None:
+            if nameless:
                 said = f"standard output: {said}"
         print(f"{name}: {said}", file=sys.stderr)
         return status

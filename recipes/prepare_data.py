@@ -115,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main, name="prepare_data", errors=(ExampleError,)))
+    sys.exit(command.run(main, name="prepare_data", errors=(ValueError,)))

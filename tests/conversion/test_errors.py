@@ -344,9 +344,9 @@ def test_full_disk(direction: str, source: Path, checkpoint: Path, tmp_path: Pat
     """A limit on the size of files makes the kernel refuse a write in the middle, as a full disk does."""
     full = (
         "import resource, sys\n"
-        f"from conversion import {direction} as command\n"
+        f"from conversion import command, {direction}\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))\n"
-        "sys.exit(command.main(sys.argv[1:]))\n"
+        f"sys.exit(command.run({direction}.main))\n"
     )
     done = _python(full, source if direction == "hf_to_megatron" else checkpoint, tmp_path / "out")
     assert done.returncode == 1, done.stderr

@@ -101,7 +101,7 @@ def test_a_cache_whose_blob_is_gone(file: str, source: Path, hf_folder: Make, tm
         hf_to_megatron.convert(snapshot.parents[1], tmp_path / "out")
     _converts(snapshot, hf_folder("qwen3-untied"), tmp_path)
     (snapshot / file).resolve().unlink()
-    with pytest.raises(HuggingFaceError, match=rf"{file}: a link to ../../blobs/0*\w, which is gone; download"):
+    with pytest.raises(ConversionError, match=rf"{file}: a link to .*gone.*; download"):
         hf_to_megatron.convert(snapshot, tmp_path / "again")
     assert not (tmp_path / "again").exists()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from conversion import hf_to_megatron
+from conversion import command, hf_to_megatron
 from conversion.errors import TokenizerError
 from conversion.tokenizer_check import end_ids, open_tokenizer, same_text
 
@@ -153,7 +153,7 @@ def test_a_fault_is_named_with_its_fix(spoil: Break, said: str, folder: Path) ->
 
 def test_the_conversion_leaves_nothing_behind(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _gone("tokenizer.json")(folder)
-    assert hf_to_megatron.main([str(folder), str(tmp_path / "megatron")]) == 1
+    assert command.run(lambda: hf_to_megatron.main([str(folder), str(tmp_path / "megatron")])) == 1
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err.startswith(f"error: {folder}/tokenizer.json: a link to a file that is gone")

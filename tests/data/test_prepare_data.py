@@ -124,7 +124,7 @@ def test_a_disk_that_fills_up_is_a_sentence(tmp_path: Path) -> None:
     write_examples(out, [EXAMPLE])
     done = _run("medqa", source, out, RLIMIT_FSIZE=200_000)
     assert done.returncode == 1
-    assert done.stderr.startswith(f"{out}: cannot be written (File too large); free space there")
+    assert done.stderr.startswith(f"prepare_data: {out}: cannot be written (File too large); free space there")
     assert "Traceback" not in done.stderr
     assert read_examples(out) == [EXAMPLE]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "source.json"]

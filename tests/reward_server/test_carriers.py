@@ -13,15 +13,13 @@ from reward_server.verifiers.carriers import (
     ALL,
     LEADS,
     REASONS,
-    REFUSALS,
-    SAMPLE_OPTIONS,
-    SAMPLES,
     SUFFIXES,
     TAILS,
     Task,
-    table,
 )
 from reward_server.verifiers.plain import MARKUP, clean
+from reward_server.verifiers.refusals import REFUSALS
+from reward_server.verifiers.tables import SAMPLE_OPTIONS, SAMPLES, table
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "reward_server.md"
 CARRIED = [(markup.example.format(SAMPLES[task]), task) for markup in MARKUP if markup.example for task in ALL]

@@ -53,6 +53,7 @@ def test_all_commands_are_known_here() -> None:
     training = {f"recipes.{name}" for name in ("grpo", "sft", "evaluate", "canary", "check_export")}
     others = {f"recipes.{name}" for name in ("plan", "preflight", "prepare_data", "pretrain_tiny", "quickstart")}
     inner = {"recipes.transformers_answers", "recipes.monitor.report", "recipes.runtime.versions", "reward_server"}
+    inner |= {"reward_server.verifiers.tables"}
     conversion = {f"conversion.{n}" for n in ("hf_to_megatron", "megatron_to_hf", "verify", "logits", "release")}
     assert set(_entry_points()) == training | others | inner | conversion
 
@@ -115,7 +116,7 @@ def test_help_imports_nothing_heavy(module: str) -> None:
             "recipes.prepare_data",
             ["embedded", "/dev/null/x", "--train", "1"],
             1,
-            "prepare_data: /dev/null/x: Not a dir",
+            "prepare_data: /dev/null/x/train.jsonl: cannot be written (Not a dir",
         ),
         ("recipes.prepare_data", ["medqa", "none.json", "out.jsonl"], 1, "prepare_data: none.json: no such file"),
         ("recipes.monitor.report", ["nowhere"], 2, "report: nowhere is no folder"),

@@ -12,7 +12,7 @@ import datetime
 import itertools
 import re
 
-from reward_server.verifiers.amounts import HIDDEN, OPERATION, SAME_AGAIN, SYMBOL, foreign_numeral, result
+from reward_server.verifiers.amounts import HIDDEN, OPERATION, SAME_AGAIN, SYMBOL, foreign_numeral, is_alone, result
 from reward_server.verifiers.base import MALFORMED, MAX_SHORT_CHARS, NO_ANSWER, Verdict, judged
 from reward_server.verifiers.carriers import ALTERNATIVE, COUNTED, NEGATION, is_bound, number_words
 from reward_server.verifiers.plain import readable
@@ -70,6 +70,8 @@ def verify(answer: str, gold: datetime.date) -> Verdict:
 
 def _adds_nothing(between: str, date: datetime.date) -> bool:
     """Whether the words around \\x00, the date, leave it as it is."""
+    if is_alone(between):
+        return True
     if foreign_numeral(between) or number_words(between):
         return False
     if any(pattern.search(between) for pattern in (NEGATION, ALTERNATIVE, COUNTED, OPERATION, SYMBOL, _MOVED)):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 
-from reward_server.verifiers.amounts import HIDDEN, OPERATION, SAME_AGAIN, SYMBOL, foreign_numeral, result
+from reward_server.verifiers.amounts import HIDDEN, OPERATION, SAME_AGAIN, SYMBOL, foreign_numeral, is_alone, result
 from reward_server.verifiers.base import MALFORMED, MAX_SHORT_CHARS, NO_ANSWER, Verdict, judged
 from reward_server.verifiers.carriers import ALTERNATIVE, COUNTED, NEGATION, is_bound, number_words
 from reward_server.verifiers.plain import readable
@@ -60,13 +60,19 @@ def verify(answer: str, weeks: int, days: int) -> Verdict:
         return MALFORMED
     between = SAME_AGAIN.sub("\0", _DURATION.sub("\0", text))
     bounded = any(is_bound(text, *match.span()) for match in found)
-    if len(totals) > 1 or bounded or NEGATION.search(between) or ALTERNATIVE.search(between):
+    (total,) = totals if len(totals) == 1 else (None,)
+    if total is not None and not bounded and is_alone(between):
+        return _judged(total, weeks, days)
+    if total is None or bounded or NEGATION.search(between) or ALTERNATIVE.search(between):
         return NO_ANSWER
     if any(pattern.search(between) for pattern in (SYMBOL, OPERATION, _OTHER_UNIT, COUNTED)) or number_words(between):
         return MALFORMED
     if foreign_numeral(between):
         return MALFORMED
-    (total,) = totals
+    return _judged(total, weeks, days)
+
+
+def _judged(total: int, weeks: int, days: int) -> Verdict:
     return judged(total == 7 * weeks + days, f"{total // 7} weeks, {total % 7} days")
 
 

@@ -15,7 +15,7 @@ import dataclasses
 import math
 import re
 
-from reward_server.verifiers.amounts import HIDDEN, OPERATION, foreign_numeral
+from reward_server.verifiers.amounts import HIDDEN, OPERATION, foreign_numeral, is_alone
 from reward_server.verifiers.base import MALFORMED, MAX_SHORT_CHARS, NO_ANSWER, Verdict, judged
 from reward_server.verifiers.carriers import ALTERNATIVE, COUNTED, NEGATION, is_bound, number_words
 from reward_server.verifiers.plain import readable
@@ -241,12 +241,14 @@ def _only_number(text: str, *, rounded: bool) -> Reading | Verdict:
     if len(readings) > 1 or any(is_bound(text, *match.span()) or _is_dash(match) for match in found):
         return NO_ANSWER
     between = _AMOUNT.sub(lambda match: " name " if match["name"] or match["span"] else "\0", text)
+    (reading,) = readings
+    assert reading is not None
+    if is_alone(between):
+        return reading
     if ALTERNATIVE.search(between) or _COMPARED.search(between):
         return NO_ANSWER
     if foreign_numeral(between) or _LOOSE.search(between) or COUNTED.search(between) or OPERATION.search(between):
         return MALFORMED
-    (reading,) = readings
-    assert reading is not None
     return reading if set(number_words(between)) - {1} <= {reading.value} else NO_ANSWER
 
 

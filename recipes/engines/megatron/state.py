@@ -153,7 +153,10 @@ class Saves:
             done = save.writer.done()
             failure = save.writer.failure() if done else None
             if wait and not done and time.monotonic() >= end:
-                failure = f"its writer, process {save.writer.pid}, was not done {self.deadline_s:g} s later"
+                failure = (
+                    f"its writer, process {save.writer.pid}, was not done {self.deadline_s:g} s later "
+                    f"({save.writer.standing()})"
+                )
             running, failed = any_rank(not done, failure is not None)
             if failed:
                 self._give_up(save, failure)

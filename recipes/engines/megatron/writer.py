@@ -14,6 +14,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Any
 
 from recipes.runtime.launch import die_with_parent
@@ -76,6 +77,15 @@ class WriterProcess:
         if self._code == _FAILED:
             return f"its writer, process {self.pid}, failed: {self._read()}"
         return f"its writer, process {self.pid}, ended with exit code {self._code}"
+
+    def standing(self) -> str:
+        """What the kernel says it is at, to tell a slow disk (state D, a wait of the file system) from a lock."""
+        try:
+            process = Path(f"/proc/{self.pid}")
+            state = process.joinpath("stat").read_text().rpartition(") ")[2][:1]
+            return f"in state {state}, in {process.joinpath('wchan').read_text() or 'its own code'}"
+        except OSError as error:
+            return f"unknown: {error.strerror}"
 
     def result(self) -> Any:
         """What `work` returned; only after it is done without a failure."""

@@ -44,7 +44,7 @@ def test_a_save_holds_what_was_there_when_it_began(launch: str, precision: str, 
     ("how", "said"),
     [
         ("killed", "broken-killed: not saved; rank 1: its writer, process {pid}, was killed by SIGKILL."),
-        ("stuck", "broken-stuck: not saved; rank 1: its writer, process {pid}, was not done 2 s later (in state T, in "),
+        ("stuck", "broken-stuck: not saved; rank 1: its writer, process {pid}, was not done 2 s later (in state T,"),
         ("no space", "rank 1: its writer, process {pid}, failed: OSError: [Errno 27] File too large."),
         ("no folder", "manifest.json/step: not saved; rank 0: NotADirectoryError: "),
     ],

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from conversion import hf_to_megatron, megatron_folder, megatron_to_hf
 from conversion.checkpoint import open_checkpoint
-from tests.conversion.models import CASES, COMPANIONS, save_folder
+from tests.conversion.companions import COMPANIONS
+from tests.conversion.models import CASES, save_folder
 
 Make = Callable[..., Path]
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
+from tests.conversion.companions import COMPANIONS
+
 # No multiple of any parallel size, so that every load pads the vocabulary.
 VOCABULARY = 99
 _COMMON = {
@@ -44,6 +46,8 @@ def save_folder(name: str, path: Path) -> Path:
             else:
                 parameter.normal_(std=0.15 if "q_proj" in key or "k_proj" in key else 0.07)
     model.save_pretrained(path)
+    for file, content in COMPANIONS.items():
+        (path / file).write_bytes(content)
     return path
 
 

@@ -131,7 +131,7 @@ def _label(sent: Any, name: str) -> dict[str, Any]:
         raise _wrong(f"{name}.id", "a text", _kind(label["id"]))
     try:
         return without_nulls(label)
-    except RecursionError:
+    except ValueError:
         raise _wrong(name, _LABEL, "one nested too deeply") from None
 
 

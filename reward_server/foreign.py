@@ -49,6 +49,8 @@ _GENERATION = re.compile(
     | (?:Assistant|ASSISTANT):                                         # DeepSeek-R1-Zero's and Vicuna's plain text""",
     re.VERBOSE,
 )
+# A label's own fields are three levels: the label, its reference, that one's options.
+DEEPEST = 32
 # So much of a prompt's end, whitespace aside, shows that a text begins with a prompt that was cut on the left.
 _SURE_CHARS = 16
 
@@ -94,16 +96,21 @@ def without_end(response: str) -> str:
         end, found = start, True
 
 
-def without_nulls(value: Any) -> Any:
+def without_nulls(value: Any, deepest: int = DEEPEST) -> Any:
     """A label without its null fields, and numpy's arrays and scalars as Python's own.
 
     Arrow gives every row of a column the same keys, the absent ones as null; pandas reads its lists as arrays.
+    ValueError for what is nested more than `deepest` levels, which no label is: interpreters differ in what they bear.
     """
     if hasattr(value, "tolist"):
         value = value.tolist()
+    if not isinstance(value, Mapping | list):
+        return value
+    if not deepest:
+        raise ValueError("nested too deeply")
     if isinstance(value, Mapping):
-        return {key: without_nulls(part) for key, part in value.items() if part is not None}
-    return [without_nulls(part) for part in value] if isinstance(value, list) else value
+        return {key: without_nulls(part, deepest - 1) for key, part in value.items() if part is not None}
+    return [without_nulls(part, deepest - 1) for part in value]
 
 
 def _behind_text(query: str, prompt: str) -> str:

@@ -85,9 +85,12 @@ def _mapping(value: Any, name: str) -> Mapping[str, Any]:
     if isinstance(value, str):
         try:
             found = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError(f"{name}: expected a mapping or JSON text of one, got text that is no JSON") from None
-    found = without_nulls(found)
+    try:
+        found = without_nulls(found)
+    except ValueError as error:
+        raise ValueError(f"{name}: expected a mapping, got one {error}") from None
     if not isinstance(found, Mapping):
         raise ValueError(f"{name}: expected a mapping or JSON text of one, got {type(found).__name__}")
     return found

@@ -91,7 +91,7 @@ SOUND: dict[str, bytes] = {
     "mark.csv.gz": gzip.compress(_csv().encode("utf-8-sig")),
     "old mac.csv": _csv(end="\r").encode(),
     "blank rows.csv": (_csv() + "\r\n,,\r\n").encode(),
-    "spare commas.csv": _csv(end=",,\r\n").encode(),
+    "spare commas.csv": _csv().replace("\r\n", ",,\r\n").encode(),
     "table.parquet": _parquet(),
     "parquet without the ending": _parquet(),
     "table.arrow": _arrow(stream=False),

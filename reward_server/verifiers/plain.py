@@ -39,6 +39,18 @@ _LOOKALIKES = str.maketrans(
     "ABESIJKMHOPCTYXaesijopcyxdqABEZHIKMNOPTYXoo",
 )
 _WORD_OF_LOOKALIKES = re.compile(f"(?<!\\w)(?:[A-Za-z]*[{''.join(map(chr, _LOOKALIKES))}]+[A-Za-z]*)+(?!\\w)")
+# Micro, ohm and pi stay: they belong to numbers.
+_GREEK_NAMES = """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda . nu xi omicron . rho sigma sigma tau
+upsilon phi chi psi omega""".split()
+_GREEK = str.maketrans(
+    {
+        **{chr(0x3B1 + place): name for place, name in enumerate(_GREEK_NAMES) if name != "."},
+        **{chr(0x391 + place): name.title() for place, name in enumerate(_GREEK_NAMES[:-1]) if name != "."},
+        "\u03d1": "theta",
+        "\u03d5": "phi",
+        "\u03f5": "epsilon",
+    }
+)
 _PUNCTUATION = str.maketrans(
     {
         **dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\u02d7\u2796\ufe58", "-"),
@@ -101,7 +113,7 @@ MARKUP = (
         " ",
         "<b>{}</b>",
     ),
-    _markup("LaTeX spaces", r"\\(?:[,;:!> ]|q?quad(?![A-Za-z]))|(?<=\\)~", " "),
+    _markup("LaTeX spaces", r"\\(?:[,;:! ]|q?quad(?![A-Za-z]))|(?<=\\)~|(?<=[0-9])~(?=\\)", " "),
     _markup("LaTeX line breaks", r"\\\\", "\n"),
     _markup("LaTeX brackets", r"\\[()\[\]]", " ", r"\( {} \)"),
     _markup("LaTeX display brackets", r"\$\$", " ", "$${}$$"),
@@ -111,12 +123,20 @@ MARKUP = (
         r"\\[dtc]?frac(?: ?\{ ?([0-9.,]{1,30}) ?\} ?\{ ?([0-9.,]{1,30}) ?\}|([0-9])([0-9])|\s([0-9])\s([0-9]))",
         r" \1\3\5/\2\4\6 ",
     ),
+    _markup("LaTeX lowered digits", r"(?<=[A-Za-z])\}? ?_ ?\{? ?([0-9]{1,2})(?![0-9.,]) ?\}?", r"\1"),
     _markup("LaTeX wrappers", _WRAPPERS, "", r"\boxed{{\text{{{}}}}}"),
     _markup("LaTeX times", r"\\(?:times|cdot|ast)(?![A-Za-z])", "*"),
     _markup("LaTeX about", r"\\(?:approx|simeq|sim|cong)(?![A-Za-z])", "\u2248"),
     _markup("LaTeX plus or minus", r"\\pm(?![A-Za-z])", "\u00b1"),
     _markup("LaTeX degrees", r"\^? ?\{?\\(?:circ|degree)(?![A-Za-z])\}?", "\u00b0"),
     _markup("LaTeX arrows", r"\\(?:to|implies|(?:long)?(?:r|R)ightarrow)(?![A-Za-z])", "->"),
+    _markup("LaTeX up", r"\\(?:uparrow|nearrow)(?![A-Za-z])", "\u2191 "),
+    _markup("LaTeX down", r"\\(?:downarrow|searrow)(?![A-Za-z])", "\u2193 "),
+    _markup(
+        "LaTeX letters",
+        rf"\\(?:var)?((?i:{'|'.join(name for name in _GREEK_NAMES if name != '.')}))(?![A-Za-z])",
+        r"\1",
+    ),
     _markup("LaTeX comparison", r"\\(?:le|leq|lt|leqslant)(?![A-Za-z])", "<"),
     _markup("LaTeX comparison, the other way", r"\\(?:ge|geq|gt|geqslant)(?![A-Za-z])", ">"),
     _markup("LaTeX inequality", r"\\neq?(?![A-Za-z])", "!="),
@@ -125,6 +145,7 @@ MARKUP = (
     _markup("LaTeX powers", r"\^ ?\{ ?([^{}\n]{0,30}?) ?\}", r"^\1"),
     _markup("LaTeX groups", r"\} ?\{", " "),
     _markup("LaTeX braces", r"[{}]", ""),
+    _markup("LaTeX mathematics in a word", r"\$(?=[-+][A-Za-z])|(?<=[A-Za-z]-)\$", ""),
     _markup("LaTeX mathematics", r"\$", " ", "${}$"),
     _markup("code", r"```(?:text|markdown|latex)?|`", " ", "`{}`"),
     _markup("bold", r"(?<![\d)*])(\*\*\*?)(?=[^\s*])([^*\n]{0,999}[^*\s])\1(?![\d*])", r"\2", "**{}**"),
@@ -180,4 +201,20 @@ def characters(text: str) -> str:
     text = _NUMBER_CHARACTERS.sub(lambda found: f" {found[0]} ", text)
     text = unicodedata.normalize("NFKC", text).translate(_PUNCTUATION)
     text = _WIDE_DIGITS.sub(lambda found: str(unicodedata.digit(found[0])), text)
-    return _WORD_OF_LOOKALIKES.sub(lambda found: found[0].translate(_LOOKALIKES), text)
+    return _WORD_OF_LOOKALIKES.sub(lambda found: found[0].translate(_LOOKALIKES), text).translate(_GREEK)
+
+
+# A mark and the word for it.
+_SPELLED_OUT = (
+    (re.compile("[\u2191\u21d1\u2b06\u25b2\u2197]\\s?"), "increased "),
+    (re.compile("[\u2193\u21d3\u2b07\u25bc\u2198]\\s?"), "decreased "),
+    (re.compile(r"\s?&\s?"), " and "),
+    (re.compile(r"(?<=[A-Za-z])\^(?=[0-9]?[+-])"), ""),
+)
+
+
+def spelled_out(plain: str) -> str:
+    """Plain text with arrows and ampersands in words, and charges on the line: "Na+" for "Na^+"."""
+    for pattern, words in _SPELLED_OUT:
+        plain = pattern.sub(words, plain)
+    return plain

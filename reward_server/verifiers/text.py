@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from reward_server.verifiers import overlap
 from reward_server.verifiers.base import MALFORMED, MAX_ANSWER_CHARS, NO_ANSWER, Verdict, judged
-from reward_server.verifiers.plain import clean, readable
+from reward_server.verifiers.plain import clean, readable, spelled_out
 
 VERSION = "3"
 # Of the instructions and the reading of verdicts in `reward_server.judge`, which this package does not import.
@@ -21,6 +21,18 @@ JUDGE_VERSION = "1"
 
 _ARTICLES = frozenset({"a", "an", "the"})
 _EXTRACT_CHARS = 200
+_ACCENTS = re.compile("[\u0300-\u030c\u0323-\u0328]+")
+_PER_CENT = re.compile(r"(?<=[0-9])\s?(?:%|per\s?cent\b|pct\b)")
+_THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+_NAKED_DECIMAL = re.compile(r"(?<![\w.])\.(?=[0-9])")
+_WORD = re.compile(r"[^\W_]+(?:\.[0-9]+)?%?")
+# Punctuation says nothing between words. Between digits it makes a date, a ratio, a range; a hyphen is a sign or a charge
+# unless it joins two words; every other mark is one of its own.
+_MARK_OR_WORD = re.compile(
+    r"((?<=[0-9])\s?[,;:.(](?=\s?[0-9])|(?<=[0-9])!|!(?=\w)|\?|(?<![^\W_])-|-(?![^\W_])|(?<=[0-9])-(?=[0-9])"
+    r"|[^\w\s,;:.!()\[\]\"\u2014\u2026-])"
+    rf"|({_WORD.pattern})"
+)
 
 
 def verify_exact(answer: str, references: Sequence[str]) -> Verdict:
@@ -28,7 +40,8 @@ def verify_exact(answer: str, references: Sequence[str]) -> Verdict:
     found = _read(answer)
     if isinstance(found, Verdict):
         return found
-    return judged(any(found == tokens(reference) for reference in references), _shown(found))
+    said = _marked(clean(answer))
+    return judged(any(said == _marked(clean(reference)) for reference in references), _shown(found))
 
 
 def verify_f1(answer: str, references: Sequence[str], threshold: float) -> Verdict:
@@ -67,9 +80,22 @@ def tokens(text: str) -> list[str]:
 
 
 def _words(plain: str) -> list[str]:
-    plain = unicodedata.normalize("NFKC", plain.casefold())
-    words = re.findall(r"[^\W_]+(?:\.[0-9]+)?%?", plain.replace("'", ""))
+    words = _WORD.findall(_folded(plain))
     return [word for word in words if word not in _ARTICLES] or words
+
+
+def _marked(plain: str) -> list[str]:
+    """The words with the marks between them that change a meaning: signs, bounds, arrows, ratios, charges."""
+    text = _THOUSANDS.sub("", _NAKED_DECIMAL.sub("0.", _folded(spelled_out(plain))))
+    found = [mark or word for mark, word in _MARK_OR_WORD.findall(text)]
+    return [word for word in found if word not in _ARTICLES] or found
+
+
+def _folded(plain: str) -> str:
+    """Lower case without accents and apostrophes, per cent signs at their numbers."""
+    decomposed = unicodedata.normalize("NFKD", plain.casefold())
+    text = unicodedata.normalize("NFKC", _ACCENTS.sub("", decomposed)).replace("'", "")
+    return _PER_CENT.sub("%", text)
 
 
 def _read(answer: str) -> list[str] | Verdict:

@@ -30,10 +30,21 @@ from reward_server.verifiers.carriers import (
     lead_length,
     number_words,
 )
-from reward_server.verifiers.phrases import behind_phrase, compared, normal, phrases
-from reward_server.verifiers.plain import readable
-from reward_server.verifiers.reasons import LETTERED, labels, named, split_reason, strays, takes_back
-from reward_server.verifiers.spelling import misspelt, opposite
+from reward_server.verifiers.phrases import (
+    COMMON_WORDS,
+    begins,
+    behind_phrase,
+    canonical,
+    compared,
+    content_words,
+    differ_by_case,
+    normal,
+    phrases,
+    same,
+)
+from reward_server.verifiers.plain import clean, readable
+from reward_server.verifiers.reasons import LETTERED, denies, labels, named, split_reason, strays, takes_back
+from reward_server.verifiers.spelling import misspelt
 
 VERSION = "3"
 MAX_OPTIONS = 14  # A to N
@@ -49,6 +60,7 @@ _LABEL = re.compile(
     r"(?P<rest>.+)",
     re.DOTALL,
 )
+_LABELLED_BEFORE = re.compile(r"\b(?:option|choice|letter)[:\s]*$", re.IGNORECASE)
 _WEAK_MARK = re.compile(r"\s?[.,;]?\s?")
 # "C-Heparin": no label by itself, since "C-section" is none.
 _HYPHENATED = re.compile(r"([A-Za-z])-(.+)", re.DOTALL)
@@ -59,6 +71,21 @@ _LABEL_BEHIND = re.compile(
     r"[\s,;:.\u2014-]*(?i:(?:i\.e\.,?|that is,?|which is|so)\s)?(?i:(?:option|choice|answer|letter)\s)?"
     r"[(\[]?\s?([A-Z])\s?[)\]]?(?=[\s.,;:!]*$)"
 )
+_GLOSS = re.compile(r"\s?[(\[]\s?([A-Z][A-Za-z]{0,7})\s?[)\]]")
+_BECAUSE = re.compile(
+    r"[\s.,;:(\u2014-]*(?:because|since|due to|owing to|based on|for the reason|given that"
+    r"|(?:reason(?:ing)?|explanation|rationale|justification):)",
+    re.IGNORECASE,
+)
+_SENTENCE = re.compile(r"[.;\n](?=\s|$)")
+# What an explanation begins with behind an option's text; not a word that the text would go on with.
+_EXPLAINED = re.compile(
+    r"\s?\)?\s?(?:[.;:!]\s|\.?\n|\s?\u2014\s?|\s?-\s|\s?->|\s?\((?=\w+\s)"
+    r"|,\s(?:which|who|whose|where|given|as|with|due|based|because|since|so|this|it|that|most|more)\s"
+    r"|\s(?:is|are|was|best|most|because|since|explains?|accounts?|fits|causes?|would)\s)",
+    re.IGNORECASE,
+)
+_SENTENCE_BEHIND = re.compile(r"\s?(?:[.;:!]\s|\.?\n|\s?\u2014\s|,\s)|\s?\([A-Z]")
 _CONNECTORS = frozenset({"and", "or", "to", "both", "either", "all", "e", "y", "und", "et", "o"})
 _SYMBOL = re.compile(r"[^\w\s.,;:!?()\[\]\"'\u2014&-]|[0-9_]")
 
@@ -77,7 +104,13 @@ def verify(answer: str, gold: str, options: Mapping[str, str], match: Match = "l
         return MALFORMED if text is None else NO_ANSWER
     if match == "strict":
         return judged(text == gold, text) if text in options else MALFORMED
-    read = _read(text, {letter: normal(option) for letter, option in options.items()})
+    said, texts = canonical(text), {letter: normal(option) for letter, option in options.items()}
+    # Options that are parted by what another way of writing takes away are compared as they are written.
+    exact = {letter: compared(clean(option)) for letter, option in options.items()}
+    if len(set(texts.values())) < len(set(exact.values())):
+        said, texts = text, exact
+    cased = {letter: clean(option) for letter, option in options.items()} if len(set(texts.values())) < len(texts) else {}
+    read = _told_by_case(text, cased) if differ_by_case(cased) else _read(said, texts)
     return judged(read == gold, read) if isinstance(read, str) else read
 
 
@@ -86,6 +119,9 @@ def _read(text: str, options: Mapping[str, str]) -> str | Verdict:
     for suffix in SUFFIXES:
         text = suffix.pattern.sub("", text)
     bare = text[lead_length(text) :].lstrip(" \"'")
+    # "Option a heparin": a label, no article.
+    if bare[:2].lower() == "a " and _LABELLED_BEFORE.search(text[: len(text) - len(bare)]):
+        return _labelled(bare, options) or NO_ANSWER
     for candidate in dict.fromkeys((text, bare)):
         if letters := _plain(candidate, options):
             return letters.pop() if len(letters) == 1 else NO_ANSWER
@@ -101,13 +137,24 @@ def _plain(text: str, options: Mapping[str, str]) -> set[str]:
     if (found := _BARE.fullmatch(text)) and found[1].upper() in options:
         return {found[1].upper()}
     whole = compared(text)
-    letters = {letter for letter, option in options.items() if option and option == whole}
+    letters = {letter for letter, option in options.items() if option and same(whole, option)}
     labelled = [(match["letter"], match["rest"])] if (match := _LABEL.match(text)) else []
     labelled += [(match[1], match[2])] if (match := _HYPHENATED.fullmatch(text)) else []
     # Twin options (the same text under two letters) are told apart by their letter.
     return letters | {
-        name.upper() for name, rest in labelled if (own := options.get(name.upper())) and own == compared(rest)
+        name.upper() for name, rest in labelled if (own := options.get(name.upper())) and same(compared(rest), own)
     }
+
+
+def _told_by_case(text: str, options: Mapping[str, str]) -> str | Verdict:
+    """The letter of an answer to a question with "AA", "Aa" and "aa": a label, or an option's text to the letter."""
+    bare = text[lead_length(text) :].strip(" \"'.")
+    if (found := _BARE.fullmatch(bare)) and bare not in options.values() and found[1].upper() in options:
+        return found[1].upper()
+    if (found := _LABEL.match(bare)) and options.get(found["letter"].upper()) == found["rest"].strip(" ().\"'"):
+        return found["letter"].upper()
+    letters = [letter for letter, option in options.items() if option == bare]
+    return letters[0] if len(letters) == 1 else NO_ANSWER
 
 
 def _labelled(text: str, options: Mapping[str, str]) -> str | None:
@@ -115,44 +162,114 @@ def _labelled(text: str, options: Mapping[str, str]) -> str | None:
     found = _LABEL.match(text)
     if not found or (letter := found["letter"].upper()) not in options:
         return None
-    spans = phrases(text, options)
-    if any(span.start == 0 for span in spans):
+    if any(begins(text, span) for span in phrases(text, options)):
         return None
-    said, reason = split_reason(text, spans)
-    said = said[found.start("rest") :].strip()
+    rest, own = found["rest"], options[letter]
+    start = found.start("rest")
+    if connective := _CONNECTIVE.match(rest):
+        start += connective.end()
+        rest = text[start:]
+    if any(begins(rest, span) and len(options[span.letter]) >= len(own) for span in phrases(rest, options, within=own)):
+        return None
+    behind = behind_phrase(rest, own)
+    if behind is not None:
+        return letter if _adds_nothing(behind, letter, options) else None
+    strong = bool(found["open"]) or not _WEAK_MARK.fullmatch(found["mark"])
+    own_line = "\n" in found["mark"]
+    said, reason = _first_line_split(rest) if own_line else split_reason(text, phrases(text, options))
+    if not own_line:
+        said = said[start:]
     if reason and takes_back(reason, letter, options):
         return None
+    # "A: He cannot date her because ..." may be another option's text, "A because ..." is none.
+    if not _BECAUSE.match(said.strip() or reason) and _resembles(f"{said} {reason}", letter, options):
+        return None
+    said = said.strip()
     if not said.strip(" .,;:!)"):
         return letter
-    strong = bool(found["open"]) or not _WEAK_MARK.fullmatch(found["mark"]) or "\n" in found["mark"]
-    said = said[connective.end() :] if (connective := _CONNECTIVE.match(said)) else said
-    return letter if _agrees(said, letter, options, strong=strong, reasoned=bool(reason)) else None
+    return letter if _agrees(said, letter, options, strong=strong or own_line, reasoned=bool(reason)) else None
 
 
 def _agrees(said: str, letter: str, options: Mapping[str, str], *, strong: bool, reasoned: bool) -> bool:
-    """Whether the text beside a label says the same, or nothing else."""
+    """Whether the text beside a label, which does not begin with its option's, says the same, or nothing else."""
     own, plain = options[letter], compared(said)
     others = {name: option for name, option in options.items() if option != own}
-    if plain in others.values() or phrases(said, others, within=own):
+    if any(same(plain, option) for option in others.values()) or phrases(said, others, within=own):
+        return False
+    # "B) yes it does"
+    if plain.split(" ")[0].rstrip(",") in COMMON_WORDS & set(others.values()):
         return False
     near, far = misspelt(plain, own), [misspelt(plain, option) for option in others.values()]
     if any(distance is not None and (near is None or distance <= near) for distance in far):
         return False
-    cut_short = not reasoned and len(plain) > 3 and re.match(re.escape(plain) + r"\b", own) is not None
-    if plain == own or near is not None or cut_short or _is_predicate(said):
+    without_gloss = not reasoned and len(plain) > 3 and own.startswith(f"{plain}(")
+    if same(plain, own) or near is not None or without_gloss or _is_predicate(said):
         return True
-    behind = behind_phrase(said, own)
-    if behind is not None:
-        return is_filler(_unbracketed(behind, letter)) and labels(behind) & options.keys() <= {letter}
     if _worded(said, options) == letter:
         return True
-    # A word or a symbol of its own is another answer's; several words may tell of this one.
-    return strong and len(plain.split()) > 1 and not (opposite(plain, own) or _unaccounted(said, letter, options))
+    # Words that no option has may tell of this one; a single one, or a symbol, is another answer's.
+    return (
+        strong
+        and len(plain.split()) > 1
+        and not any(content_words(plain) & content_words(option) for option in options.values())
+        and not _unaccounted(said, letter, options)
+    )
+
+
+def _adds_nothing(behind: str, letter: str, options: Mapping[str, str]) -> bool:
+    """Whether what stands behind an option's own text is filler, its abbreviation, or an explanation of it."""
+    behind = _unbracketed(_without_gloss(behind, options[letter]), letter)
+    if is_filler(behind):
+        return labels(behind) & options.keys() <= {letter}
+    if denies(behind):
+        return False
+    if _EXPLAINED.match(behind):
+        return not takes_back(behind, letter, options)
+    said, reason = split_reason(behind, phrases(behind, options))
+    return bool(reason) and is_filler(said) and not takes_back(reason, letter, options)
+
+
+def _without_gloss(behind: str, own: str) -> str:
+    """`behind` without an abbreviation in brackets whose letters the option's words begin with: "(PE)"."""
+    found = _GLOSS.match(behind)
+    if not found or len(found[1]) < 2:
+        return behind
+    initials = "".join(word[0] for word in re.findall(r"[^\W_]+", own))
+    letters = found[1].lower().removesuffix("s")
+    return behind[found.end() :] if letters in (initials, initials.removesuffix("s")) else behind
+
+
+def _resembles(text: str, letter: str, options: Mapping[str, str]) -> bool:
+    """Whether the first sentence beside a label is made of another option's words rather than of its own option's."""
+    sentence = content_words(compared(_SENTENCE.split(text.strip(" .,;:!)\n\u2014-"), maxsplit=1)[0]))
+    own = _share(sentence, options[letter])
+    return any(
+        (share := _share(sentence, option)) >= 0.6 and share >= own
+        for name, option in options.items()
+        if name != letter and option not in COMMON_WORDS
+    )
+
+
+def _share(words: frozenset[str], option: str) -> float:
+    """How many of an option's words are among `words`, as a share; 0 for an option of one word or none."""
+    of_option = content_words(option)
+    return len(words & of_option) / len(of_option) if len(of_option) > 1 else 0.0
+
+
+def _first_line_split(rest: str) -> tuple[str, str]:
+    """A paragraph below a label is its explanation, where it is a sentence and no option's short text."""
+    return ("", rest) if len(rest.split()) >= 6 else (rest, "")
 
 
 def _worded(text: str, options: Mapping[str, str]) -> str | None:
     """The option whose text stands in the answer as a whole phrase, among words that say nothing."""
-    said, reason = split_reason(text, phrases(text, options))
+    all_spans = phrases(text, options)
+    first = [span for span in all_spans if begins(text, span)]
+    if len({span.letter for span in first}) == 1 and _SENTENCE_BEHIND.match(text, first[0].end):
+        letter = first[0].letter
+        if _adds_nothing(text[first[0].end :], letter, options):
+            return letter
+    said, reason = split_reason(text, all_spans)
     spans = sorted(phrases(said, options), key=lambda span: span.start)
     letters = {span.letter for span in spans}
     if len(letters) != 1 or not all(is_filler(said[one.end : two.start]) for one, two in itertools.pairwise(spans)):
@@ -161,6 +278,7 @@ def _worded(text: str, options: Mapping[str, str]) -> str | None:
     if reason and takes_back(reason, letter, options):
         return None
     before, behind = said[: spans[0].start], said[spans[-1].end :]
+    behind = _without_gloss(behind, options[letter])
     if (labels(before, article_at_end=True) | labels(behind)) & options.keys() - {letter} or not is_filler(before):
         return None
     if found := _LABEL_BEHIND.match(behind):

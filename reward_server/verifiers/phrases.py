@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from reward_server.verifiers.plain import clean
+from reward_server.verifiers.plain import clean, spelled_out
 
 # Longer texts are no phrases of a sentence; as whole answers and behind their label they are read all the same.
 _LONGEST_PHRASE = 300
@@ -23,6 +24,18 @@ _BRACKETS = re.compile(r"\(([^()]*)\)|\[([^\[\]]*)\]")
 # What may not touch an option's text: the rest of a word, a number, a compound, a ratio.
 _TOUCHING_BEFORE = re.compile(r"(?:(?:[\w/+*^<>=~%\u00b1#!-]|[0-9]\s?[.,*x/-]\s?|-\s).|[.,][0-9])\Z", re.DOTALL)
 _TOUCHING_BEHIND = re.compile(r"[\w/+*^<>=~%#-]|[.,][0-9]|\s[%*/+^x]|\s-\s?[0-9]")
+_ARTICLE = re.compile(r"^(?:an?|the)\s(?=\S)")
+_SAID_ARTICLE = re.compile(r"^(?:an|the)\s(?=\S)")
+_ARTICLE_BEFORE = re.compile(r"(?:an?|the)\s$")
+_PLUS = re.compile(r"(?<=[a-z)])\s(?:\+|plus)\s(?=[a-z(])", re.IGNORECASE)
+_LAST_COMMA = re.compile(r",(?=\s(?:and|or)\s)", re.IGNORECASE)
+# Of a name, not of a pronoun.
+_POSSESSIVE = re.compile(r"\b(?!(?:it|that|here|there|let|what|who|he|she)')([a-z]{2,30})'s\b", re.IGNORECASE)
+_LATIN = re.compile("[\u00c0-\u024f\u1e00-\u1eff]")
+_CONTENT_WORD = re.compile(r"[^\W_]+")
+_CONTENTLESS = frozenset(
+    "a an the of for to in on at by with and or is are was be this that it its as from".split()
+)
 _AND_A_WORD = re.compile(r"\s(?!is\b|because\b|since\b|as\b)[a-z]")
 
 
@@ -37,7 +50,42 @@ class Span(NamedTuple):
 @functools.lru_cache(maxsize=8192)
 def normal(text: str) -> str:
     """An option's text as it is compared with an answer's."""
-    return compared(clean(text))
+    return compared(canonical(clean(text)))
+
+
+def canonical(plain: str) -> str:
+    """Plain text in one of the ways in which the same list or name is written."""
+    text = _LAST_COMMA.sub("", _PLUS.sub(" and ", spelled_out(plain)))
+    return _POSSESSIVE.sub(r"\1", text)
+
+
+def _unaccented(text: str) -> str:
+    if text.isascii():
+        return text
+    return _LATIN.sub(lambda found: unicodedata.normalize("NFD", found[0])[0], text)
+
+
+def same(said: str, option: str) -> bool:
+    """Whether two compared texts are the same but for an article; "a" in front of what is said may be a label."""
+    return said == option or said == _ARTICLE.sub("", option) or _SAID_ARTICLE.sub("", said) == option
+
+
+def differ_by_case(texts: Mapping[str, str]) -> bool:
+    """Whether two of these texts are the same but for capitals that count: "AA" and "Aa", "Mg" and "mg"."""
+    found: dict[str, str] = {}
+    counted = [text if len(text) <= 3 else text[:1].lower() + text[1:] for text in texts.values()]
+    return any(found.setdefault(text.lower(), text) != text for text in counted)
+
+
+@functools.lru_cache(maxsize=8192)
+def content_words(compared_text: str) -> frozenset[str]:
+    """The words of a text that say something, in the singular."""
+    words = _CONTENT_WORD.findall(compared_text)
+    return frozenset(
+        word[:-1] if len(word) > 4 and word.endswith("s") and not word.endswith("ss") else word
+        for word in words
+        if word not in _CONTENTLESS
+    )
 
 
 def compared(plain: str) -> str:
@@ -45,14 +93,14 @@ def compared(plain: str) -> str:
     text = " ".join(_LAYOUT.sub(" ", lowered(plain)).split()).lstrip(" ,;:\"'").rstrip(" .,;:!\"'")
     if found := _BRACKETS.fullmatch(text):
         text = (found[1] or found[2] or text).strip()
-    text = _LEADING_DOTS.sub("", text)
+    text = _LEADING_DOTS.sub("", text).replace(";", ",")
     return _NAKED_DECIMAL.sub("0.", _AMOUNT_SPACE.sub("", _SPACED.sub(r"\1", text)))
 
 
 def lowered(text: str) -> str:
-    """Lower case with every character in its place."""
-    lower = text.lower()
-    return lower if len(lower) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+    """Lower case without accents, with every character in its place."""
+    lower = _unaccented(text).lower()
+    return lower if len(lower) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in _unaccented(text))
 
 
 def phrases(text: str, options: Mapping[str, str], within: str = "") -> list[Span]:
@@ -82,8 +130,13 @@ def phrases(text: str, options: Mapping[str, str], within: str = "") -> list[Spa
 
 def behind_phrase(text: str, option: str) -> str | None:
     """What stands behind an option's text at the start of `text`; None where it does not start with it."""
-    spans = phrases(text, {"": option}) if len(option) > 1 else []
-    return next((text[span.end :] for span in spans if not text[: span.start].strip(" ([\"'")), None)
+    spans = phrases(text, {"": option, "-": _ARTICLE.sub("", option)}) if len(option) > 1 else []
+    return next((text[span.end :] for span in spans if begins(text, span)), None)
+
+
+def begins(text: str, span: Span) -> bool:
+    """Whether an option's text stands at the start of `text`, with its article or without."""
+    return not _ARTICLE_BEFORE.sub("", text[: span.start].lower()).strip(" ([\"'")
 
 
 @functools.lru_cache(maxsize=1024)

@@ -104,7 +104,7 @@ _WRAPPERS = (
 )
 # In this order: a fraction is read before its braces fall.
 MARKUP = (
-    _markup("special tokens", r"<\|[a-z_]{2,20}\|>|</s>\Z", "", "{}<|im_end|>"),
+    _markup("special tokens", r"<\|[a-z_]{2,20}\|>|(?:</s>|<eos>|<end_of_turn>)\s*\Z", "", "{}<|im_end|>"),
     _markup("ticks", "[\u2705\u2714\u2611\U0001f449]\ufe0f?", " ", "\u2705 {}"),
     _markup("HTML raised digits", r"<sup> ?([+-]?[0-9]{1,9}) ?</sup>", r"^\1"),
     _markup(
@@ -147,7 +147,7 @@ MARKUP = (
     _markup("LaTeX braces", r"[{}]", ""),
     _markup("LaTeX mathematics in a word", r"\$(?=[-+][A-Za-z])|(?<=[A-Za-z]-)\$", ""),
     _markup("LaTeX mathematics", r"\$", " ", "${}$"),
-    _markup("code", r"```(?:text|markdown|latex)?|`", " ", "`{}`"),
+    _markup("code", r"```(?:text|markdown|latex|json)?|`", " ", "`{}`"),
     _markup("bold", r"(?<![\d)*])(\*\*\*?)(?=[^\s*])([^*\n]{0,999}[^*\s])\1(?![\d*])", r"\2", "**{}**"),
     _markup("italic", r"(?<![\w)*])\*(?=[^\s*])([^*\n]{0,999}[^*\s])\*(?![\w*])", r"\1", "*{}*"),
     _markup("underscores", r"(?<!\w)(__?)(?=[^\s_])([^_\n]{0,999}[^_\s])\1(?!\w)", r"\2", "__{}__"),

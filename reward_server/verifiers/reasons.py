@@ -32,42 +32,82 @@ strain chromosome phase category serotype complement
 LETTERED = frozenset(_NAMING.split())
 _RETRACTION = re.compile(
     r"\b(?:wait|actually|on second thoughts?|second thoughts|instead|correction|scratch that|my mind|alternatively"
-    r"|not sure|unsure|i guess|hmm+|no,)\b"
+    r"|not sure|unsure|i guess|hmm+|nope|no(?=,)|the opposite|worst|ruled out|(?:all|both) (?:right|correct|wrong)"
+    r"|my mistake|trick question|(?:letter|option|choice|one) (?:after|before|above|below|next))\b"
+    r"|\b(?:this|that|it|they)(?:'s| is| are)? (?:drug |option |answer |choice )?(?:is |are )?"
+    r"(?:contraindicated|harmful|inappropriate|excluded|wrong|incorrect|false|unlikely|inferior|an error|a trap|the trap)\b"
+    r"|\b(?:this|that|it|they|these|others?|any)\b[^.;\n]{0,25}\b(?:avoided|be (?:an error|harmful|excluded|any)|bad|depends"
+    r"|equally|also (?:be )?(?:correct|right)|all possible|might be|may or may not|used to be|until)\b"
+    r"|\bi (?:was told|do not know|don't know|cannot decide|must pick)\b"
     r"|\b(?:this|that|it|which|answer|option|choice|letter|statement|diagnosis)\b[^.;\n]{0,30}?"
     r"(?:\b(?:is|was|are|be)(?:n't|\s(?:\w+\s)?(?:not|wrong|incorrect|false|unlikely|untrue|invalid|mistaken|no)\b))"
     r"|\b(?:first|second|third|fourth|fifth|last|other) (?:option|choice|answer|one)\b|\bleast likely\b",
     re.IGNORECASE,
 )
 _DENIED = (
-    r"(?i:\bnot\s(?:\w+\s){{0,2}}\(?{0}\b|"
-    r"\b{0}\)?\s(?:is|was|would be)(?:n't|\snot|\s(?:\w+\s)?(?:wrong|incorrect|false|unlikely)))"
+    r"(?i:\bnot\s(?:\w+\s){{0,2}}\(?(?-i:{0})\b|"
+    r"\b(?-i:{0})\)?\s(?:is|was|would be)(?:n't|\snot|\s(?:\w+\s)?(?:wrong|incorrect|false|unlikely)))"
 )
 # "The answer is ..." and "... is the answer" within a reason.
 _CLAIM = re.compile(
-    r"\b(?:answer|option|choice)\b(?:\s(?:here|to this question))?\s?(?:is|was|would be|should be|must be|:|=)\s?"
+    r"\b(?:answer|option|choice)\b(?:\s(?:here|to (?:this|the) question))?\s?(?:is|was|would be|should be|must be|:|=)\s?"
     r"(?P<is>[^.;,\n]{1,80})"
     r"|(?:^|[.;,\n]|\b(?:because|since|that|so|thus|but)\b)\s?(?P<of>[^.;,\n]{1,80}?)\s(?:is|are|was|would be)\s"
     r"(?:the\s)?(?:(?:most likely|final|single)\s)?(?:correct|right|best|better|answer)\b",
     re.IGNORECASE,
 )
+# "Yes", "no" or "maybe" at the end of a clause, or said to be the answer: nothing else is meant by them there.
+_CONCLUSION = re.compile(
+    r"\b(yes|no|maybe|true|false)(?=\s?(?:[.,;!)\n]|$))", re.IGNORECASE
+)
+# "Options B, C and D are incorrect."
+_OTHERS_REJECTED = re.compile(
+    r"\b(?:options?|choices?|answers?)?\s?\(?[A-N]\)?(?:(?:,|,? and|,? or)\s\(?[A-N]\)?)*\s(?:are|is)\s(?:all\s|both\s|each\s)?"
+    r"(?:incorrect|wrong|false|unlikely|less likely|not (?:correct|right|likely|indicated|appropriate))\b",
+    re.IGNORECASE,
+)
 _POINTING = frozenset({"this", "that", "it", "which", "clear", "obvious", "supported", "based"})
 _REJECTED = re.compile(
-    r"\bnot\b|n't\b|\b(?:less|unlikely|wrong|incorrect|contraindicated|never|without|rather than|instead of|fails?"
+    r"\bnot\b|n't\b|\b(?:in contrast|unlike|whereas|compared|would (?:present|cause|show|typically|usually)|less(?! (?:harmful|risky|toxic|dangerous))|unlikely|wrong|incorrect|contraindicated|never|without|rather than|instead of|fails?"
     r"|cannot|avoid(?:ed)?|inappropriate|inferior|worse)\b",
     re.IGNORECASE,
 )
 
 
+# What a clause begins with that says something of the answer in front of it, and what it may then not hold.
+_OF_IT = re.compile(
+    r"[\s.;:,!(\u2014>-]*(?:(?:is|are|was|were|would|should|could|can|may|might|seems?|looks?|has|have|does|do|did|be|as)\b"
+    r"|(?=(?:not|never|wrong|incorrect|false|unlikely|less|least|rather|instead|except|contraindicated|excluded?|ruled"
+    r"|avoid|cannot|neither|nor|none|inappropriate|untrue|invalid|rejected|harmful)\b)|no[\s.,;!]*$|no,)",
+    re.IGNORECASE,
+)
+_CLAUSE_END = re.compile(r"[.;\n]\s|[.;\n]?$|\b(?:because|since)\b")
+
+
+def denies(behind: str) -> bool:
+    """Whether words right behind an answer deny it: "is wrong", "rather than heparin", "(not useful)"."""
+    found = _OF_IT.match(behind)
+    if not found:
+        return False
+    end = _CLAUSE_END.search(behind, found.end())
+    return bool(NEGATION.search(behind[: end.start() if end else None]))
+
+
 def split_reason(text: str, spans: Sequence[Span]) -> tuple[str, str]:
     """What is said, and the reason behind it (empty where there is none), which begins within no option's text."""
-    starts = (match.start() for reason in REASONS for match in reason.pattern.finditer(text))
-    free = [start for start in starts if not any(span.start <= start < span.end for span in spans)]
+    matches = (match for reason in REASONS for match in reason.pattern.finditer(text))
+    free = [
+        match.start()
+        for match in matches
+        if not any(match.start() < span.end and span.start <= match.end() for span in spans)
+    ]
     return (text[: min(free)], text[min(free) :]) if free else (text, "")
 
 
 def takes_back(reason: str, letter: str, options: Mapping[str, str]) -> bool:
     """Whether a reason names another option as the answer, or denies the one that it is for."""
     own = options[letter]
+    reason = _OTHERS_REJECTED.sub(lambda found: " " if letter not in re.findall(r"\b[A-N]\b", found[0]) else found[0], reason)
     others = {name: option for name, option in options.items() if option != own and option not in COMMON_WORDS}
     if _RETRACTION.search(reason) or re.search(_DENIED.format(letter), reason):
         return True
@@ -76,10 +116,16 @@ def takes_back(reason: str, letter: str, options: Mapping[str, str]) -> bool:
     if any(not _is_own(found["is"] or found["of"], letter, own) for found in _CLAIM.finditer(reason)):
         return True
     if own not in COMMON_WORDS and any(
-        NEGATION.search(_clause(reason, span)) for span in phrases(reason, {letter: own})
+        NEGATION.search(_around(reason, span)) for span in phrases(reason, {letter: own})
     ):
         return True
-    return any(not _REJECTED.search(_clause(reason, span)) for span in phrases(reason, others, within=own))
+    if own in COMMON_WORDS and {found[1].lower() for found in _CONCLUSION.finditer(reason)} & _common_others(options, own):
+        return True
+    return any(len(_REJECTED.findall(_around(reason, span))) != 1 for span in phrases(reason, others, within=own))
+
+
+def _common_others(options: Mapping[str, str], own: str) -> frozenset[str]:
+    return frozenset(option for option in options.values() if option != own) & COMMON_WORDS
 
 
 def _is_own(claim: str, letter: str, own: str) -> bool:
@@ -90,10 +136,11 @@ def _is_own(claim: str, letter: str, own: str) -> bool:
     return labelled or compared(words).startswith(own)
 
 
-def _clause(text: str, span: Span) -> str:
+def _around(text: str, span: Span) -> str:
+    """The clause that an option's text stands in, without that text, whose words may themselves deny something."""
     start = max(text.rfind(mark, 0, span.start) for mark in ".;\n,") + 1
     ends = [end for mark in ".;\n," if (end := text.find(mark, span.end)) >= 0]
-    return text[start : min(ends, default=len(text))]
+    return f"{text[start : span.start]} {text[span.end : min(ends, default=len(text))]}"
 
 
 def named(text: str) -> set[str]:

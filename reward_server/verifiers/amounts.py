@@ -14,8 +14,9 @@ _ABOUT = r"(?:about|approx|roughly|around|circa|ca|some)\b"
 # Seen in the answer as written, since `plain.clean` takes it for a mark of quotation or for the border of a table: a
 # bound at the start of a line, the bars of an absolute value.
 HIDDEN = re.compile(
-    rf"^[ \t]*(?:>|&gt;)\s*(?:[^\w\s*#`>\"']|[\"'(*]*[-\u2010-\u2013\u2212]?\s?[0-9.]|{_ABOUT})"
+    rf"^[ \t]*\\?(?:>|&gt;)\s*(?:[^\w\s*#`>\"']|[\"'(*]*[-\u2010-\u2013\u2212]?\s?[0-9.]|{_ABOUT})"
     rf"|^[ \t]*[-\u2010-\u2013\u2212][ \t]+(?:[^\w\s.*#`_-]|{_ABOUT})"
+    r"|^[ \t]*[\u2014\u2015\u2e3a\u2e3b]\s*[0-9.]"
     r"|\|\s?[-\u2010-\u2013\u2212]\s?[0-9.]",
     re.IGNORECASE | re.MULTILINE,
 )

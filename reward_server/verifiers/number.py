@@ -17,6 +17,7 @@ import re
 
 from reward_server.verifiers.amounts import HIDDEN, OPERATION, foreign_numeral, is_alone
 from reward_server.verifiers.base import MALFORMED, MAX_SHORT_CHARS, NO_ANSWER, Verdict, judged
+from reward_server.verifiers.beside import changes, denies
 from reward_server.verifiers.carriers import ALTERNATIVE, COUNTED, NEGATION, is_bound, number_words
 from reward_server.verifiers.plain import readable
 
@@ -25,7 +26,7 @@ VERSION = "2"
 # In what is said, not in the working before it.
 _MOST_NUMBERS = 50
 _MOST_STEPS = 12
-_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})++(?:\.[0-9]++)?|[0-9]++(?:\.[0-9]++)?|\.[0-9]++)"
+_DIGITS = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})++(?:\.[0-9]++)?|[0-9]++(?:\.[0-9]++)?|\.[0-9]++)"
 # What may not follow digits: more of them, a letter that goes on to digits, a power, a ratio.
 _END = r"(?![.,]?[0-9]|[_^]|\s?\*\*|[A-Za-z]++[-+]?[0-9]|\s?:\s?[0-9])"
 _TEN = r"10\s?(?:\^|\*\*|to the (?:power (?:of )?)?)\s?\(?(?P<{}>[+-]?\s?[0-9]{{1,4}})(?:th)?\)?(?![.,]?[0-9])"
@@ -152,6 +153,8 @@ def _read(answer: str, *, rounded: bool) -> Reading | Verdict:
     markers = list(_FINAL.finditer(text))
     if isinstance(whole, Reading):
         return whole
+    if denies(_AMOUNT.sub("\0", text)):
+        return NO_ANSWER
     answered = _answered(text, rounded=rounded)
     if answered is not None or not markers:
         return answered or whole
@@ -246,6 +249,8 @@ def _only_number(text: str, *, rounded: bool) -> Reading | Verdict:
     if is_alone(between):
         return reading
     if ALTERNATIVE.search(between) or _COMPARED.search(between):
+        return NO_ANSWER
+    if changes(between):
         return NO_ANSWER
     if foreign_numeral(between) or _LOOSE.search(between) or COUNTED.search(between) or OPERATION.search(between):
         return MALFORMED

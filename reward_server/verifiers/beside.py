@@ -81,7 +81,8 @@ _LEADING = frozenset(
     abw lbm meld fena fib fib-4 gcs sofa curb heart wells centor perc psi apache timi grace caprini framingham ldl hdl
     vldl homa homa-ir tibc inr hba1c urine serum plasma blood bolus duration length width distance size target ideal
     adjusted lean steroid mme insulin crcl na ca k cl mg hco3 tv rsbi
-    dated due date edd edc eda delivery confinement conception lmp ga ega gestation gestational pregnancy pregnant
+    mon tue tues wed thu thur thurs fri sat sun monday tuesday wednesday thursday friday saturday sunday
+    elapsed because since rule lmp's dated due date edd edc eda delivery confinement conception lmp ga ega gestation gestational pregnancy pregnant
     fetus foetus
     """.split()
 )
@@ -123,6 +124,25 @@ _MEASURED_FROM = frozenset(
     """.split()
 )
 _REMARK = frozenset("is was are were which that and because since so indicating suggesting using based with".split())
+# All that may stand behind a date or a gestational age.
+_OBSTETRIC = frozenset(
+    """
+    a an the this that these it its is are was be been has have had of for in on at by with from as so thus and or
+    according based using via calculated computed estimated estimate approximately approx about exactly
+    rounded given assuming since because which i.e while under final answer result correct right she her he his patient
+    patient's woman mother mother's baby baby's infant fetus fetal fetus's child mrs ms our my we i
+    naegele naegele's nagele nagele's naegel naegel's rule method formula calculator calculation wheel ultrasound scan
+    sonography sonographic first second third trimester crown rump length lmp lnmp menstrual menses period last normal
+    regular cycle cycles adjusted adjustment standard average typical 
+    due date dates dated dating edd edc eda edb eddc ga ega gestation gestational gestation's gestations
+    pregnancy pregnant pregnancy's age weeks completed complete full total elapsed passed passes present current
+    currently today today's presentation visit time now along day i wednesday mm dd yyyy yy format iso us american
+    equal equals equivalent same namely fits fit meaning means corresponding corresponds expected predicted 
+    intrauterine single live uterine size fundal height monday tuesday thursday friday saturday
+    sunday mon tue tues wed thu thur thurs fri sat sun january february march april may june july august september
+    october november december jan feb mar apr jun jul aug sep sept oct nov dec 
+    """.split()
+)
 _WORDS = re.compile(r"[^\W\d_]+(?:'[a-z]+)?")
 _IN_FRONT = re.compile(r"((?:[^\W\d_]{3,}\s)?)([^\W\d_](?:[\w'-]*[^\W_])?)[\s(\[\"'$\u20ac\u00a3~\u2248]*\0")
 _BEHIND = re.compile(r"\0[\s-]?['\"]?([^\W\d_](?:[\w'-]*[^\W_])?)")
@@ -131,7 +151,7 @@ _CLAUSE = re.compile(r"\0([^.,;:!?()\n\0]*)")
 _GREEK = frozenset("\u03bc\u00b5\u03a9\u0394\u03b1\u03b2\u03b3\u03b4\u212b\u00c5")
 
 
-def foreign_letter(text: str) -> bool:
+def _foreign_letter(text: str) -> bool:
     """Whether `text` holds a letter that is neither ASCII nor the sign of a unit or a difference."""
     return not text.isascii() and any(
         character.isalpha() and not character.isascii() and character not in _GREEK for character in text
@@ -140,15 +160,21 @@ def foreign_letter(text: str) -> bool:
 
 def denies(text: str) -> bool:
     r"""Whether a word of `text`, an answer or a part of one, takes the amounts in it (\x00) back or bounds them."""
-    return not _DENYING.isdisjoint(_WORDS.findall(text.lower())) or bool(_DENYING_PHRASE.search(text))
+    denied = not _DENYING.isdisjoint(_WORDS.findall(text.lower())) or _DENYING_PHRASE.search(text)
+    return bool(denied) or _foreign_letter(text)
 
 
-def changes(between: str) -> bool:
-    r"""Whether a word of `between` takes \x00, the amount, back, turns, scales or bounds it, or is none that is known."""
-    if not _MOVING.isdisjoint(_WORDS.findall(between.lower())) or foreign_letter(between) or denies(between):
+def changes(between: str, *, obstetric: bool = False) -> bool:
+    r"""Whether a word of `between` takes \x00, the amount, back, turns, scales or bounds it, or is none that is known.
+
+    Behind a due date or a gestational age (`obstetric`) every word has to be known.
+    """
+    if not _MOVING.isdisjoint(_WORDS.findall(between.lower())) or denies(between):
         return True
     if any(not _may_lead(found[1], found[2]) for found in _IN_FRONT.finditer(between)):
         return True
+    if obstetric:
+        return not _OBSTETRIC.issuperset(_WORDS.findall(between.partition("\0")[2].lower()))
     if any(found[1].lower().lstrip("\u03bc\u00b5\u03a9") not in _FOLLOWING for found in _BEHIND.finditer(between)):
         return True
     return any(_is_measured_from(found[1]) for found in _CLAUSE.finditer(between))

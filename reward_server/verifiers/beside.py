@@ -105,7 +105,7 @@ _FOLLOWING = frozenset(
     bpm beats breaths cells cell copies plt events cigarettes drinks tablet tablets tab tabs capsule capsules vial vials
     drop drops gtt gtts puffs dose doses ampules bags mme mmes ome oral percent pct point points pt pts score scores
     criteria criterion sirs name items item out
-    per of for in on at by with from to as is was are were which that and but because since so thus hence therefore
+    risk probability mortality chance per of for in on at by with from to as is was are were which that and but because since so thus hence therefore
     when if using based according given calculated computed corrected rounded approximately approx about exactly overall
     total totals today annual annually yearly daily weekly hourly dated indicating indicates suggesting suggests suggestive meaning means
     consistent corresponding classified considered making putting should would can the this it he she they we i after
@@ -164,12 +164,17 @@ def denies(text: str) -> bool:
     return bool(denied) or _foreign_letter(text)
 
 
+def moves(text: str) -> bool:
+    """Whether a word of `text` takes something from an amount or adds to it."""
+    return not _MOVING.isdisjoint(_WORDS.findall(text.lower()))
+
+
 def changes(between: str, *, obstetric: bool = False) -> bool:
     r"""Whether a word of `between` takes \x00, the amount, back, turns, scales or bounds it, or is none that is known.
 
     Behind a due date or a gestational age (`obstetric`) every word has to be known.
     """
-    if not _MOVING.isdisjoint(_WORDS.findall(between.lower())) or denies(between):
+    if moves(between) or denies(between):
         return True
     if any(not _may_lead(found[1], found[2]) for found in _IN_FRONT.finditer(between)):
         return True

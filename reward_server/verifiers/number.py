@@ -15,11 +15,13 @@ import dataclasses
 import math
 import re
 
-from reward_server.verifiers.amounts import HIDDEN, OPERATION, foreign_numeral, is_alone
+from reward_server.verifiers.amounts import HIDDEN, OPERATION, SAME_AGAIN, foreign_numeral, is_alone
+from reward_server.verifiers.arithmetic import contradicts, evaluate, score_of_parts
 from reward_server.verifiers.base import MALFORMED, MAX_SHORT_CHARS, NO_ANSWER, Verdict, judged
-from reward_server.verifiers.beside import changes, denies
+from reward_server.verifiers.beside import changes, denies, moves
 from reward_server.verifiers.carriers import ALTERNATIVE, COUNTED, NEGATION, is_bound, number_words
 from reward_server.verifiers.plain import readable
+from reward_server.verifiers.remarks import without_remarks
 
 VERSION = "2"
 
@@ -64,13 +66,15 @@ _COMPARED = re.compile(r"[!<>]=|=[<>]")
 _RAISED = r"(?:[mcdk\u03bc]?m|s|sec|min|h|hr|d|day|[cdm\u03bc]?l|[mk\u03bc]?g|m?mol|m?eq|dyne?|wk|yr|year)"
 _UNIT = re.compile(
     r"(?:/|\bper)\s?\(?1\.73\s?m\s?(?:\^|\*\*)?2?\)?(?![\w^]|[.,][0-9])"
+    r"|(?:/|\bper)\s?(?:24\s?-?(?:hours?|hrs?|h)|100\s?(?:mL|cc|g))\b|/\s?1\.73 sq\.? m\b"
+    r"|(?<=[A-Za-z^0-9*])\s?\*?\s?\(1\.73\s?m\^?2\)\^-1"
     r"|(?<![A-Za-z])(?:(?-i:[cdkm]?m)|(?<=/)M)\s?(?:\^|\*\*)?[23](?![\w^]|[.,/]?[0-9])"
     r"|(?<![^\W\d_])(?-i:Ca|Mg|Fe|Cu|Zn)\^?2\+(?=[\s)\]:]|$)"
-    r"|\b[cm]m\s?H_?2O\b|(?<=[cm]m)5\b"
+    r"|\b[cm]m\s?H_?2O\b|(?<=cm)5\b"
     rf"|(?<![^\W\d_]){_RAISED}\^[+-]?[1-5](?![\w^]|[.,][0-9])|(?<=[A-Za-z])\*(?=[A-Za-z])"
-    r"|\(?\brounded (?:up |down )?to (?:the nearest (?:whole number|integer|tenth|hundredth)"
+    r"|\(?\b(?:rounded (?:(?:up |down )?to )?|(?<=\()to |(?<=\())(?:the nearest (?:whole number|integer|tenth|hundredth)"
     r"|(?:[0-6]|one|two|three|four) (?:decimals?(?: places?)?|d\.?p\.?|places"
-    r"|significant (?:figures|digits)|sig\.? figs?))"
+    r"|s\.?f\.?|significant (?:figures|digits)|sig\.? figs?))"
     r"(?![^\W_])\)?",
     re.IGNORECASE,
 )
@@ -100,6 +104,12 @@ _CLAIM = re.compile(r"\b(?:is|are|equals|scores?|points?|risk)\b|[%:]", re.IGNOR
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[;\n]")
 _RANGE = re.compile(r"([0-9.]+)\s?(-|to)\s?([0-9.]*[0-9])", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]")
+# Working behind its result.
+_IN_BRACKETS = re.compile(r"\(\s?=?\s?((?:[^()\n]|\([^()\n]{0,40}\)){3,120})\)[\s.]*$")
+_BEHIND = re.compile(r"(?:\s?=|,? (?:calculated|computed|obtained) as|,? from)\s([-0-9.(][^=\n]{2,120}?)\.?$")
+# "The BMI is calculated as 70 / 1.75^2": no result, where a sign of equality follows.
+_LED = re.compile(r"^[^0-9]*?\b(?:is|equals)\s(?:(?:calculated|computed|given) (?:as|by)\s)?(?=[-0-9(])", re.IGNORECASE)
+_POWER_OF_NAME = re.compile(r"(?<=[^\W\d_]{3})\s?\^[23](?![\w.])")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,15 +156,20 @@ def _read(answer: str, *, rounded: bool) -> Reading | Verdict:
     text = readable(answer, MAX_SHORT_CHARS)
     if text is None:
         return MALFORMED
-    if not text or NEGATION.search(text) or HIDDEN.search(answer):
+    if not text or HIDDEN.search(answer):
         return NO_ANSWER
-    text = _UNIT.sub(" unit ", text)
+    text = without_remarks(_UNIT.sub(" unit ", text).replace("\n=", " ="))
+    if NEGATION.search(text):
+        return NO_ANSWER
     whole = _only_number(text, rounded=rounded)
-    markers = list(_FINAL.finditer(text))
     if isinstance(whole, Reading):
         return whole
     if denies(_AMOUNT.sub("\0", text)):
         return NO_ANSWER
+    explained = _with_parts(text, rounded=rounded) or _with_working(text, rounded=rounded)
+    if explained is not None:
+        return explained
+    markers = list(_FINAL.finditer(text))
     answered = _answered(text, rounded=rounded)
     if answered is not None or not markers:
         return answered or whole
@@ -168,6 +183,27 @@ def _read(answer: str, *, rounded: bool) -> Reading | Verdict:
     if is_bound(text, end, end):
         return NO_ANSWER
     return last if _is_working(text[: markers[-1].start()], markers[-1][0], last) else NO_ANSWER
+
+
+def _with_parts(text: str, *, rounded: bool) -> Reading | None:
+    """A score with the parts that add up to it."""
+    found = score_of_parts(text) if rounded or _SCORE.search(text) else None
+    if found is None:
+        return None
+    total, words = found
+    if ALTERNATIVE.search(words) or COUNTED.search(words) or OPERATION.search(words) or denies(words) or moves(words):
+        return None
+    return Reading(total)
+
+
+def _with_working(text: str, *, rounded: bool) -> Reading | None:
+    """A number with the calculation that gives it behind: "22.86 (70 / 1.75^2)"."""
+    found = _IN_BRACKETS.search(text) or _BEHIND.search(text)
+    if found is None or not _OPERATOR.search(found[1]) or (value := evaluate(found[1])) is None:
+        return None
+    rest = _only_number(text[: found.start()], rounded=rounded)
+    same = isinstance(rest, Reading) and math.isclose(value, rest.value, rel_tol=0.01, abs_tol=0.005)
+    return rest if same and isinstance(rest, Reading) else None
 
 
 def _answered(text: str, *, rounded: bool) -> Reading | None:
@@ -194,6 +230,7 @@ def _is_working(text: str, marker: str, result: Reading) -> bool:
     opened = text.rfind("(") if text.count("(") > text.count(")") else 0
     if re.search(r"[0-9]", text[:opened]) or ALTERNATIVE.search(text) or _COMPARED.search(text + marker):
         return False
+    text = _LED.sub("", _POWER_OF_NAME.sub("", text)) if _CALCULATED.match(marker) else text
     *before, step = _CALCULATED.split(text)
     if marker.lower() in ("is", "equals") and before:
         return False
@@ -214,9 +251,11 @@ def _is_step(text: str, result: Reading) -> bool:
     if _OPERATOR.search(inner) is None or re.search(r",(?![0-9]{3})", inner):
         return False
     ends = _RANGE.fullmatch(inner)
-    return ends is None or (
-        ends[2] == "-" and math.isclose(float(ends[1]) - float(ends[3]), result.value, rel_tol=0.01)
-    )
+    if ends is not None:
+        return ends[2] == "-" and math.isclose(float(ends[1]) - float(ends[3]), result.value, rel_tol=0.01)
+    calculation = text.rpartition(":")[2].strip()
+    followed = calculation[:1] in "-+(.[" or calculation[:1].isdecimal()
+    return not followed or not contradicts(calculation, {result.value, result.share, 100 * result.value})
 
 
 def _is_rounded(exact: Reading, result: Reading) -> bool:
@@ -241,9 +280,12 @@ def _only_number(text: str, *, rounded: bool) -> Reading | Verdict:
     readings = {_value(match, scored=scored) for match in found}
     if not readings or None in readings:
         return MALFORMED
+    readings = _same(readings)
     if len(readings) > 1 or any(is_bound(text, *match.span()) or _is_dash(match) for match in found):
         return NO_ANSWER
     between = _AMOUNT.sub(lambda match: " name " if match["name"] or match["span"] else "\0", text)
+    if len(found) > 1:
+        between = SAME_AGAIN.sub("\0", between)
     (reading,) = readings
     assert reading is not None
     if is_alone(between):
@@ -255,6 +297,14 @@ def _only_number(text: str, *, rounded: bool) -> Reading | Verdict:
     if foreign_numeral(between) or _LOOSE.search(between) or COUNTED.search(between) or OPERATION.search(between):
         return MALFORMED
     return reading if set(number_words(between)) - {1} <= {reading.value} else NO_ANSWER
+
+
+def _same(readings: set[Reading | None]) -> set[Reading | None]:
+    """One reading for a share and the per cents that say the same ("0.052 (5.2%)"); else `readings` as they are."""
+    shares = [reading.share for reading in readings if reading]
+    percents = {reading for reading in readings if reading and reading.percent}
+    same = all(math.isclose(share, shares[0], rel_tol=1e-9) for share in shares)
+    return {*percents} if len(readings) == 2 and len(percents) == 1 and same else readings
 
 
 def _is_dash(match: re.Match[str]) -> bool:

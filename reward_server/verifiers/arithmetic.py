@@ -98,10 +98,9 @@ _CRITERION = re.compile(
     re.IGNORECASE,
 )
 _TOTAL = r"(?P<total>-?[0-9]{1,3}(?:\.[05])?)(?:\s?(?:points?|pts?)\b)?"
-_TOTAL_FIRST = re.compile(rf"[^0-9(]*?(?<![\w.+-]){_TOTAL}\s?(?P<parts>[(:].*)", re.DOTALL)
+_TOTAL_FIRST = re.compile(rf"(?<![\w.+-]){_TOTAL}\s?(?=[(:])", re.IGNORECASE)
 _TOTAL_LAST = re.compile(
-    rf"(?P<parts>.*[0-9].*?)(?:=|->|\btotal(?: score)?(?:\s?[:=]|\sis|\sof)|\bscore\s?[:=])\s?{_TOTAL}\s?\.?",
-    re.DOTALL | re.IGNORECASE,
+    rf"(?:=|->|\btotal(?: score)?(?:\s?[:=]|\sis|\sof)|\bscore\s?[:=])\s?{_TOTAL}\s?\.?$", re.IGNORECASE
 )
 _PART = re.compile(r"[+-]?\s?[0-9]{1,2}(?:\.5)?(?:\s?(?:points?|pts?)\b)?", re.IGNORECASE)
 _NAMED = re.compile(r"[+]|[^\W\d_]{2}")
@@ -115,17 +114,19 @@ def score_of_parts(text: str) -> tuple[float, str] | None:
     if len(text) > 5 * _MOST_CHARS:
         return None
     text = _CRITERION.sub(" limit ", text)
-    stated = (found for pattern in (_TOTAL_FIRST, _TOTAL_LAST) if (found := pattern.fullmatch(text)))
-    return next((score for found in stated if (score := _score(found))), None)
+    first, last = _TOTAL_FIRST.search(text), _TOTAL_LAST.search(text)
+    if first and not re.search(r"[0-9(]", text[: first.start()]):
+        if (score := _score(text[: first.start()], first["total"], text[first.end() :])) is not None:
+            return score
+    return _score("", last["total"], text[: last.start()]) if last else None
 
 
-def _score(found: re.Match[str]) -> tuple[float, str] | None:
-    parts, gaps = _PART.findall(found["parts"]), _PART.split(found["parts"])
+def _score(before: str, total: str, stated: str) -> tuple[float, str] | None:
+    parts, gaps = _PART.findall(stated), _PART.split(stated)
     values = [float(re.sub(r"[^0-9.-]", "", part)) for part in parts]
-    total = float(found["total"])
     words = "".join(gaps)
-    if len(values) < 2 or abs(sum(values) - total) > 1e-9 or re.search(r"[0-9*/^<>%~\u2248]|[^\W_]-$", words):
+    if len(values) < 2 or abs(sum(values) - float(total)) > 1e-9 or re.search(r"[0-9*/^<>%~\u2248]|[^\W_]-$", words):
         return None
     if not all(added or _NAMED.search(gap) for gap, added in zip(gaps[1:-1], ("+" in p for p in parts[1:]), strict=True)):
         return None
-    return total, found.string[: found.start("parts")] + words
+    return float(total), before + words

@@ -39,8 +39,8 @@ _DENYING = frozenset(
     negativ negativo negativa negatif negatief bukan tidak kurang lebih
     """.split()
 )
-# Words that make a part of the amount or another one, but for those in the working before it.
-_MOVING = frozenset(
+# Words that also make a part of the amount or another one; the working before an amount may hold them.
+CHANGING = _DENYING.union(
     """
     subtract subtracted subtracting subtraction deduct deducted deducting deduction lost lose loses losing missing
     unmet fewer apiece each another extra additional bonus leftover rescheduled
@@ -144,7 +144,7 @@ _OBSTETRIC = frozenset(
     """.split()
 )
 _WORDS = re.compile(r"[^\W\d_]+(?:'[a-z]+)?")
-_IN_FRONT = re.compile(r"((?:[^\W\d_]{3,}\s)?)([^\W\d_](?:[\w'-]*[^\W_])?)[\s(\[\"'$\u20ac\u00a3~\u2248]*\0")
+_IN_FRONT = re.compile(r"(?:([^\W\d_]{3,})\s)?(?<![\w'-])([^\W\d_][\w'-]*)$")
 _BEHIND = re.compile(r"\0[\s-]?['\"]?([^\W\d_](?:[\w'-]*[^\W_])?)")
 _CLAUSE = re.compile(r"\0([^.,;:!?()\n\0]*)")
 # Letters of units and of the names of differences and gaps; others belong to words of other languages.
@@ -158,25 +158,20 @@ def _foreign_letter(text: str) -> bool:
     )
 
 
-def denies(text: str) -> bool:
-    r"""Whether a word of `text`, an answer or a part of one, takes the amounts in it (\x00) back or bounds them."""
-    denied = not _DENYING.isdisjoint(_WORDS.findall(text.lower())) or _DENYING_PHRASE.search(text)
+def denies(text: str, words: frozenset[str] = _DENYING) -> bool:
+    r"""Whether one of `words` or a phrase in `text` takes the amounts in it (\x00) back, turns, scales or bounds them."""
+    denied = not words.isdisjoint(_WORDS.findall(text.lower())) or _DENYING_PHRASE.search(text)
     return bool(denied) or _foreign_letter(text)
 
 
-def moves(text: str) -> bool:
-    """Whether a word of `text` takes something from an amount or adds to it."""
-    return not _MOVING.isdisjoint(_WORDS.findall(text.lower()))
-
-
 def changes(between: str, *, obstetric: bool = False) -> bool:
-    r"""Whether a word of `between` takes \x00, the amount, back, turns, scales or bounds it, or is none that is known.
+    r"""Whether a word of `between` makes another amount of \x00 or none, or touches it and is none that is known.
 
     Behind a due date or a gestational age (`obstetric`) every word has to be known.
     """
-    if moves(between) or denies(between):
+    if denies(between, CHANGING):
         return True
-    if any(not _may_lead(found[1], found[2]) for found in _IN_FRONT.finditer(between)):
+    if not all(map(_may_lead, between.split("\0")[:-1])):
         return True
     if obstetric:
         return not _OBSTETRIC.issuperset(_WORDS.findall(between.partition("\0")[2].lower()))
@@ -185,13 +180,17 @@ def changes(between: str, *, obstetric: bool = False) -> bool:
     return any(_is_measured_from(found[1]) for found in _CLAUSE.finditer(between))
 
 
-def _may_lead(before: str, word: str) -> bool:
-    """Whether `word`, the last in front of an amount, is a known one or an acronym ("QTc"), no numeral ("II")."""
+def _may_lead(text: str) -> bool:
+    """Whether the word that ends `text` is a known one or an acronym ("QTc"), and no numeral ("II")."""
+    found = _IN_FRONT.search(text[-60:].rstrip(" \n([\"'$\u20ac\u00a3~\u2248"))
+    if found is None:
+        return True
+    before, word = found[1] or "", found[2]
     lower = word.lower()
     if lower in _LEADING or lower in NUMBER_WORDS or _NOUN.fullmatch(lower):
         return True
     if _ROMAN.fullmatch(word):
-        return before.strip().isupper()
+        return before.isupper()
     return any(character.isupper() for character in word[1:])
 
 

@@ -18,7 +18,7 @@ import re
 from reward_server.verifiers.amounts import HIDDEN, OPERATION, SAME_AGAIN, foreign_numeral, is_alone
 from reward_server.verifiers.arithmetic import contradicts, evaluate, score_of_parts
 from reward_server.verifiers.base import MALFORMED, MAX_SHORT_CHARS, NO_ANSWER, Verdict, judged
-from reward_server.verifiers.beside import changes, denies, moves
+from reward_server.verifiers.beside import CHANGING, changes, denies
 from reward_server.verifiers.carriers import ALTERNATIVE, COUNTED, NEGATION, is_bound, number_words
 from reward_server.verifiers.plain import readable
 from reward_server.verifiers.remarks import without_remarks
@@ -112,6 +112,14 @@ _LED = re.compile(r"^[^0-9]*?\b(?:is|equals)\s(?:(?:calculated|computed|given) (
 _POWER_OF_NAME = re.compile(r"(?<=[^\W\d_]{3})\s?\^[23](?![\w.])")
 
 
+# A number with its unit and nothing else, which most answers are, read without a look at anything else.
+_PLAIN = re.compile(
+    r"(?:= ?)?(-?(?:[0-9]{1,12}|[1-9][0-9]{0,2}(?:,[0-9]{3}){1,3})(?:\.[0-9]{1,12})?)"
+    r"(?: ?(%)| ?(?:points?|kg/m(?:\^2|2|\u00b2)|mg/d[Ll]|g/d[Ll]|[mn\u00b5]mol/L|mEq/L|m[Ll]/min(?:/1\.73 ?m(?:\^2|2|\u00b2))?"
+    r"|mm ?Hg|mg|m[Ll]|kg|ms|mOsm/kg|mL/hr?))?\.?"
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Reading:
     """A number read from text; `percent` says that a percent sign followed it, and `value` is what stood before."""
@@ -153,6 +161,8 @@ def verify_integer(answer: str, gold: float) -> Verdict:
 
 
 def _read(answer: str, *, rounded: bool) -> Reading | Verdict:
+    if plain := _PLAIN.fullmatch(answer):
+        return Reading(float(plain[1].replace(",", "")), plain[2] is not None)
     text = readable(answer, MAX_SHORT_CHARS)
     if text is None:
         return MALFORMED
@@ -191,7 +201,7 @@ def _with_parts(text: str, *, rounded: bool) -> Reading | None:
     if found is None:
         return None
     total, words = found
-    if ALTERNATIVE.search(words) or COUNTED.search(words) or OPERATION.search(words) or denies(words) or moves(words):
+    if ALTERNATIVE.search(words) or COUNTED.search(words) or OPERATION.search(words) or denies(words, CHANGING):
         return None
     return Reading(total)
 

@@ -38,7 +38,9 @@ _RULE = (
     (re.compile(rf"\b{_LMP}(?: (?:of )?{_DAY})? ?(?:\+|plus) ?{_TERM}(?: ?->)?", re.IGNORECASE), "rule"),
     (re.compile(rf"\b{_TERM} (?:after|from|past|since) {_LMP}(?: (?:of |on )?{_DAY})?", re.IGNORECASE), "rule"),
     (
-        re.compile(rf"\badding {_TERM}(?: to (?:{_LMP}(?: (?:of )?{_DAY})?|{_DAY}))?,? (?=gives|yields)", re.IGNORECASE),
+        re.compile(
+            rf"\badding {_TERM}(?: to (?:{_LMP}(?: (?:of )?{_DAY})?|{_DAY}))?,? (?=gives|yields)", re.IGNORECASE
+        ),
         "rule ",
     ),
     (re.compile(rf"\b(?:based on|given|from|with|using|by) {_LMP}(?: of| on|,|:)? {_DAY}", re.IGNORECASE), "by LMP"),
@@ -48,7 +50,8 @@ _RULE = (
 )
 # Words that make another number of the one beside them.
 OPERATION = re.compile(
-    r"(?<![^\W\d_])(?:sqrt|root|log(?:arithm)?|l[gn]|exp|(?:arc|a)?(?:sin|cos|tan|cot|csc)h?|abs(?:olute)?|mod(?:ulo|ulus)?"
+    r"(?<![^\W\d_])(?:sqrt|root|log(?:arithm)?|l[gn]|exp|(?:arc|a)?(?:sin|cos|tan|cot|csc)h?|abs"
+    r"|absolute(?! (?:neutrophil|lymphocyte|eosinophil|risk|count))|mod(?:ulo|ulus)?"
     r"|factorial|squared?|cubed?|raised|times|plus|minus|negative|neg|divided|multiplied|inverse|reciprocal|power"
     r"|(?:per|pro)[ -]?mil(?:le?)?|ppm|ppb|ppt|bps|basis points?|percentage points?|percentiles?|x|below"
     r"|point (?:one|two|five)|(?:and|to) one|one (?:and|to|point))\b",

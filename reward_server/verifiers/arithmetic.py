@@ -12,19 +12,30 @@ import re
 
 _MOST_CHARS = 200
 _TOKEN = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?|\.[0-9]+|[-+*/^()])")
-_UNIT = re.compile(r"(?<=[0-9)])\s?(?:(?!x\b)[A-Za-z\u03bc\u00b0]+|%)(?:/[A-Za-z\u03bc]+)*(?:\s?\^\s?[23](?=\s*[)/*]))?")
+_UNIT = re.compile(
+    r"(?<=[0-9)])\s?(?:(?!x\b)[A-Za-z\u03bc\u00b0]+|%)(?:/[A-Za-z\u03bc]+)*(?:\s?\^\s?[23](?=\s*[)/*]))?"
+)
 _LABEL = re.compile(r"(?<=[0-9])\s?\([^()0-9+*/^=]*\)")
+_NAMED_PART = re.compile(r"[^\W\d_][^()0-9+*/^=]{0,40}\(([0-9.]{1,5})\)")
+_SUM_OF_PARTS = re.compile(rf"(?:{_NAMED_PART.pattern}\s?)(?:\+\s?{_NAMED_PART.pattern}\s?)+")
 _TIMES = re.compile(r"\bx\b|\btimes\b|(?<=[0-9)])\s?x\s?(?=[0-9(])")
 
 
-class _Unclear(Exception):
+class _UnclearError(Exception):
     """The text is no calculation of plain numbers."""
+
+
+def is_sum_of_parts(text: str) -> bool:
+    """Whether `text` adds named parts and nothing else: "Age (1) + HTN (1)"."""
+    return len(text) <= _MOST_CHARS and _SUM_OF_PARTS.fullmatch(text) is not None
 
 
 def evaluate(text: str) -> float | None:
     """The value of a calculation such as "70 kg / (1.75 m)^2"; None where the text is none, NaN for one of no value."""
     if len(text) > _MOST_CHARS:
         return None
+    if is_sum_of_parts(text):
+        text = _NAMED_PART.sub(r"\1", text)
     text = text.replace("\u00f7", "/").replace("**", "^").replace("[", "(").replace("]", ")")
     text = _UNIT.sub("", _TIMES.sub("*", _LABEL.sub("", re.sub(r"(?<=[0-9]),(?=[0-9]{3})", "", text))))
     tokens = _TOKEN.findall(text)
@@ -33,7 +44,7 @@ def evaluate(text: str) -> float | None:
     tokens = [*reversed(tokens)]
     try:
         value = _sum(tokens)
-    except _Unclear:
+    except _UnclearError:
         return None
     except ArithmeticError:
         return math.nan
@@ -47,7 +58,9 @@ def contradicts(text: str, values: set[float]) -> bool:
     """
     value = evaluate(text)
     tolerance = 0.25 if "^" in text or "**" in text else 0.05
-    return value is not None and not any(math.isclose(value, other, rel_tol=tolerance, abs_tol=0.05) for other in values)
+    return value is not None and not any(
+        math.isclose(value, other, rel_tol=tolerance, abs_tol=0.05) for other in values
+    )
 
 
 def _sum(tokens: list[str]) -> float:
@@ -59,8 +72,9 @@ def _sum(tokens: list[str]) -> float:
 
 def _product(tokens: list[str]) -> float:
     value = _power(tokens)
-    while tokens and tokens[-1] in "*/":
-        value = value * _power(tokens) if tokens.pop() == "*" else value / _power(tokens)
+    while tokens and tokens[-1] in "*/(":
+        operator = "*" if tokens[-1] == "(" else tokens.pop()
+        value = value * _power(tokens) if operator == "*" else value / _power(tokens)
     return value
 
 
@@ -72,33 +86,33 @@ def _power(tokens: list[str]) -> float:
         tokens.pop()
         raised = value ** _power(tokens)
         if not isinstance(raised, float):
-            raise _Unclear
+            raise _UnclearError
         value = raised
     return value
 
 
 def _atom(tokens: list[str]) -> float:
     if not tokens:
-        raise _Unclear
+        raise _UnclearError
     token = tokens.pop()
     if token == "(":
         value = _sum(tokens)
         if not tokens or tokens.pop() != ")":
-            raise _Unclear
+            raise _UnclearError
         return value
     if token in "+-*/^)":
-        raise _Unclear
+        raise _UnclearError
     return float(token)
 
 
 # Ages and limits within the name of a criterion ("age 65-74", ">=75 years").
 _CRITERION = re.compile(
-    r"(?:\bage[ds]?\s?)?(?:[<>]=?\s?[0-9]{1,4}(?:\.[0-9])?|(?<![0-9.+-])[0-9]{2}-[0-9]{2}(?![0-9.-]))"
+    r"(?:\bage[ds]?\s?)?(?:(?<!-)[<>]=?\s?[0-9]{1,4}(?:\.[0-9])?|(?<![0-9.+-])[0-9]{2}-[0-9]{2}(?![0-9.-]))"
     r"(?:\s?(?:years?|yrs?|y|mg/dl|mmhg|bpm|%))?(?![\w.])",
     re.IGNORECASE,
 )
 _TOTAL = r"(?P<total>-?[0-9]{1,3}(?:\.[05])?)(?:\s?(?:points?|pts?)\b)?"
-_TOTAL_FIRST = re.compile(rf"(?<![\w.+-]){_TOTAL}\s?(?=[(:])", re.IGNORECASE)
+_TOTAL_FIRST = re.compile(rf"(?<![\w.+-]){_TOTAL}\s?(?=[(:=])", re.IGNORECASE)
 _TOTAL_LAST = re.compile(
     rf"(?:=|->|\btotal(?: score)?(?:\s?[:=]|\sis|\sof)|\bscore\s?[:=])\s?{_TOTAL}\s?\.?$", re.IGNORECASE
 )
@@ -115,9 +129,12 @@ def score_of_parts(text: str) -> tuple[float, str] | None:
         return None
     text = _CRITERION.sub(" limit ", text)
     first, last = _TOTAL_FIRST.search(text), _TOTAL_LAST.search(text)
-    if first and not re.search(r"[0-9(]", text[: first.start()]):
-        if (score := _score(text[: first.start()], first["total"], text[first.end() :])) is not None:
-            return score
+    before = text[: first.start()] if first else ""
+    score = None
+    if first and not re.search(r"[0-9(]", before):
+        score = _score(before, first["total"], text[first.end() :])
+    if score is not None:
+        return score
     return _score("", last["total"], text[: last.start()]) if last else None
 
 
@@ -127,6 +144,8 @@ def _score(before: str, total: str, stated: str) -> tuple[float, str] | None:
     words = "".join(gaps)
     if len(values) < 2 or abs(sum(values) - float(total)) > 1e-9 or re.search(r"[0-9*/^<>%~\u2248]|[^\W_]-$", words):
         return None
-    if not all(added or _NAMED.search(gap) for gap, added in zip(gaps[1:-1], ("+" in p for p in parts[1:]), strict=True)):
+    if not all(
+        added or _NAMED.search(gap) for gap, added in zip(gaps[1:-1], ("+" in p for p in parts[1:]), strict=True)
+    ):
         return None
     return float(total), before + words

@@ -12,7 +12,16 @@ import datetime
 import itertools
 import re
 
-from reward_server.verifiers.amounts import HIDDEN, OPERATION, SAME_AGAIN, SYMBOL, foreign_numeral, is_alone, result, without_rule
+from reward_server.verifiers.amounts import (
+    HIDDEN,
+    OPERATION,
+    SAME_AGAIN,
+    SYMBOL,
+    foreign_numeral,
+    is_alone,
+    result,
+    without_rule,
+)
 from reward_server.verifiers.base import MALFORMED, MAX_SHORT_CHARS, NO_ANSWER, Verdict, judged
 from reward_server.verifiers.beside import changes
 from reward_server.verifiers.carriers import ALTERNATIVE, COUNTED, NEGATION, is_bound, number_words
@@ -34,13 +43,15 @@ _DATE = re.compile(
 )
 _FORM = re.compile(r"\(?\bMM?/DD?/Y(?:YYY)?\b\)?", re.IGNORECASE)
 _NAMED_MONTH = re.compile(
-    r"\b(?:(?i:(jan|feb|apr|jun|jul|aug|sep|oct|nov|dec)(?:t|uary|ruary|il|e|y|ust|tember|ober|ember)?)|(Mar|May)(?:ch)?)\b"
+    r"\b(?:(?i:(jan|feb|apr|jun|jul|aug|sep|oct|nov|dec)(?:t|uary|ruary|il|e|y|ust|tember|ober|ember)?)"
+    r"|(Mar|May)(?:ch)?)\b"
 )
 _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _WEEKDAY = re.compile(r"\b(mon|tue|wed|thu|fri|sat|sun)(?:(?<=tue)s|nes|rs?|ur)?(?:day)?\b", re.IGNORECASE)
 # What makes another day of the one that is written.
 _MOVED = re.compile(
-    r"\b(?:days?|weeks?|weekends?|months?|years?|decades?|tomorrow|yesterday|tonight|eve|later|earlier|sooner|onwards?"
+    r"\b(?:days?|weeks?|weekends?|months?|years?|decades?|tomorrow|yesterday|tonight|eve|later|earlier"
+    r"|sooner|onwards?"
     r"|postponed|delayed|thereabouts)\b|\b(?:since|till|by|from|following|past|next|previous)\s\x00|\b(?:BCE?|AH)\b",
     re.IGNORECASE,
 )

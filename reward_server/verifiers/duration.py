@@ -12,7 +12,16 @@ import datetime
 import itertools
 import re
 
-from reward_server.verifiers.amounts import HIDDEN, OPERATION, SAME_AGAIN, SYMBOL, foreign_numeral, is_alone, result, without_rule
+from reward_server.verifiers.amounts import (
+    HIDDEN,
+    OPERATION,
+    SAME_AGAIN,
+    SYMBOL,
+    foreign_numeral,
+    is_alone,
+    result,
+    without_rule,
+)
 from reward_server.verifiers.base import MALFORMED, MAX_SHORT_CHARS, NO_ANSWER, Verdict, judged
 from reward_server.verifiers.beside import changes
 from reward_server.verifiers.carriers import ALTERNATIVE, COUNTED, NEGATION, is_bound, number_words
@@ -30,7 +39,8 @@ _DURATION = re.compile(
     r"['\"]?weeks?['\"]?\s?[:=]\s?(?P<w>[0-9]{1,6})[,;]?\s['\"]?days?['\"]?\s?[:=]\s?(?P<d>[0-9]{1,6})|"
     # 17 weeks, 6 days; ('17 weeks', '6 days'); 17w6d; 17 weeks (6 days); 17 weeks 6/7
     rf"(?P<weeks>[0-9]{{1,6}}){_WEEKS}"
-    rf"(?:[\s,;:/'\"&+]{{0,6}}(?:(?:and|plus)\s)?(?:(?P<rest>[0-9]{{1,6}}){_DAYS}|(?P<seventh>[0-6])/7(?!{_DAYS})(?![\w/]))"
+    rf"(?:[\s,;:/'\"&+]{{0,6}}(?:(?:and|plus)\s)?(?:(?P<rest>[0-9]{{1,6}}){_DAYS}"
+    rf"|(?P<seventh>[0-6])/7(?!{_DAYS})(?![\w/]))"
     rf"|\s?\((?:and\s)?(?P<inner>[0-6]){_DAYS}\))?"
     # 17+6, 17^+6 and 17 6/7, with or without their weeks; 17+6/40 of British notes
     r"|(?P<whole>[0-9]{1,2})(?:\s?\^?\+\s?(?P<plus>[0-6])(?:/7|/40)?"
@@ -42,7 +52,8 @@ _DURATION = re.compile(
 )
 # Other spans of time, and words that turn an age into what is left of one.
 _OTHER_UNIT = re.compile(
-    r"(?<![^\W\d_])(?:decades?|years?|yrs?|months?|mos?|hours?|hrs?|h|minutes?|mins?|seconds?(?!\strimester)|secs?|weeks?|weekends?|wks?"
+    r"(?<![^\W\d_])(?:decades?|years?|yrs?|months?|mos?|hours?|hrs?|h|minutes?|mins?"
+    r"|seconds?(?!\strimester)|secs?|weeks?|weekends?|wks?"
     r"|days?|remaining|left|to go|from now|ago|before|until|till|postpartum|postnatal|overdue|nearly|almost)\b",
     re.IGNORECASE,
 )
@@ -52,7 +63,9 @@ _SPAN = re.compile(
     r"\b(?:from )?([0-9]{1,2}/[0-9]{1,2}/[0-9]{4}) (?:to|until|->) ([0-9]{1,2}/[0-9]{1,2}/[0-9]{4})(?: is| =|:)? ?",
     re.IGNORECASE,
 )
-_ON = re.compile(r"\b(?:as of|on) (?:[0-9]{1,2}/[0-9]{1,2}/[0-9]{4})(?![\w/])|\bLMP:? \(?[0-9]{1,2}/[0-9]{1,2}/[0-9]{4}\b\)?")
+_ON = re.compile(
+    r"\b(?:as of|on) (?:[0-9]{1,2}/[0-9]{1,2}/[0-9]{4})(?![\w/])|\bLMP:? \(?[0-9]{1,2}/[0-9]{1,2}/[0-9]{4}\b\)?"
+)
 
 
 def verify(answer: str, weeks: int, days: int) -> Verdict:
@@ -99,7 +112,7 @@ def _is_rounded(found: re.Match[str], total: int) -> bool:
 
 def _between(found: re.Match[str]) -> int | None:
     try:
-        first, last = (datetime.datetime.strptime(day, "%m/%d/%Y") for day in found.groups())  # noqa: DTZ007
+        first, last = (datetime.datetime.strptime(day, "%m/%d/%Y") for day in found.groups())
     except ValueError:
         return None
     return (last - first).days

@@ -2,8 +2,8 @@
 
 The whole answer is read: every digit, sign and operator in it belongs to one number, to its unit or to the name of what
 was asked for, or there is no number. What stands before the last "=", "->", "is" or "equals" is the working, and the
-number behind it the answer. The text is parsed, never evaluated; MedCalc-Bench's official script evaluates model text
-as code.
+number behind it the answer. The text is parsed, and plain arithmetic in it followed (`arithmetic`), but never run as
+code, as MedCalc-Bench's official script does. Words and remarks beside the number are for `beside` and `remarks`.
 
 Left out: unit conversion, because a reference carries no unit; decimal commas and spaces between thousands, which
 cannot be told from other commas and other numbers; numbers in words.
@@ -16,7 +16,7 @@ import math
 import re
 
 from reward_server.verifiers.amounts import HIDDEN, OPERATION, SAME_AGAIN, foreign_numeral, is_alone
-from reward_server.verifiers.arithmetic import contradicts, evaluate, score_of_parts
+from reward_server.verifiers.arithmetic import contradicts, evaluate, is_sum_of_parts, score_of_parts
 from reward_server.verifiers.base import MALFORMED, MAX_SHORT_CHARS, NO_ANSWER, Verdict, judged
 from reward_server.verifiers.beside import CHANGING, changes, denies
 from reward_server.verifiers.carriers import ALTERNATIVE, COUNTED, NEGATION, is_bound, number_words
@@ -72,7 +72,8 @@ _UNIT = re.compile(
     r"|(?<![^\W\d_])(?-i:Ca|Mg|Fe|Cu|Zn)\^?2\+(?=[\s)\]:]|$)"
     r"|\b[cm]m\s?H_?2O\b|(?<=cm)5\b"
     rf"|(?<![^\W\d_]){_RAISED}\^[+-]?[1-5](?![\w^]|[.,][0-9])|(?<=[A-Za-z])\*(?=[A-Za-z])"
-    r"|\(?\b(?:rounded (?:(?:up |down )?to )?|(?<=\()to |(?<=\())(?:the nearest (?:whole number|integer|tenth|hundredth)"
+    r"|\(?\b(?:rounded (?:(?:up |down )?to )?|(?<=\()to |(?<=\())(?:the nearest (?:whole number|integer"
+    r"|tenth|hundredth)"
     r"|(?:[0-6]|one|two|three|four) (?:decimals?(?: places?)?|d\.?p\.?|places"
     r"|s\.?f\.?|significant (?:figures|digits)|sig\.? figs?))"
     r"(?![^\W_])\)?",
@@ -83,14 +84,18 @@ _PRESSURE = re.compile(r"\s?mm\s?Hg\b", re.IGNORECASE)
 _SCORE = re.compile(r"\bscore\b", re.IGNORECASE)
 # Words that may be glued to a number. "5M" may be molar or millions, "5x" a factor, "5i" imaginary, "5th" a place.
 _GLUED = (
-    r"(?:[kmcd\u03bcunp]?[gm]|mc[gl]|[mdc\u03bcunf]?[lL]|[mnpu\u03bc]?mol|[mnpu\u03bc]M|m?[eE][qQ]|m?osm|Osm|m?I?U|iu|m?mHg|cmH|k?Pa"
-    r"|[kKM](?=/)|m?s|ms|msec|secs?|mins?|h|hrs?|d|days?|wks?|w|weeks?|m?V|mos?|y|yo|yrs?|years?|months?|hours?|minutes?"
-    r"|k?[cC]al|k?J|[kM]?Hz|[CFNVW]|bpm|pts?|points?|unit|percent|pct|kgs|lbs?|in|ft|cells|mmhg|meq|dyn|feet|inches|grams?)"
+    r"(?:[kmcd\u03bcunp]?[gm]|mc[gl]|[mdc\u03bcunf]?[lL]|[mnpu\u03bc]?mol|[mnpu\u03bc]M|m?[eE][qQ]|m?osm"
+    r"|Osm|m?I?U|iu|m?mHg|cmH|k?Pa"
+    r"|[kKM](?=/)|m?s|ms|msec|secs?|mins?|h|hrs?|d|days?|wks?|w|weeks?|m?V|mos?|y|yo|yrs?|years?|months?"
+    r"|hours?|minutes?"
+    r"|k?[cC]al|k?J|[kM]?Hz|[CFNVW]|bpm|pts?|points?|unit|percent|pct|kgs|lbs?|in|ft|cells|mmhg|meq|dyn"
+    r"|feet|inches|grams?)"
 )
 # What no reading accounts for, where \x00 stands for a number: symbols, slashes that part no units, dashes and letters
 # that touch the number, signs apart from it, single letters that may be magnitudes.
 _LOOSE = re.compile(
-    r"[^\w\s.,;:!?()\[\]\"'\u2014$\u20ac\u00a3\u00b0\u03bc\u03a9/~\u2248=\x00>-]|[\d_]|/(?!\s?[(]?[^\W\d_])|[~\u2248](?!\s?\x00)"
+    r"[^\w\s.,;:!?()\[\]\"'\u2014$\u20ac\u00a3\u00b0\u03bc\u03a9/~\u2248=\x00>-]|[\d_]"
+    r"|/(?!\s?[(]?[^\W\d_])|[~\u2248](?!\s?\x00)"
     rf"|(?<!-)>|\x00(?!{_GLUED}(?![^\W\d_]))[^\W\d_]|\x00\s(?![glLmshdywUJNVWCF](?!\w))[^\W\d_](?![\w'.]|\s?/)"
     r"|[^\W_]\x00|\x00-(?![^\W\d_])|-\s?$|\x00{2}|-\s?[(\[\"'$\u20ac\u00a3~\u2248]*\s?\x00|[(\[]\s?-+\s?[)\]]"
     r"|(?:^|[\s(\[])-(?=[^\W\d_])|(?:\b(?:is|of)|[=:])\s?-(?!>)"
@@ -115,7 +120,8 @@ _POWER_OF_NAME = re.compile(r"(?<=[^\W\d_]{3})\s?\^[23](?![\w.])")
 # A number with its unit and nothing else, which most answers are, read without a look at anything else.
 _PLAIN = re.compile(
     r"(?:= ?)?(-?(?:[0-9]{1,12}|[1-9][0-9]{0,2}(?:,[0-9]{3}){1,3})(?:\.[0-9]{1,12})?)"
-    r"(?: ?(%)| ?(?:points?|kg/m(?:\^2|2|\u00b2)|mg/d[Ll]|g/d[Ll]|[mn\u00b5]mol/L|mEq/L|m[Ll]/min(?:/1\.73 ?m(?:\^2|2|\u00b2))?"
+    r"(?: ?(%)| ?(?:points?|kg/m(?:\^2|2|\u00b2)|mg/d[Ll]|g/d[Ll]|[mn\u00b5]mol/L|mEq/L"
+    r"|m[Ll]/min(?:/1\.73 ?m(?:\^2|2|\u00b2))?"
     r"|mm ?Hg|mg|m[Ll]|kg|ms|mOsm/kg|mL/hr?))?\.?"
 )
 
@@ -197,7 +203,9 @@ def _read(answer: str, *, rounded: bool) -> Reading | Verdict:
 
 def _with_parts(text: str, *, rounded: bool) -> Reading | None:
     """A score with the parts that add up to it."""
-    found = score_of_parts(text) if rounded or _SCORE.search(text) else None
+    if not rounded and _SCORE.search(text) is None:
+        return None
+    found = score_of_parts(_without_names(text))
     if found is None:
         return None
     total, words = found
@@ -233,7 +241,7 @@ def _is_working(text: str, marker: str, result: Reading) -> bool:
     Certain are a calculation ("BMI = 70 / 1.75^2 ="), the same number once more ("22.86 ="), and measured inputs in
     front of what they give ("70 kg and 1.75 m, so the BMI is", "With 70 kg and 1.75 m, the BMI is").
     """
-    text = _AMOUNT.sub(lambda found: "name" if found["name"] or found["span"] else found[0], text)
+    text = _without_names(text)
     ends = [end.end() for end in _SENTENCE_END.finditer(text)]
     if ends and re.search(r"[0-9]", text[: ends[-1]]):
         return False
@@ -245,6 +253,10 @@ def _is_working(text: str, marker: str, result: Reading) -> bool:
     if marker.lower() in ("is", "equals") and before:
         return False
     return all(_is_step(part, result) for part in before) and (_is_step(step, result) or _is_input(step))
+
+
+def _without_names(text: str) -> str:
+    return _AMOUNT.sub(lambda found: "name" if found["name"] or found["span"] else found[0], text)
 
 
 def _is_step(text: str, result: Reading) -> bool:
@@ -264,7 +276,7 @@ def _is_step(text: str, result: Reading) -> bool:
     if ends is not None:
         return ends[2] == "-" and math.isclose(float(ends[1]) - float(ends[3]), result.value, rel_tol=0.01)
     calculation = text.rpartition(":")[2].strip()
-    followed = calculation[:1] in "-+(.[" or calculation[:1].isdecimal()
+    followed = calculation[:1] in "-+(.[" or calculation[:1].isdecimal() or is_sum_of_parts(calculation)
     return not followed or not contradicts(calculation, {result.value, result.share, 100 * result.value})
 
 

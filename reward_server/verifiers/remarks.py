@@ -99,7 +99,12 @@ _WITH_DIGITS = _patterns(
     (rf"\A(?:given |with |for )?{_INPUTS}(?:\s?->|[:,;]|\.(?=\s))\s(?=[a-z][^0-9]{{0,200}}[0-9])", ""),
 )
 _DENIALS = _patterns(
-    (r"\bin the (?:[a-z-]{3,15} ){1,3}range\b", "here"),
+    (
+        r"\bin the (?:(?:mild|mildly|moderate|moderately|severe|severely|very"
+        r"|high|low|elevated|obese"
+        r"|overweight|underweight|normal|reference|therapeutic|subtherapeutic|toxic|healthy|intermediate|risk) ){1,3}range\b",
+        "here",
+    ),
     (
         rf"((?:[(,;]\s?|\b(?:is|was|are|and|falls|lies|slightly|well|just|remains|not) ))"
         rf"(?:below|above|within|outside|under|over) {_NORMAL}\b",

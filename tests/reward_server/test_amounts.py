@@ -110,6 +110,7 @@ NUMBERS_REFUSED += [
         "0.052 or 5.3%",
     ),
     *("5.2% in 10 years or 6", "5.2 (weight 7) 8", "x_1 = 5.2, x_2 = 6", "5.2 in 10 years", "MELD 3.0 is"),
+    *("5.2 in the wrong range", "5.2, in the impossible range", "5.2 below the normal range", "(stage 4) or 5.2"),
     # Working that says otherwise.
     *("3 + 4 = 5.2", "3*4 = 5.2", "1/0 = 5.2", "22.86 (70 / 1.75)", "5.2 (2 * 3)", "5.2 = 2 * 3", "1 + 1 = 5.2"),
     *("4 (1 + 2) = 5.2", "5.2 (5.23)", "70 / 1.75^2 = 12"),

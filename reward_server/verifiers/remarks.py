@@ -102,7 +102,8 @@ _DENIALS = _patterns(
     (
         r"\bin the (?:(?:mild|mildly|moderate|moderately|severe|severely|very"
         r"|high|low|elevated|obese"
-        r"|overweight|underweight|normal|reference|therapeutic|subtherapeutic|toxic|healthy|intermediate|risk) ){1,3}range\b",
+        r"|overweight|underweight|normal|reference|therapeutic|toxic|healthy"
+        r"|intermediate|risk) ){1,3}range\b",
         "here",
     ),
     (

@@ -14,8 +14,9 @@ _ABOUT = r"(?:about|approx|roughly|around|circa|ca|some)\b"
 # Seen in the answer as written, since `plain.clean` takes it for a mark of quotation or for the border of a table: a
 # bound at the start of a line, the bars of an absolute value.
 HIDDEN = re.compile(
-    rf"^[ \t]*(?:>|&gt;)\s*(?:[^\w\s*#`>\"']|[\"'(*]*[-\u2010-\u2013\u2212]?\s?[0-9.]|{_ABOUT})"
+    rf"^[ \t]*\\?(?:>|&gt;)\s*(?:[^\w\s*#`>\"']|[\"'(*]*[-\u2010-\u2013\u2212]?\s?[0-9.]|{_ABOUT})"
     rf"|^[ \t]*[-\u2010-\u2013\u2212][ \t]+(?:[^\w\s.*#`_-]|{_ABOUT})"
+    r"|^[ \t]*[\u2014\u2015\u2e3a\u2e3b]\s*[0-9.]"
     r"|\|\s?[-\u2010-\u2013\u2212]\s?[0-9.]",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -27,10 +28,30 @@ SYMBOL = re.compile(
 )
 _AROUND = " .,;:!?()[]\"'"
 # The same amount in another form is no alternative.
-SAME_AGAIN = re.compile(r"\x00\sor\s\x00", re.IGNORECASE)
+SAME_AGAIN = re.compile(r"\x00,?\s(?:or|i\.e\.,?)\s\x00", re.IGNORECASE)
+# What a due date and a gestational age are counted from, and by which rule; it is named as such and no answer.
+_LMP = r"(?:the |an? |her |their )?(?:LMP|last (?:normal )?menstrual period)(?: date)?"
+_DAY = r"\(?(?:[0-9]{1,2}/[0-9]{1,2}/[0-9]{4}|[0-9]{4}-[0-9]{2}-[0-9]{2})\)?"
+_TERM = r"(?:280 days|40 weeks|9 months (?:and|\+|plus) 7 days)"
+_RULE = (
+    (re.compile(r"\b(?:an? |the |her )?[0-9]{2}[- ]days? (?:menstrual )?cycles?\b", re.IGNORECASE), "cycle"),
+    (re.compile(rf"\b{_LMP}(?: (?:of )?{_DAY})? ?(?:\+|plus) ?{_TERM}(?: ?->)?", re.IGNORECASE), "rule"),
+    (re.compile(rf"\b{_TERM} (?:after|from|past|since) {_LMP}(?: (?:of |on )?{_DAY})?", re.IGNORECASE), "rule"),
+    (
+        re.compile(
+            rf"\badding {_TERM}(?: to (?:{_LMP}(?: (?:of )?{_DAY})?|{_DAY}))?,? (?=gives|yields)", re.IGNORECASE
+        ),
+        "rule ",
+    ),
+    (re.compile(rf"\b(?:based on|given|from|with|using|by) {_LMP}(?: of| on|,|:)? {_DAY}", re.IGNORECASE), "by LMP"),
+    (re.compile(rf"\A{_LMP}(?: of| on|:)? ?{_DAY} ?->", re.IGNORECASE), "LMP "),
+    (re.compile(rf"\b(?:because|since|as) {_LMP} (?:was|is)(?: on)? {_DAY}", re.IGNORECASE), "by LMP"),
+    (re.compile(rf"\b(?:after|from|past|since) {_LMP}(?: of| on|,|:)?(?: {_DAY})?", re.IGNORECASE), "by LMP"),
+)
 # Words that make another number of the one beside them.
 OPERATION = re.compile(
-    r"(?<![^\W\d_])(?:sqrt|root|log(?:arithm)?|l[gn]|exp|(?:arc|a)?(?:sin|cos|tan|cot|csc)h?|abs(?:olute)?|mod(?:ulo|ulus)?"
+    r"(?<![^\W\d_])(?:sqrt|root|log(?:arithm)?|l[gn]|exp|(?:arc|a)?(?:sin|cos|tan|cot|csc)h?|abs"
+    r"|absolute(?! (?:neutrophil|lymphocyte|eosinophil|risk|count))|mod(?:ulo|ulus)?"
     r"|factorial|squared?|cubed?|raised|times|plus|minus|negative|neg|divided|multiplied|inverse|reciprocal|power"
     r"|(?:per|pro)[ -]?mil(?:le?)?|ppm|ppb|ppt|bps|basis points?|percentage points?|percentiles?|x|below"
     r"|point (?:one|two|five)|(?:and|to) one|one (?:and|to|point))\b",
@@ -48,6 +69,13 @@ def foreign_numeral(text: str) -> bool:
 def is_alone(between: str) -> bool:
     """Whether nothing but punctuation stands around the one amount, \\x00: the most answers, and the fastest read."""
     return between.strip(_AROUND) == "\0"
+
+
+def without_rule(text: str) -> str:
+    """`text` without the last menstrual period, the days that are added to it and the length of a cycle."""
+    for pattern, name in _RULE:
+        text = pattern.sub(name, text)
+    return text
 
 
 def result(text: str) -> str:

@@ -12,8 +12,18 @@ import datetime
 import itertools
 import re
 
-from reward_server.verifiers.amounts import HIDDEN, OPERATION, SAME_AGAIN, SYMBOL, foreign_numeral, is_alone, result
+from reward_server.verifiers.amounts import (
+    HIDDEN,
+    OPERATION,
+    SAME_AGAIN,
+    SYMBOL,
+    foreign_numeral,
+    is_alone,
+    result,
+    without_rule,
+)
 from reward_server.verifiers.base import MALFORMED, MAX_SHORT_CHARS, NO_ANSWER, Verdict, judged
+from reward_server.verifiers.beside import changes
 from reward_server.verifiers.carriers import ALTERNATIVE, COUNTED, NEGATION, is_bound, number_words
 from reward_server.verifiers.plain import readable
 
@@ -24,7 +34,7 @@ _MOST_DATES = 8
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH = r"(?P<{}>jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{{0,6}}\.?"
 _DATE = re.compile(
-    r"(?<![\w/.,+-])(?:(?P<m>[0-9]{1,2})/(?P<d>[0-9]{1,2})/(?P<y>[0-9]{4})"
+    r"(?<![\w/.,+-])(?:(?P<m>[0-9]{1,2})\s?/\s?(?P<d>[0-9]{1,2})\s?/\s?(?P<y>[0-9]{4})"
     r"|(?P<iy>[0-9]{4})(?P<part>[-/])(?P<im>[0-9]{2})(?P=part)(?P<id>[0-9]{2})"
     rf"|{_MONTH.format('name')}\s(?P<day>[0-9]{{1,2}})(?:st|nd|rd|th)?,?\s(?P<year>[0-9]{{4}})"
     rf"|(?P<before>[0-9]{{1,2}})(?:st|nd|rd|th)?\s(?:of\s)?{_MONTH.format('named')},?\s(?P<then>[0-9]{{4}}))"
@@ -33,13 +43,15 @@ _DATE = re.compile(
 )
 _FORM = re.compile(r"\(?\bMM?/DD?/Y(?:YYY)?\b\)?", re.IGNORECASE)
 _NAMED_MONTH = re.compile(
-    r"\b(?:(?i:(jan|feb|apr|jun|jul|aug|sep|oct|nov|dec)(?:t|uary|ruary|il|e|y|ust|tember|ober|ember)?)|(Mar|May)(?:ch)?)\b"
+    r"\b(?:(?i:(jan|feb|apr|jun|jul|aug|sep|oct|nov|dec)(?:t|uary|ruary|il|e|y|ust|tember|ober|ember)?)"
+    r"|(Mar|May)(?:ch)?)\b"
 )
 _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_WEEKDAY = re.compile(r"\b(mon|tue|wed|thu|fri|sat|sun)(?:s|nes|rs?|ur)?(?:day)?\b", re.IGNORECASE)
+_WEEKDAY = re.compile(r"\b(mon|tue|wed|thu|fri|sat|sun)(?:(?<=tue)s|nes|rs?|ur)?(?:day)?\b", re.IGNORECASE)
 # What makes another day of the one that is written.
 _MOVED = re.compile(
-    r"\b(?:days?|weeks?|weekends?|months?|years?|decades?|tomorrow|yesterday|tonight|eve|later|earlier|sooner|onwards?"
+    r"\b(?:days?|weeks?|weekends?|months?|years?|decades?|tomorrow|yesterday|tonight|eve|later|earlier"
+    r"|sooner|onwards?"
     r"|postponed|delayed|thereabouts)\b|\b(?:since|till|by|from|following|past|next|previous)\s\x00|\b(?:BCE?|AH)\b",
     re.IGNORECASE,
 )
@@ -47,13 +59,14 @@ _MOVED = re.compile(
 
 def verify(answer: str, gold: datetime.date) -> Verdict:
     """Correct iff the answer holds one date and it is the right one (MedCalc-Bench: equality after strptime)."""
-    text = readable(answer, MAX_SHORT_CHARS)
+    # An en dash that stands apart is punctuation; in front of digits it might be a minus sign.
+    text = readable(answer.replace(" \u2013 ", " \u2014 "), MAX_SHORT_CHARS)
     if not text:
         return MALFORMED if text is None else NO_ANSWER
     # `clean` writes a minus sign as the hyphen that leads an item of a list.
     if HIDDEN.search(answer) or "\u2212" in answer:
         return NO_ANSWER
-    text = result(_FORM.sub("", text).strip())
+    text = without_rule(result(_FORM.sub("", text).strip()))
     found = list(itertools.islice(_DATE.finditer(text), _MOST_DATES + 1))
     if len(found) > _MOST_DATES:
         return NO_ANSWER
@@ -72,7 +85,7 @@ def _adds_nothing(between: str, date: datetime.date) -> bool:
     """Whether the words around \\x00, the date, leave it as it is."""
     if is_alone(between):
         return True
-    if foreign_numeral(between) or number_words(between):
+    if foreign_numeral(between) or number_words(between) or changes(between, obstetric=True):
         return False
     if any(pattern.search(between) for pattern in (NEGATION, ALTERNATIVE, COUNTED, OPERATION, SYMBOL, _MOVED)):
         return False

@@ -2,8 +2,8 @@
 
 The whole answer is read: every digit, sign and operator in it belongs to one number, to its unit or to the name of what
 was asked for, or there is no number. What stands before the last "=", "->", "is" or "equals" is the working, and the
-number behind it the answer. The text is parsed, never evaluated; MedCalc-Bench's official script evaluates model text
-as code.
+number behind it the answer. The text is parsed, and plain arithmetic in it followed (`arithmetic`), but never run as
+code, as MedCalc-Bench's official script does. Words and remarks beside the number are for `beside` and `remarks`.
 
 Left out: unit conversion, because a reference carries no unit; decimal commas and spaces between thousands, which
 cannot be told from other commas and other numbers; numbers in words.
@@ -15,17 +15,20 @@ import dataclasses
 import math
 import re
 
-from reward_server.verifiers.amounts import HIDDEN, OPERATION, foreign_numeral, is_alone
+from reward_server.verifiers.amounts import HIDDEN, OPERATION, SAME_AGAIN, foreign_numeral, is_alone
+from reward_server.verifiers.arithmetic import contradicts, evaluate, is_sum_of_parts, score_of_parts
 from reward_server.verifiers.base import MALFORMED, MAX_SHORT_CHARS, NO_ANSWER, Verdict, judged
+from reward_server.verifiers.beside import CHANGING, changes, denies
 from reward_server.verifiers.carriers import ALTERNATIVE, COUNTED, NEGATION, is_bound, number_words
 from reward_server.verifiers.plain import readable
+from reward_server.verifiers.remarks import without_remarks
 
 VERSION = "2"
 
 # In what is said, not in the working before it.
 _MOST_NUMBERS = 50
 _MOST_STEPS = 12
-_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})++(?:\.[0-9]++)?|[0-9]++(?:\.[0-9]++)?|\.[0-9]++)"
+_DIGITS = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})++(?:\.[0-9]++)?|[0-9]++(?:\.[0-9]++)?|\.[0-9]++)"
 # What may not follow digits: more of them, a letter that goes on to digits, a power, a ratio.
 _END = r"(?![.,]?[0-9]|[_^]|\s?\*\*|[A-Za-z]++[-+]?[0-9]|\s?:\s?[0-9])"
 _TEN = r"10\s?(?:\^|\*\*|to the (?:power (?:of )?)?)\s?\(?(?P<{}>[+-]?\s?[0-9]{{1,4}})(?:th)?\)?(?![.,]?[0-9])"
@@ -63,13 +66,16 @@ _COMPARED = re.compile(r"[!<>]=|=[<>]")
 _RAISED = r"(?:[mcdk\u03bc]?m|s|sec|min|h|hr|d|day|[cdm\u03bc]?l|[mk\u03bc]?g|m?mol|m?eq|dyne?|wk|yr|year)"
 _UNIT = re.compile(
     r"(?:/|\bper)\s?\(?1\.73\s?m\s?(?:\^|\*\*)?2?\)?(?![\w^]|[.,][0-9])"
+    r"|(?:/|\bper)\s?(?:24\s?-?(?:hours?|hrs?|h)|100\s?(?:mL|cc|g))\b|/\s?1\.73 sq\.? m\b"
+    r"|(?<=[A-Za-z^0-9*])\s?\*?\s?\(1\.73\s?m\^?2\)\^-1"
     r"|(?<![A-Za-z])(?:(?-i:[cdkm]?m)|(?<=/)M)\s?(?:\^|\*\*)?[23](?![\w^]|[.,/]?[0-9])"
     r"|(?<![^\W\d_])(?-i:Ca|Mg|Fe|Cu|Zn)\^?2\+(?=[\s)\]:]|$)"
-    r"|\b[cm]m\s?H_?2O\b|(?<=[cm]m)5\b"
+    r"|\b[cm]m\s?H_?2O\b|(?<=cm)5\b"
     rf"|(?<![^\W\d_]){_RAISED}\^[+-]?[1-5](?![\w^]|[.,][0-9])|(?<=[A-Za-z])\*(?=[A-Za-z])"
-    r"|\(?\brounded (?:up |down )?to (?:the nearest (?:whole number|integer|tenth|hundredth)"
+    r"|\(?\b(?:rounded (?:(?:up |down )?to )?|(?<=\()to |(?<=\())(?:the nearest (?:whole number|integer"
+    r"|tenth|hundredth)"
     r"|(?:[0-6]|one|two|three|four) (?:decimals?(?: places?)?|d\.?p\.?|places"
-    r"|significant (?:figures|digits)|sig\.? figs?))"
+    r"|s\.?f\.?|significant (?:figures|digits)|sig\.? figs?))"
     r"(?![^\W_])\)?",
     re.IGNORECASE,
 )
@@ -78,14 +84,18 @@ _PRESSURE = re.compile(r"\s?mm\s?Hg\b", re.IGNORECASE)
 _SCORE = re.compile(r"\bscore\b", re.IGNORECASE)
 # Words that may be glued to a number. "5M" may be molar or millions, "5x" a factor, "5i" imaginary, "5th" a place.
 _GLUED = (
-    r"(?:[kmcd\u03bcunp]?[gm]|mc[gl]|[mdc\u03bcunf]?[lL]|[mnpu\u03bc]?mol|[mnpu\u03bc]M|m?[eE][qQ]|m?osm|Osm|m?I?U|iu|m?mHg|cmH|k?Pa"
-    r"|[kKM](?=/)|m?s|ms|msec|secs?|mins?|h|hrs?|d|days?|wks?|w|weeks?|m?V|mos?|y|yo|yrs?|years?|months?|hours?|minutes?"
-    r"|k?[cC]al|k?J|[kM]?Hz|[CFNVW]|bpm|pts?|points?|unit|percent|pct|kgs|lbs?|in|ft|cells|mmhg|meq|dyn|feet|inches|grams?)"
+    r"(?:[kmcd\u03bcunp]?[gm]|mc[gl]|[mdc\u03bcunf]?[lL]|[mnpu\u03bc]?mol|[mnpu\u03bc]M|m?[eE][qQ]|m?osm"
+    r"|Osm|m?I?U|iu|m?mHg|cmH|k?Pa"
+    r"|[kKM](?=/)|m?s|ms|msec|secs?|mins?|h|hrs?|d|days?|wks?|w|weeks?|m?V|mos?|y|yo|yrs?|years?|months?"
+    r"|hours?|minutes?"
+    r"|k?[cC]al|k?J|[kM]?Hz|[CFNVW]|bpm|pts?|points?|unit|percent|pct|kgs|lbs?|in|ft|cells|mmhg|meq|dyn"
+    r"|feet|inches|grams?)"
 )
 # What no reading accounts for, where \x00 stands for a number: symbols, slashes that part no units, dashes and letters
 # that touch the number, signs apart from it, single letters that may be magnitudes.
 _LOOSE = re.compile(
-    r"[^\w\s.,;:!?()\[\]\"'\u2014$\u20ac\u00a3\u00b0\u03bc\u03a9/~\u2248=\x00>-]|[\d_]|/(?!\s?[(]?[^\W\d_])|[~\u2248](?!\s?\x00)"
+    r"[^\w\s.,;:!?()\[\]\"'\u2014$\u20ac\u00a3\u00b0\u03bc\u03a9/~\u2248=\x00>-]|[\d_]"
+    r"|/(?!\s?[(]?[^\W\d_])|[~\u2248](?!\s?\x00)"
     rf"|(?<!-)>|\x00(?!{_GLUED}(?![^\W\d_]))[^\W\d_]|\x00\s(?![glLmshdywUJNVWCF](?!\w))[^\W\d_](?![\w'.]|\s?/)"
     r"|[^\W_]\x00|\x00-(?![^\W\d_])|-\s?$|\x00{2}|-\s?[(\[\"'$\u20ac\u00a3~\u2248]*\s?\x00|[(\[]\s?-+\s?[)\]]"
     r"|(?:^|[\s(\[])-(?=[^\W\d_])|(?:\b(?:is|of)|[=:])\s?-(?!>)"
@@ -99,6 +109,21 @@ _CLAIM = re.compile(r"\b(?:is|are|equals|scores?|points?|risk)\b|[%:]", re.IGNOR
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|[;\n]")
 _RANGE = re.compile(r"([0-9.]+)\s?(-|to)\s?([0-9.]*[0-9])", re.IGNORECASE)
 _WORD = re.compile(r"[^\W\d_]")
+# Working behind its result.
+_IN_BRACKETS = re.compile(r"\(\s?=?\s?((?:[^()\n]|\([^()\n]{0,40}\)){3,120})\)[\s.]*$")
+_BEHIND = re.compile(r"(?:\s?=|,? (?:calculated|computed|obtained) as|,? from)\s([-0-9.(][^=\n]{2,120}?)\.?$")
+# "The BMI is calculated as 70 / 1.75^2": no result, where a sign of equality follows.
+_LED = re.compile(r"^[^0-9]*?\b(?:is|equals)\s(?:(?:calculated|computed|given) (?:as|by)\s)?(?=[-0-9(])", re.IGNORECASE)
+_POWER_OF_NAME = re.compile(r"(?<=[^\W\d_]{3})\s?\^[23](?![\w.])")
+
+
+# A number with its unit and nothing else, which most answers are, read without a look at anything else.
+_PLAIN = re.compile(
+    r"(?:= ?)?(-?(?:[0-9]{1,12}|[1-9][0-9]{0,2}(?:,[0-9]{3}){1,3})(?:\.[0-9]{1,12})?)"
+    r"(?: ?(%)| ?(?:points?|kg/m(?:\^2|2|\u00b2)|mg/d[Ll]|g/d[Ll]|[mn\u00b5]mol/L|mEq/L"
+    r"|m[Ll]/min(?:/1\.73 ?m(?:\^2|2|\u00b2))?"
+    r"|mm ?Hg|mg|m[Ll]|kg|ms|mOsm/kg|mL/hr?))?\.?"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,16 +167,25 @@ def verify_integer(answer: str, gold: float) -> Verdict:
 
 
 def _read(answer: str, *, rounded: bool) -> Reading | Verdict:
+    if plain := _PLAIN.fullmatch(answer):
+        return Reading(float(plain[1].replace(",", "")), plain[2] is not None)
     text = readable(answer, MAX_SHORT_CHARS)
     if text is None:
         return MALFORMED
-    if not text or NEGATION.search(text) or HIDDEN.search(answer):
+    if not text or HIDDEN.search(answer):
         return NO_ANSWER
-    text = _UNIT.sub(" unit ", text)
+    text = without_remarks(_UNIT.sub(" unit ", text).replace("\n=", " ="))
+    if NEGATION.search(text):
+        return NO_ANSWER
     whole = _only_number(text, rounded=rounded)
-    markers = list(_FINAL.finditer(text))
     if isinstance(whole, Reading):
         return whole
+    if denies(_AMOUNT.sub("\0", text)):
+        return NO_ANSWER
+    explained = _with_parts(text, rounded=rounded) or _with_working(text, rounded=rounded)
+    if explained is not None:
+        return explained
+    markers = list(_FINAL.finditer(text))
     answered = _answered(text, rounded=rounded)
     if answered is not None or not markers:
         return answered or whole
@@ -165,6 +199,29 @@ def _read(answer: str, *, rounded: bool) -> Reading | Verdict:
     if is_bound(text, end, end):
         return NO_ANSWER
     return last if _is_working(text[: markers[-1].start()], markers[-1][0], last) else NO_ANSWER
+
+
+def _with_parts(text: str, *, rounded: bool) -> Reading | None:
+    """A score with the parts that add up to it."""
+    if not rounded and _SCORE.search(text) is None:
+        return None
+    found = score_of_parts(_without_names(text))
+    if found is None:
+        return None
+    total, words = found
+    if ALTERNATIVE.search(words) or COUNTED.search(words) or OPERATION.search(words) or denies(words, CHANGING):
+        return None
+    return Reading(total)
+
+
+def _with_working(text: str, *, rounded: bool) -> Reading | None:
+    """A number with the calculation that gives it behind: "22.86 (70 / 1.75^2)"."""
+    found = _IN_BRACKETS.search(text) or _BEHIND.search(text)
+    if found is None or not _OPERATOR.search(found[1]) or (value := evaluate(found[1])) is None:
+        return None
+    rest = _only_number(text[: found.start()], rounded=rounded)
+    same = isinstance(rest, Reading) and math.isclose(value, rest.value, rel_tol=0.01, abs_tol=0.005)
+    return rest if same and isinstance(rest, Reading) else None
 
 
 def _answered(text: str, *, rounded: bool) -> Reading | None:
@@ -184,17 +241,22 @@ def _is_working(text: str, marker: str, result: Reading) -> bool:
     Certain are a calculation ("BMI = 70 / 1.75^2 ="), the same number once more ("22.86 ="), and measured inputs in
     front of what they give ("70 kg and 1.75 m, so the BMI is", "With 70 kg and 1.75 m, the BMI is").
     """
-    text = _AMOUNT.sub(lambda found: "name" if found["name"] or found["span"] else found[0], text)
+    text = _without_names(text)
     ends = [end.end() for end in _SENTENCE_END.finditer(text)]
     if ends and re.search(r"[0-9]", text[: ends[-1]]):
         return False
     opened = text.rfind("(") if text.count("(") > text.count(")") else 0
     if re.search(r"[0-9]", text[:opened]) or ALTERNATIVE.search(text) or _COMPARED.search(text + marker):
         return False
+    text = _LED.sub("", _POWER_OF_NAME.sub("", text)) if _CALCULATED.match(marker) else text
     *before, step = _CALCULATED.split(text)
     if marker.lower() in ("is", "equals") and before:
         return False
     return all(_is_step(part, result) for part in before) and (_is_step(step, result) or _is_input(step))
+
+
+def _without_names(text: str) -> str:
+    return _AMOUNT.sub(lambda found: "name" if found["name"] or found["span"] else found[0], text)
 
 
 def _is_step(text: str, result: Reading) -> bool:
@@ -211,9 +273,11 @@ def _is_step(text: str, result: Reading) -> bool:
     if _OPERATOR.search(inner) is None or re.search(r",(?![0-9]{3})", inner):
         return False
     ends = _RANGE.fullmatch(inner)
-    return ends is None or (
-        ends[2] == "-" and math.isclose(float(ends[1]) - float(ends[3]), result.value, rel_tol=0.01)
-    )
+    if ends is not None:
+        return ends[2] == "-" and math.isclose(float(ends[1]) - float(ends[3]), result.value, rel_tol=0.01)
+    calculation = text.rpartition(":")[2].strip()
+    followed = calculation[:1] in "-+(.[" or calculation[:1].isdecimal() or is_sum_of_parts(calculation)
+    return not followed or not contradicts(calculation, {result.value, result.share, 100 * result.value})
 
 
 def _is_rounded(exact: Reading, result: Reading) -> bool:
@@ -238,18 +302,31 @@ def _only_number(text: str, *, rounded: bool) -> Reading | Verdict:
     readings = {_value(match, scored=scored) for match in found}
     if not readings or None in readings:
         return MALFORMED
+    readings = _same(readings)
     if len(readings) > 1 or any(is_bound(text, *match.span()) or _is_dash(match) for match in found):
         return NO_ANSWER
     between = _AMOUNT.sub(lambda match: " name " if match["name"] or match["span"] else "\0", text)
+    if len(found) > 1:
+        between = SAME_AGAIN.sub("\0", between)
     (reading,) = readings
     assert reading is not None
     if is_alone(between):
         return reading
     if ALTERNATIVE.search(between) or _COMPARED.search(between):
         return NO_ANSWER
+    if changes(between):
+        return NO_ANSWER
     if foreign_numeral(between) or _LOOSE.search(between) or COUNTED.search(between) or OPERATION.search(between):
         return MALFORMED
     return reading if set(number_words(between)) - {1} <= {reading.value} else NO_ANSWER
+
+
+def _same(readings: set[Reading | None]) -> set[Reading | None]:
+    """One reading for a share and the per cents that say the same ("0.052 (5.2%)"); else `readings` as they are."""
+    shares = [reading.share for reading in readings if reading]
+    percents = {reading for reading in readings if reading and reading.percent}
+    same = all(math.isclose(share, shares[0], rel_tol=1e-9) for share in shares)
+    return {*percents} if len(readings) == 2 and len(percents) == 1 and same else readings
 
 
 def _is_dash(match: re.Match[str]) -> bool:

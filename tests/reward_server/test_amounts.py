@@ -61,6 +61,104 @@ NUMBERS_READ = [
     *(("target: 5.2 mg", "5.2"), ("5.2 mIU/L", "5.2"), ("1,234.5", "1234.5"), ("5 days", "5"), ("70 y", "70")),
     ("70yo", "70"),
 ]
+# Beside a number that stays paid without them: words of any language that turn, scale, bound or take it back.
+NUMBERS_REFUSED += [
+    *("0,052", "00,052", "0,052 mg", "0,052.0", "000,052", "0,001,234", "01,234", "001,234", "0,5", "0,123,456"),
+    *("anything but 5.2", "hardly 5.2", "far from 5.2", "the opposite of 5.2", "cant be 5.2", "5.2 is a mistake"),
+    *("5.2 retracted", "all but 3", "5.2 negated", "5.2 with the sign flipped", "5.2 (sic)", "5.2 (just kidding)"),
+    *("nope 5.2", "5.2 is nonsense", "5.2 is off", "apart from 5.2", "a loss of 5.2", "5.2 (decrease)", "bar 5.2"),
+    *("moins 5.2", "menos 5.2", "negativ 5.2", "\u043c\u0438\u043d\u0443\u0441 5.2", "\ub9c8\uc774\ub108\uc2a4 5.2"),
+    *("nicht 5.2", "pas 5.2", "ikke 5.2", "kaum 5.2", "\u043d\u0435 5.2", "bukan 5.2", "mitad de 5.2", "halb 5.2"),
+    *("5.2 milyon", "5.2 quadrillion", "5.2 tenfold", "5.2 millionths", "5.2 hundert", "5.2 ezer", "5.2 juta"),
+    *(
+        "5.2 \u0442\u044b\u0441\u044f\u0447\u0438",
+        "5.2 orders of magnitude",
+        "5.2 zeros",
+        "5.2 th",
+        "5.2 III",
+        "5.2 pi",
+    ),
+    *("capped at 5.2", "5.2 tops", "just shy of 5.2", "5.2 at best", "mehr als 5.2", "al menos 5.2", "hasta 5.2"),
+    *(
+        "\\> 5.2",
+        "5.2, possibly higher",
+        "5.2 and beyond",
+        "min 5.2",
+        "\u00fcber 5.2",
+        "the cutoff is 5.2",
+        "north of 5.2",
+    ),
+    *("normal is 5.2", "5.2 and then some", "5.2 and change", "5.2 fewer", "5.2 higher", "5.2 more", "\u20145.2"),
+    *("3 points deducted", "lost 3 points", "3 points each", "3 points short", "3 more points", "missing 3 points"),
+    *("3 criteria not met", "fails 3 criteria", "3 out of", "out of 3", "5.2 subtracted", "increase of 5.2"),
+    # Negations that may deny the number, and remarks that hold another.
+    *(
+        "5.2 (not)",
+        "5.2 (no)",
+        "5.2 (not it)",
+        "no way 5.2",
+        "5.2 (not correct)",
+        "5.2, not final",
+        "-5.2 (not negative)",
+    ),
+    *(
+        "negative -5.2",
+        "5.2 (normal is 6)",
+        "= 5.2 (normal 3-6)",
+        "5.2 (stage 5 or 6)",
+        "0.052 (5.3%)",
+        "0.052 or 5.3%",
+    ),
+    *("5.2% in 10 years or 6", "5.2 (weight 7) 8", "x_1 = 5.2, x_2 = 6", "5.2 in 10 years", "MELD 3.0 is"),
+    *("5.2 in the wrong range", "5.2, in the impossible range", "5.2 below the normal range", "(stage 4) or 5.2"),
+    # Working that says otherwise.
+    *("3 + 4 = 5.2", "3*4 = 5.2", "1/0 = 5.2", "22.86 (70 / 1.75)", "5.2 (2 * 3)", "5.2 = 2 * 3", "1 + 1 = 5.2"),
+    *("4 (1 + 2) = 5.2", "5.2 (5.23)", "70 / 1.75^2 = 12"),
+]
+NUMBERS_READ += [
+    *(("negative 5.2", "-5.2"), ("-5.2 (negative)", "-5.2"), ("Base excess is negative 5.2", "-5.2")),
+    *(("The BMI is 70/1.75^2 = 22.86.", "22.86"), ("22.86 kg/m\xb2 (70 / 1.75\xb2)", "22.86")),
+    *(("Weight: 70 kg, height: 1.75 m \u2192 BMI = 22.86", "22.86"), ("22.86 (= 70 / 1.75^2)", "22.86")),
+    *(("BMI = weight / height\xb2 = 70 / 1.75\xb2 = 22.86", "22.86"), ("22.86 = 70/1.75^2", "22.86")),
+    *(("BMI = 70/1.75^2\n= 22.86", "22.86"), ("22.86 using a weight of 70 kg", "22.86")),
+    *(("5.2 (normal range 3.5-5.5)", "5.2"), ("5.2 (normal < 6)", "5.2"), ("5.2 (normal: 3.5\u20135.5)", "5.2")),
+    *(("0.052 (5.2%)", "5.2%"), ("5.2% (0.052)", "5.2%"), ("0.052 or 5.2%", "5.2%"), ("0.052, i.e. 5.2%", "5.2%")),
+    *(("5.2 mL/min/1.73 m\xb2 (CKD stage 5)", "5.2"), ("5.2 (Stage 3b CKD)", "5.2"), ("5.2 (class 3 obesity)", "5.2")),
+    *(("eGFR (CKD-EPI 2021) = 5.2", "5.2"), ("MELD 3.0 = 13", "13"), ("x_1 = 5.2", "5.2")),
+    *(("The eGFR by the 2021 CKD-EPI equation is 5.2", "5.2"), ("5.2% over 10 years", "5.2%")),
+    *(
+        ("10 year risk is 5.2%", "5.2%"),
+        ("ten-year risk of 5.2%", "5.2%"),
+        ("5.2 mg/24 h", "5.2"),
+        ("5.2 g/100 mL", "5.2"),
+    ),
+    *(("The anion gap is 5.2 mEq/L, which is not elevated.", "5.2"), ("5.2 mg/dL (no correction needed)", "5.2")),
+    *(("The calcium is 5.2 mg/dL, which is below the normal range.", "5.2"), ("5.2 (non-fasting)", "5.2")),
+    *(
+        ("5.2, no history of stroke", "5.2"),
+        ("5.2 mL/min (without dialysis)", "5.2"),
+        ("5.2 (no CHF or stroke)", "5.2"),
+    ),
+    *(("5.2 (1 d.p.)", "5.2"), ("5.2 \xb5mol/L", "5.2"), ("Cockcroft-Gault CrCl: 5.2", "5.2"), ("5.2 MME/day", "5.2")),
+    *(("Absolute neutrophil count: 5.2", "5.2"), ("The patient needs 5.2 units of insulin", "5.2")),
+    *(("5.2 is the corrected calcium", "5.2"), ("HOMA-IR is 5.2, suggesting insulin resistance", "5.2")),
+]
+SCORES_READ = [
+    *("3 points: hypertension (1), diabetes (1), female sex (1)", "3 (1+1+1)", "+1 (age) +1 (sex) +1 (HTN) = 3"),
+    *("Age \u226575 (2) + HTN (1) = 3", "3 points (1 for age, 2 for sex)", "3 (age = 1, hypertension = 2)"),
+    *("Hypertension: 1, diabetes: 1, female: 1. Total: 3", "Age 65-74 (+1), female (+1), hypertension (+1) = 3"),
+    *("Age (1), sex (1), HTN (1) \u2192 3", "- Age 65-74: 1\n- Female: 1\n- HTN: 1\nTotal: 3", "3 = 1 + 2"),
+    *(
+        "3 points (no CHF, no stroke)",
+        "CHA2DS2-VASc is 3 (1 point for HTN, 2 points for stroke)",
+        "3: fever (2), exudate (2), age (-1)",
+    ),
+]
+SCORES_REFUSED = [
+    *("3 points: hypertension (1), diabetes (1)", "3 (1+1)", "3 (1, 2)", "3: 1, 2", "3, 1, 2", "1, 2 = 3", "3 (1-2)"),
+    *("3 (age 1, sex 2) or 4", "(1) or (2) = 3", "3 (1 for age, 2 for sex), wrong", "3 points (1 age, 2 lost)"),
+    *("3: not age (1), sex (2)", "Age (1) + HTN (1) = 3", "3 (1 + 2) + 1", "\u22653 (1 for age, 2 for sex)", "3 (1 2)"),
+]
 DATES_REFUSED = [
     *("minus 09/03/2014", "\u2212 09/03/2014", "twice 09/03/2014", "prior to 09/03/2014", "day following 09/03/2014"),
     *("09/03/2014 onwards", "09/03/2014 or a week later", "09/03/2014 or October", "November 09/03/2014"),
@@ -82,6 +180,30 @@ DATES_READ = [
     *("due in September: 09/03/2014", "09/03/2014 or 2014-09-03", "Due: 09/03/2014", "The due date is 09/03/2014."),
     *("**EDD: 09/03/2014**", "Based on the last menstrual period, the due date is 09/03/2014"),
     *("09/03/2014 = 2014-09-03", "Answer \u2192 09/03/2014", "('09/03/2014')", "2014/09/03", "EDD \u2248 09/03/2014"),
+]
+DATES_REFUSED += [
+    *(
+        "earliest 09/03/2014",
+        "09/03/2014 and beyond",
+        "09/03/2014 pushed back",
+        "09/03/2014 (UK format)",
+        "last 09/03/2014",
+    ),
+    *("anything but 09/03/2014", "hardly 09/03/2014", "09/03/2014 ff.", "09/03/2014 Julian", "II 09/03/2014"),
+    *("09/03/2014 rescheduled", "09/03/2014 yearly", "09/03/2014 (jeudi)", "deadline 09/03/2014", "Thu, 09/03/2014"),
+    *("05/29/2019 = 09/03/2014", "LMP + 3 days = 09/03/2014", "09/03/2014 (280 days after 11/28/2013)"),
+    *("LMP: 11/27/2013; EDD: 09/03/2014", "09/03/2014 (28 days)"),
+]
+DATES_READ += [
+    *("Thus, the estimated due date is **09/03/2014**.", "LMP + 280 days = 09/03/2014", "EDD \u2013 09/03/2014"),
+    *(
+        "LMP (11/27/2013) + 280 days = 09/03/2014",
+        "09/03/2014 (assuming a 28-day cycle)",
+        "LMP 11/27/2013 \u2192 09/03/2014",
+    ),
+    *("Adding 280 days to the LMP gives 09/03/2014.", "09/03/2014 (LMP + 280 days)", "09/03/2014 (280 days after LMP)"),
+    *("Based on the LMP of 11/27/2013, the due date is 09/03/2014.", "09 / 03 / 2014", "Wed 09/03/2014"),
+    *("09/03/2014 because the LMP was 11/27/2013", "The due date, adjusted for the 30-day cycle, is 09/03/2014."),
 ]
 DURATIONS_REFUSED = [
     *("\u2212 17 weeks, 6 days", "- 17 weeks, 6 days", "-17 weeks, 6 days", "negative 17 weeks, 6 days"),
@@ -108,6 +230,24 @@ DURATIONS_READ = [
     *("120 days + 5 days = 17 weeks, 6 days", "17 weeks + 6 days", "(17 weeks, 6 days)"),
     *("Answer \u2192 17 weeks, 6 days", "17 full weeks and 6 days"),
 ]
+DURATIONS_REFUSED += [
+    *(
+        "17 weeks, 6 days and then some",
+        "17 weeks, 6 days to term",
+        "anything but 17 weeks, 6 days",
+        "in 17 weeks, 6 days",
+    ),
+    *("nearly 17 weeks, 6 days", "17 weeks, 6 days early", "17 weeks, 6 days each", "another 17 weeks, 6 days"),
+    *("17.8 weeks (17 weeks, 6 days)", "17.86 weeks", "17 weeks, 6 days (17.9 months)"),
+    *("From 01/01/2020 to 05/06/2020: 17 weeks, 6 days", "17 weeks, 6 days (01/01/2020)", '{"weeks": 17, "hours": 6}'),
+    *("125 days, or 18 weeks", "17 weeks, 6 days after birth", "17 weeks, 6 days at best", "per 17 weeks, 6 days"),
+]
+DURATIONS_READ += [
+    *('{"weeks": 17, "days": 6}', "Weeks: 17, Days: 6", "125 days, or 17 weeks and 6 days", "17 weeks/6 days"),
+    *("17 weeks, 6 days (LMP 01/01/2020)", "17.86 weeks (17 weeks 6 days)", "17 weeks 6 days \u2248 17.9 weeks"),
+    *("From 01/01/2020 to 05/05/2020: 17 weeks, 6 days", "17 weeks, 6 days as of 05/05/2020", "17 weeks (and 6 days)"),
+    *("LMP 01/01/2020, 17 weeks 6 days", "She is 17 weeks and 6 days pregnant.", "17 complete weeks and 6 days"),
+]
 
 
 @pytest.mark.parametrize("answer", NUMBERS_REFUSED)
@@ -118,6 +258,12 @@ def test_numbers_with_a_sign_a_bound_or_a_claim_beside_them(answer: str) -> None
 @pytest.mark.parametrize(("answer", "value"), NUMBERS_READ)
 def test_numbers_with_units_remarks_and_working(answer: str, value: str) -> None:
     assert number.verify_range(answer, -1e308, 1e308).extracted == value
+
+
+@pytest.mark.parametrize(("answer", "read"), [(a, False) for a in SCORES_REFUSED] + [(a, True) for a in SCORES_READ])
+def test_parts_of_a_score(answer: str, read: bool) -> None:
+    verdict = number.verify_integer(answer, 3)
+    assert verdict.extracted == ("3" if read else None)
 
 
 @pytest.mark.parametrize(("answer", "read"), [(a, False) for a in DATES_REFUSED] + [(a, True) for a in DATES_READ])
@@ -135,7 +281,11 @@ def test_what_stands_beside_a_duration(answer: str, read: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "unit", ["17+6 ", "09/03/2014 ", "1 = ", "1=", "is ", "-(", "1 (of ", "at most ", "less than "]
+    "unit",
+    [
+        *("17+6 ", "09/03/2014 ", "1 = ", "1=", "is ", "-(", "1 (of ", "at most ", "less than ", "A", "a ", "1^", "(("),
+        *("1 (x) + ", "age 1, ", "no stroke or ", "weight 70, ", "LMP 01/01/2020 ", "1 total ", "all 1 but ", "\u03bc"),
+    ],
 )
 def test_many_amounts_take_bounded_time(unit: str) -> None:
     text = ("C. " + unit * 2_000)[:2_000]

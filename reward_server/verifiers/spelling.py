@@ -28,8 +28,8 @@ _ENDING = re.compile(
     r"|uria|osis"
     r"|itis|oma|ectomi|otomi|ostomi)$"
 )
-# What an "-emia" is about: potassium or calcium, too much of one or of the other.
-_OF_BLOOD = re.compile(r"^(?P<stem>.+?)a?em(?:ia|ic)$")
+# What a "hyper-" or "hypo-emia" is about: potassium or calcium, too much of one or of the other.
+_OF_BLOOD = re.compile(r"^(?P<stem>hip(?:er|o).+?)a?em(?:ia|ic)$")
 _LETTERS = re.compile(r"[^\W\d_]+")
 # Of one word: its endings, then its British and American spelling. Each line takes what those before it left.
 _FORMS = [
@@ -55,9 +55,10 @@ _FORMS = [
 ]
 _SHORTEST_STEM = 4
 # Words that read like a form of another.
-_UNLIKE = frozenset(
-    "aluminum ammonium anyone corneum ketosis lysin media rational reversed secrete silicone stripe tetany these typhi varus".split()
-)
+_LOOKALIKES = """
+aluminum ammonium anyone corneum ketosis lysin media rational reversed secrete silicone stripe tetany these typhi varus
+"""
+_UNLIKE = frozenset(_LOOKALIKES.split())
 
 
 def misspelt(text: str, right: str) -> int | None:
@@ -147,7 +148,7 @@ def _near(text: str, right: str) -> int | None:
 
 
 def _edits(text: str, other: str) -> int:
-    """Letters dropped, added, replaced, or exchanged with their neighbour (optimal string alignment), a row at a time."""
+    """Letters dropped, added, replaced, or exchanged with their neighbour (optimal string alignment), row by row."""
     if abs(len(text) - len(other)) > _MOST_EDITS:
         return _MOST_EDITS + 1
     older: list[int] = []

@@ -51,9 +51,10 @@ osteopenia/osteopetrosis trapezium/trapezius section/suction contagious/contiguo
 SAME = """
 anemia/anaemia edema/oedema esophagitis/oesophagitis hemorrhage/haemorrhage diarrhea/diarrhoea tumor/tumour
 fiber/fibre sulfasalazine/sulphasalazine catheterization/catheterisation leukocyte/leucocyte estradiol/oestradiol
-diagnosis/diagnoses metaphysis/metaphyses biopsy/biopsies bronchus/bronchi mitochondrion/mitochondria infection/infections
-rickettsia/rickettsiae cyclosporine/ciclosporin acyclovir/aciclovir lidocaine/lignocaine furosemide/frusemide
-rifampin/rifampicin indomethacin/indometacin tendinitis/tendonitis cesarean/caesarean increased/increasing fecal/faecal
+diagnosis/diagnoses metaphysis/metaphyses biopsy/biopsies bronchus/bronchi mitochondrion/mitochondria
+infection/infections rickettsia/rickettsiae cyclosporine/ciclosporin acyclovir/aciclovir lidocaine/lignocaine
+furosemide/frusemide rifampin/rifampicin indomethacin/indometacin tendinitis/tendonitis cesarean/caesarean increased/increasing
+fecal/faecal
 anatomic/anatomical artifact/artefact mold/mould gray/grey gonadotropin/gonadotrophin
 """
 TYPED = """

@@ -31,6 +31,7 @@ _ENDING = re.compile(
 # What a "hyper-" or "hypo-emia" is about: potassium or calcium, too much of one or of the other.
 _OF_BLOOD = re.compile(r"^(?P<stem>hip(?:er|o).+?)a?em(?:ia|ic)$")
 _LETTERS = re.compile(r"[^\W\d_]+")
+_DOUBLED = re.compile(r"(.)\1")
 # Of one word: its endings, then its British and American spelling. Each line takes what those before it left.
 _FORMS = [
     (re.compile(pattern), form)
@@ -110,7 +111,8 @@ def _same(word: str, other: str) -> bool:
 def _other_term(word: str, other: str) -> bool:
     """Whether `word`, a letter or two from `other`, is a term of its own, or reads like one."""
     if _term(word) is not None:
-        return True
+        # The option may be what is misspelt ("amoxicilin"); only its letters' doubling is sure to make no other term.
+        return _term(other) is not None or _DOUBLED.sub(r"\1", word) != _DOUBLED.sub(r"\1", other)
     # Names of drugs are not made of such parts, and letters exchanged make none.
     if stem(other) in _list("drugs.txt") or sorted(word) == sorted(other):
         return False

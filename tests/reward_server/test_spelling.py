@@ -53,8 +53,8 @@ anemia/anaemia edema/oedema esophagitis/oesophagitis hemorrhage/haemorrhage diar
 fiber/fibre sulfasalazine/sulphasalazine catheterization/catheterisation leukocyte/leucocyte estradiol/oestradiol
 diagnosis/diagnoses metaphysis/metaphyses biopsy/biopsies bronchus/bronchi mitochondrion/mitochondria
 infection/infections rickettsia/rickettsiae cyclosporine/ciclosporin acyclovir/aciclovir lidocaine/lignocaine
-furosemide/frusemide rifampin/rifampicin indomethacin/indometacin tendinitis/tendonitis cesarean/caesarean increased/increasing
-fecal/faecal
+furosemide/frusemide rifampin/rifampicin indomethacin/indometacin tendinitis/tendonitis cesarean/caesarean
+increased/increasing fecal/faecal
 anatomic/anatomical artifact/artefact mold/mould gray/grey gonadotropin/gonadotrophin
 """
 TYPED = """
@@ -115,6 +115,7 @@ def test_typos_of_any_letter_are_that_term() -> None:
         ("hypotension", "hypertension", False),
         ("asymtomatic", "symptomatic", False),
         ("nifedipin", "nifedipine", True),
+        ("syphilis", "syphillis", True),
         ("acute haemorrhagic anaemia with oedema", "acute hemorrhagic anemia with edema", True),
         ("ureteral calculus", "urethral calculus", False),
         ("ovulation of the cervix", "ovulations of the cervix", True),

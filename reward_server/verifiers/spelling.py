@@ -149,8 +149,12 @@ def _near(text: str, right: str) -> int | None:
     return sum(edits) if mistyped and sum(edits) <= _MOST_EDITS else None
 
 
+@functools.lru_cache(maxsize=8192)
 def _edits(text: str, other: str) -> int:
-    """Letters dropped, added, replaced, or exchanged with their neighbour (optimal string alignment), row by row."""
+    """Letters dropped, added, replaced, or exchanged with their neighbour (optimal string alignment), row by row.
+
+    Three stand for three or more.
+    """
     if abs(len(text) - len(other)) > _MOST_EDITS:
         return _MOST_EDITS + 1
     older: list[int] = []
@@ -162,5 +166,7 @@ def _edits(text: str, other: str) -> int:
             if older and column > 1 and character == other[column - 2] and text[number - 2] == wanted:
                 edits = min(edits, older[column - 2] + 1)
             row.append(edits)
+        if min(row) > _MOST_EDITS:
+            return _MOST_EDITS + 1
         older, last = last, row
-    return last[-1]
+    return min(last[-1], _MOST_EDITS + 1)

@@ -18,7 +18,6 @@ from conversion.checkpoint import (
     LAYOUTS,
     Checkpoint,
     Source,
-    build,
     companion_files,
     copy_companions,
     dtype_name,
@@ -29,6 +28,7 @@ from conversion.errors import HuggingFaceError
 from conversion.families import Entry
 from conversion.hf_folder import HuggingFaceModel, open_model
 from conversion.merge import PIECE_BYTES, STACKED, merge
+from conversion.publishing import build
 from conversion.tokenizer_check import open_tokenizer
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def convert(
     from conversion.torch_dist import TorchDistWriter
 
     companions = {name: model.path / name for name in companion_files(model.path)}
-    with build(Path(dst), source=Path(src), force=force) as tmp:
+    with build(Path(dst), sources=[Path(src)], force=force) as tmp:
         place = LAYOUTS[layout]
         (tmp / place.weights).mkdir()
         with TorchDistWriter(tmp / place.weights, prefix=place.prefix) as writer:

@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from conversion import command, console, megatron_to_hf
-from conversion.checkpoint import Checkpoint, build, companion_files, open_checkpoint, read_config
+from conversion.checkpoint import Checkpoint, companion_files, open_checkpoint, read_config
 from conversion.errors import ConversionError
 from conversion.logits import LogitsComparison, compare_logits, read_prompts
 from conversion.model_card import CARD_FILE, Facts, model_card
+from conversion.publishing import build
 from conversion.verify import Comparison, compare
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def release(
     base = _base(checkpoint, base)
     evaluations = _evaluations(run, checkpoint.path, config)
     data = _data(config)
-    with build(out, source=checkpoint.path, force=force) as folder:
+    with build(out, sources=[checkpoint.path, base], force=force) as folder:
         exported = megatron_to_hf.convert(checkpoint.path, folder / "export", dtype=dtype, progress=progress)
         for file in list(exported.iterdir()):
             file.rename(folder / file.name)

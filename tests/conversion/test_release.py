@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from conversion import hf_to_megatron
-from conversion.checkpoint import publish, write_manifest
+from conversion.checkpoint import write_manifest
 from conversion.errors import CheckpointError, DestinationError
+from conversion.publishing import publish
 from conversion.release import ReleaseError, main, release
 from tests.conversion.hub import Hub
 from tests.conversion.models import save_folder

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from conversion.checkpoint import CheckpointError, partial_path
+from conversion.checkpoint import CheckpointError
+from conversion.publishing import partial_path
 from recipes.runtime.config import Config, ConfigError
 from recipes.runtime.loading import load
 from recipes.runtime.run_folder import RunFolder, last_checkpoint

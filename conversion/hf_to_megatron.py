@@ -26,6 +26,7 @@ from conversion.checkpoint import (
 )
 from conversion.errors import HuggingFaceError
 from conversion.families import Entry
+from conversion.finite import check_finite
 from conversion.hf_folder import HuggingFaceModel, open_model
 from conversion.merge import PIECE_BYTES, STACKED, merge
 from conversion.publishing import build
@@ -124,6 +125,7 @@ def _write_weights(
             shape = (nemo.padded_vocabulary(shape[0]), *shape[1:])
         for start, piece in _pieces(model, entry):
             converted = piece.to(dtype or piece.dtype)
+            check_finite(entry.row.megatron, converted, model.path)
             offsets = (*entry.index, start, *(0 for _ in piece.shape[1:]))
             stacked = converted.view(*(1 for _ in entry.index), *piece.shape)
             for key in entry.row.keys:

@@ -78,7 +78,8 @@ def read_prompts(path: Path) -> list[str]:
     """
     prompts = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # splitlines would divide a text at U+2028 and its like, which JSON does not escape.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConversionError(f"{path}: cannot be read ({error}); give a file of prompts, one a line") from error
     for number, line in enumerate(lines, 1):

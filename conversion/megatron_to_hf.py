@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from conversion import command, console
 from conversion.checkpoint import copy_companions, dtype_name
 from conversion.errors import CheckpointError
+from conversion.finite import check_finite
 from conversion.hf_folder import Shard, config_with_dtype, open_model, plan_shards, write_index
 from conversion.megatron_folder import MegatronModel, open_megatron
 from conversion.nemo import is_nemo, open_nemo
@@ -80,7 +81,7 @@ def convert(
             total = sum(entry.parameters for entry in entries) * model.dtype.itemsize
             with progress("converting", total) as advance:
                 for shard in shards:
-                    _write_shard(tmp, shard, model, wanted, advance)
+                    _write_shard(tmp, shard, model, source, wanted, advance)
             write_index(tmp, shards, wanted)
             copy_companions(model.hf_files, tmp)
             if dtype_name(wanted) != model.config_dtype:
@@ -104,12 +105,14 @@ def _open(source: Path, hf_files: Path | None, scratch: Path) -> Iterator[Megatr
 
 
 def _write_shard(
-    folder: Path, shard: Shard, model: MegatronModel, dtype: torch.dtype, advance: console.Advance
+    folder: Path, shard: Shard, model: MegatronModel, source: Path, dtype: torch.dtype, advance: console.Advance
 ) -> None:
     with SafetensorsWriter(folder / shard.file, shard.shapes, dtype) as writer:
         for entry in shard.entries:
             for name, piece in model.pieces(entry):
-                writer.add(name, piece.to(dtype))
+                converted = piece.to(dtype)
+                check_finite(name, converted, source)
+                writer.add(name, converted)
                 advance(piece.nbytes)
 
 

@@ -138,6 +138,12 @@ class Checkpoint:
 
         return TorchDistReader(self.model_dir, prefix=LAYOUTS[self.manifest.layout].prefix)
 
+    @property
+    def has_digests(self) -> bool:
+        """Whether the manifest keeps digests of the weights; an older release's does not."""
+        weights = f"{LAYOUTS[self.manifest.layout].weights}/"
+        return all(record.sha256 for name, record in self.manifest.files.items() if name.startswith(weights))
+
     def digest(self, *, read: bool) -> str:
         """What the model is, by content (`conversion.digests`).
 

@@ -88,11 +88,11 @@ def _fault(result: Any) -> str | None:
         if not _is_share(result.get(key)):
             return f"{key} is {result.get(key)!r}, expected a number from 0 to 1"
     if "weights" in result or "measured" in result:
-        return _proof_fault(result)
+        return proof_fault(result)
     return None
 
 
-def _proof_fault(result: Mapping[str, Any]) -> str | None:
+def proof_fault(result: Mapping[str, Any]) -> str | None:
     """What is wrong with the digests and counts that a result of this release has."""
     try:
         counts = (result["dropped"], result["unscored"], result["seen"]["questions"], len(result["seen"]["unread"]))

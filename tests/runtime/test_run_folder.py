@@ -41,6 +41,7 @@ def test_a_new_folder_holds_the_resolved_configuration(config: Config) -> None:
 
 def test_what_a_killed_save_left_is_removed_and_nothing_else(config: Config) -> None:
     folder = RunFolder(config.output)
+    folder.prepare(config, ORIGIN)
     _published(folder, 3)
     leftovers = [partial_path(folder.step_path(4)), folder.checkpoints / "step_000003.replaced-17"]
     for leftover in leftovers:
@@ -56,8 +57,10 @@ def test_what_a_killed_save_left_is_removed_and_nothing_else(config: Config) -> 
 def test_a_save_killed_between_its_two_renames_loses_nothing(config: Config) -> None:
     """To replace a checkpoint, the old one is renamed first; killed there, the run has only that."""
     folder = RunFolder(config.output)
+    folder.prepare(config, ORIGIN)
     old = folder.checkpoints / "step_000002.replaced-17"
-    old.mkdir(parents=True)
+    old.mkdir()
+    (old / "state.json").write_text("{}")
     folder.prepare(config, ORIGIN)
     assert folder.steps() == [2]
     assert not old.exists()

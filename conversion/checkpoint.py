@@ -391,7 +391,7 @@ def _read_manifest(root: Path) -> Manifest:
         raise CheckpointError(
             f"{path}: missing, so the checkpoint is incomplete or something else; convert or save it again"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON ({error}); convert or save the checkpoint again") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not the manifest of a {FORMAT}; give the folder of a checkpoint")

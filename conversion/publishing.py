@@ -130,7 +130,7 @@ def _listed(path: Path, form: str) -> set[str] | None:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         return set(values["files"]) if values["format"] == form else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return None
 
 

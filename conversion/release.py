@@ -140,7 +140,7 @@ def _run_config(run: Path) -> dict[str, Any]:
     path = run / "config.yaml"
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ReleaseError(f"{path}: cannot be read ({error}); give the output folder of a run") from error
     if not isinstance(config, dict):
         raise ReleaseError(f"{path}: not the configuration of a run; give the output folder of a run")
@@ -172,7 +172,7 @@ def _state(checkpoint: Checkpoint) -> dict[str, Any]:
         raise ReleaseError(
             f"{path}: missing; this is a converted checkpoint, not one that a run has trained"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ReleaseError(f"{path}: cannot be read ({error}); release another checkpoint with --step") from error
     if not isinstance(state, dict) or "step" not in state:
         raise ReleaseError(f"{path}: not the state of a run; release another checkpoint with --step")
@@ -250,12 +250,13 @@ def _check_held_out(run: Path, result: Mapping[str, Any], trained: Mapping[str, 
         if each["sha256"] in trained:
             raise ReleaseError(
                 f"{file}: measured on {each['path']}, which is the training file {trained[each['sha256']]} (sha256 "
-                f"{each['sha256'][:SHOWN]}); evaluate on questions that training has not seen"
+                f"{each['sha256'][:SHOWN]}); evaluate on questions that training has not seen, "
+                "and delete this result"
             )
     if count := result["seen"]["questions"]:
         raise ReleaseError(
-            f"{file}: {count} of its questions are in the training data too; take them out of data.test and evaluate "
-            "again"
+            f"{file}: {count} of its questions are in the training data too; take them out of data.test, evaluate "
+            "again and delete this result"
         )
 
 

@@ -25,6 +25,8 @@ _T = TypeVar("_T")
 # More points than a chart has pixels only make the page heavy.
 POINTS = 600
 SAMPLES = 20
+# Beyond it a value is as good as infinite, and sums of values might be.
+_LARGEST = 1e100
 # Files opened for the samples: a long run keeps gigabytes of rollouts, and twenty cards need only a few steps.
 _SAMPLED_STEPS = 10
 _TASK_ORDER = ("choice", "calculation", "number", "date", "duration", "text")
@@ -83,7 +85,7 @@ def read_run(run_dir: Path | str) -> RunData:
         raise RunFolderError(f"{folder} is no folder; expected a run folder with config.yaml and metrics.jsonl")
     if missing := [str(path) for path in (config_path(folder), metrics_path(folder)) if not path.is_file()]:
         raise RunFolderError(f"missing: {', '.join(missing)}; a training run writes them, is {folder} a run folder?")
-    rows = read_metrics(folder)
+    rows = [_numbers(folder, row) for row in read_metrics(folder)]
     if not rows:
         raise RunFolderError(f"{metrics_path(folder)} holds no step yet; report after the first training step")
     text = config_path(folder).read_text(encoding="utf-8", errors="replace")
@@ -111,6 +113,17 @@ def read_run(run_dir: Path | str) -> RunData:
         synthetic=_is_synthetic(config.get("data")),
         without_lesson=without_lesson(rows),
     )
+
+
+def _numbers(folder: Path, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A step's metrics with None for what no chart can hold."""
+    for name, value in row.items():
+        if not isinstance(value, int | float | None):
+            raise RunFolderError(
+                f"{metrics_path(folder)}: {name} of step {row['step']} is {value!r}, expected a number or null; "
+                "restore the file or delete that line"
+            )
+    return {name: value if value is None or abs(value) <= _LARGEST else None for name, value in row.items()}
 
 
 def bucket_rows(

@@ -128,10 +128,10 @@ def _read_evaluation(path: Path) -> Evaluation:
         tasks = {
             str(task): TaskResult(
                 questions=int(result["questions"]),
-                accuracy=_optional(result["accuracy"]),
-                stderr=_optional(result.get("stderr")),
-                format_error_share=_optional(result.get("format_error_share")),
-                contradiction_share=_optional(result.get("contradiction_share")),
+                accuracy=_share(result["accuracy"]),
+                stderr=_share(result.get("stderr")),
+                format_error_share=_share(result.get("format_error_share")),
+                contradiction_share=_share(result.get("contradiction_share")),
                 mean_tokens=_optional(result.get("mean_tokens")),
             )
             for task, result in content["tasks"].items()
@@ -140,14 +140,21 @@ def _read_evaluation(path: Path) -> Evaluation:
             name=str(content.get("name", path.stem)),
             split=str(content.get("split", "")),
             tasks=tasks,
-            mean=_optional(content["mean"]),
-            stderr=_optional(content.get("stderr")),
+            mean=_share(content["mean"]),
+            stderr=_share(content.get("stderr")),
             gaps=_gaps(content),
         )
     except KeyError as error:
         raise RunFolderError(f"{path}: the key {error} is missing; run the evaluation again") from error
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise RunFolderError(f"{path}: not an evaluation result ({error}); run the evaluation again") from error
+
+
+def _share(value: Any) -> float | None:
+    number = _optional(value)
+    if number is not None and not 0 <= number <= 1:
+        raise ValueError(f"{number!r} is no share from 0 to 1")
+    return number
 
 
 def _optional(value: Any) -> float | None:

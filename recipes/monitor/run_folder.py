@@ -66,7 +66,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises RunFolderError naming the file when it is none, OSError when it cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunFolderError(f"{path}: expected a JSON object ({error}); write it again or delete it") from error
     if not isinstance(content, dict):
         raise RunFolderError(f"{path}: expected a JSON object, got {type(content).__name__}")

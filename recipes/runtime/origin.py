@@ -25,6 +25,7 @@ from recipes.runtime.config import Config, ConfigError
 from recipes.runtime.rules import Stage
 
 STATE_FILE = "state.json"
+_KEYS = {"stage", "model", "data", "rows", "before"}
 _TITLES = {"sft": "SFT", "grpo": "GRPO"}
 
 
@@ -62,10 +63,13 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         state = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON ({error}); resume from an earlier checkpoint") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: expected a JSON object; resume from an earlier checkpoint")
+    origin = state.get("origin", {})
+    if not isinstance(origin, dict) or (origin and origin.keys() != _KEYS):
+        raise CheckpointError(f"{path}: its origin is damaged; resume from an earlier checkpoint")
     return state
 
 

@@ -114,16 +114,16 @@ def load(sharded: dict[str, Any], folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the folder is no torch_dist checkpoint, or asks for something to be run.
     """
-    from megatron.core import dist_checkpointing
-
     check_backend(folder)
     read_metadata(folder / METADATA_FILE)
     with _naming(folder / COMMON_FILE):
         torch.load(folder / COMMON_FILE, map_location="cpu", weights_only=True)
+    from megatron.core import dist_checkpointing
+
     loaded: dict[str, Any] = dist_checkpointing.load(sharded, str(folder))
     for key, value in loaded.items():
         if key.endswith("_extra_state"):
-            _check_extra_state(f"{folder}: {key}", value)
+            check_extra_state(f"{folder}: {key}", value)
     return loaded
 
 
@@ -142,7 +142,7 @@ def check_backend(folder: Path) -> None:
             )
 
 
-def _check_extra_state(where: str, value: Any) -> None:
+def check_extra_state(where: str, value: Any) -> None:
     """Refuses a layer's extra state whose pickle, as Transformer Engine will read it, does more than hold tensors."""
     if isinstance(value, torch.Tensor):
         content = value.cpu().contiguous().view(torch.uint8).numpy().tobytes()

@@ -222,6 +222,8 @@ def test_no_step_yet_is_an_error(tmp_path: Path) -> None:
         ("config.yaml", "a: [1", "config.yaml: expected YAML"),
         ("config.yaml", "- a", "expected a YAML mapping"),
         ("summary.json", "[]", "summary.json: expected a JSON object"),
+        ("metrics.jsonl", '{"step": 2, "policy/kl": "x"}\n', "policy/kl of step 2 is 'x', expected a number or null"),
+        ("evaluation/after.json", '{"tasks": {}, "mean": 1e308}', "after.json: not an evaluation result (1e+308 is"),
         ("evaluation/after.json", "{", "after.json: expected a JSON object"),
         (
             "evaluation/after.json",
@@ -365,7 +367,8 @@ def test_only_what_was_measured_alike_is_compared(tmp_path: Path) -> None:
     before.write_text(json.dumps(result))
     step = run_dir / "checkpoints" / "step_000020"
     step.mkdir(parents=True)
-    (step / "state.json").write_text(json.dumps({"origin": {"model": "other" * 8}}))
+    origin = {"stage": "grpo", "model": "other" * 8, "data": [], "rows": [], "before": None}
+    (step / "state.json").write_text(json.dumps({"origin": origin}))
     assert "it measured weights of sha256 beforebefore, and the run started from otherotherot" in (
         write_report(run_dir).read_text()
     )

@@ -79,7 +79,7 @@ def read_prompts(path: Path) -> list[str]:
     prompts = []
     try:
         # splitlines would divide a text at U+2028 and its like, which JSON does not escape.
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConversionError(f"{path}: cannot be read ({error}); give a file of prompts, one a line") from error
     for number, line in enumerate(lines, 1):
@@ -90,7 +90,7 @@ def read_prompts(path: Path) -> list[str]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConversionError(f"{path}:{number}: not valid JSON ({error})") from error
         text = next((row[key] for key in ("question", "prompt", "text") if isinstance(row.get(key), str)), None)
         if text is None:

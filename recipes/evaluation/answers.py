@@ -47,9 +47,13 @@ class Answers:
         with naming(self._partial), self._partial.open("ab+") as file:
             file.seek(0)
             for line in file:
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    break
                 if not line.endswith(b"\n"):
                     break
-                self.rows.append(json.loads(line))
+                self.rows.append(row)
                 whole += len(line)
             file.truncate(whole)
 

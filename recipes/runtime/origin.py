@@ -13,6 +13,7 @@ Left out: rows that were too long, which count as training data all the same.
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ _TITLES = {"sft": "SFT", "grpo": "GRPO"}
 
 
 def run_origin(config: Config, stage: Stage, examples: Sequence[Example]) -> dict[str, Any]:
-    """The origin of a run that trains on `examples`, the rows of `data.train`.
+    """The origin of a run that trains on `examples`, the rows of `data.train`; notes rows that no release may have.
 
     Raises:
         CheckpointError: `model.path` is no whole checkpoint.
@@ -38,6 +39,14 @@ def run_origin(config: Config, stage: Stage, examples: Sequence[Example]) -> dic
     """
     model = open_checkpoint(config.model.path)
     rows = Counter((example.source, example.license) for example in examples)
+    bare = sum(count for (_, licence), count in rows.items() if licence.strip().lower() in ("", "unknown"))
+    if bare:
+        # Said while the rows can still be mended: other files are another run.
+        print(
+            f"note: {bare} of {len(examples)} training rows name no license; conversion.release will refuse what is "
+            "trained on them",
+            file=sys.stderr,
+        )
     return {
         "stage": stage.name.lower(),
         "model": model.digest(read=False),

@@ -1,9 +1,9 @@
 """How a finished folder appears, and what may be replaced by it.
 
 A folder is built as `DST.partial-<pid>` beside DST and appears as DST by one rename, after everything in it is on disk.
-What is built here names its files, in manifest.json (a checkpoint) or in .medatron.json (a Hugging Face folder): with
-`--force` a folder is replaced only where one of the two names all that lies in it. So a folder of somebody else's, and
-notes put beside the weights, cost nothing but another command.
+What is built here names its files with their sizes, in manifest.json (a checkpoint) or in .medatron.json (a Hugging
+Face folder): with `--force` a folder is replaced only where one of the two names all that lies in it. So a folder of
+somebody else's, notes put beside the weights and a model card that was edited cost nothing but another command.
 
 Left out: a lock on DST; of two commands that build the same DST the second to finish fails.
 """
@@ -67,7 +67,7 @@ def build(dst: Path, *, sources: Iterable[Path], force: bool = False) -> Iterato
         yield tmp
         if not (tmp / MANIFEST_FILE).exists():
             (tmp / MARKER_FILE).unlink(missing_ok=True)
-            marker = {"format": _MARK, "files": sorted(_files(tmp))}
+            marker = {"format": _MARK, "files": {name: {"size": size} for name, size in _files(tmp).items()}}
             (tmp / MARKER_FILE).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
         publish(tmp, dst, force=force)
     except BaseException:
@@ -114,23 +114,25 @@ def _not_ours(path: Path) -> str | None:
     listed = _listed(path / MANIFEST_FILE, FORMAT) or _listed(path / MARKER_FILE, _MARK)
     if listed is None:
         return f"was not built by this project (no {MANIFEST_FILE} or {MARKER_FILE} of it inside)"
-    strange = sorted(found - listed - {MANIFEST_FILE, MARKER_FILE})
-    if strange:
-        return f"holds {strange[0]}, which was put there by somebody else"
+    for name, size in found.items():
+        if name not in (MANIFEST_FILE, MARKER_FILE) and listed.get(name) != size:
+            return f"holds {name}, which was {'changed since' if name in listed else 'put there by somebody else'}"
     return "is a checkpoint that training saved" if _STATE_FILE in listed else None
 
 
-def _files(folder: Path) -> set[str]:
-    """Names of all that is no folder in it."""
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
+def _files(folder: Path) -> dict[str, int]:
+    """Names and sizes of all that is no folder in it."""
+    found = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return {path.relative_to(folder).as_posix(): path.lstat().st_size for path in found}
 
 
-def _listed(path: Path, form: str) -> set[str] | None:
-    """The files that a manifest or marker names; None where there is none of that form."""
+def _listed(path: Path, form: str) -> dict[str, int] | None:
+    """The files that a manifest or marker names, with their sizes; None where there is none of that form."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        return set(values["files"]) if values["format"] == form else None
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        files = {name: record["size"] for name, record in values["files"].items()}
+        return files if values["format"] == form else None
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -9,6 +9,7 @@ Left out: two evaluations of one name at once.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -39,7 +40,7 @@ class Answers:
         self._target = target
         key = hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:16]
         self._partial = target.with_name(f".{target.stem}.{key}.partial")
-        for other in target.parent.glob(f".{target.stem}.*.partial"):
+        for other in target.parent.glob(f".{glob.escape(target.stem)}.{'?' * len(key)}.partial"):
             if other != self._partial:
                 other.unlink(missing_ok=True)
         self.rows: list[dict[str, Any]] = []

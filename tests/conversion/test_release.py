@@ -314,6 +314,10 @@ def test_force_replaces_a_release_and_nothing_else(run: Path) -> None:
     with pytest.raises(DestinationError, match=r"holds notes.txt, which was put there by somebody else"):
         release(run, out, force=True)
     assert (out / "notes.txt").exists()
+    (out / "notes.txt").unlink()
+    (out / "README.md").write_text((out / "README.md").read_text() + "\nReviewed by the ethics board.\n")
+    with pytest.raises(DestinationError, match=r"holds README.md, which was changed since, so --force does not"):
+        release(run, out, force=True)
 
 
 def test_the_base_model_must_be_there(run: Path) -> None:

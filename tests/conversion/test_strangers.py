@@ -123,6 +123,11 @@ def test_links_out_of_a_folder_are_not_followed(checkpoint: Path, hf_folder: Mak
         with pytest.raises(HuggingFaceError, match=rf"{place.name}: leads out of the model's folder, to {secret}"):
             hf_to_megatron.convert(source, tmp_path / "out")
         place.unlink()
+    index = source / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"model.norm.weight": "../other/model.safetensors"}}))
+    with pytest.raises(HuggingFaceError, match=r"names '../other/model.safetensors', which is no file of this folder"):
+        hf_to_megatron.convert(source, tmp_path / "out")
+    index.unlink()
     folder = tmp_path / "whole"
     folder.symlink_to(source)
     hf_to_megatron.convert(folder, tmp_path / "by_link")

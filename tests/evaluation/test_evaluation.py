@@ -42,8 +42,9 @@ def test_answers_are_on_the_disk_as_they_come(tmp_path: Path) -> None:
     assert [json.loads(line) for line in target.read_text().split("\n")[:-1]] == rows
     assert [path.name for path in tmp_path.iterdir()] == ["after.jsonl"]
     Answers(target, {"weights": "a"}).add(rows[:1])
+    Answers(tmp_path / "after.all.jsonl", {"weights": "a"})
     assert Answers(target, {"weights": "b"}).rows == []
-    assert len(list(tmp_path.glob(".after.*.partial"))) == 1
+    assert len(list(tmp_path.glob(".after.*.partial"))) == 2, "another evaluation's answers are left alone"
 
 
 def _example(identity: str, question: str, context: str | None = None) -> Example:

@@ -74,6 +74,8 @@ def read_evaluations(folder: Path) -> tuple[dict[str, Evaluation], list[str]]:
 
 def _stranger(folder: Path, name: str, content: Mapping[str, Any]) -> str | None:
     """Why a result is none of this run's; None where it is, or where nobody can say."""
+    if not content["tasks"]:
+        return "no question was answered and scored"
     if "weights" not in content:
         return "an older release made it, which kept no digest of what it measured"
     fault = proof_fault(content)
@@ -84,7 +86,7 @@ def _stranger(folder: Path, name: str, content: Mapping[str, Any]) -> str | None
         return None
     measured = f"it measured weights of sha256 {content['weights'][:SHOWN]}"
     if name == "after":
-        there = _digest(Path(content["checkpoint"]))
+        there = _digest(Path(str(content.get("checkpoint"))))
         if there not in (None, content["weights"]):
             return f"{measured}, and at {content['checkpoint']} now lie {there[:SHOWN]}"
         return None
@@ -99,7 +101,7 @@ def _digest(path: Path) -> str | None:
     """What lies at a path by its manifest; None where there is nothing, or nothing whose digest is known."""
     try:
         checkpoint = open_checkpoint(path)
-    except ConversionError:
+    except (ConversionError, OSError):
         return None
     return checkpoint.digest(read=False) if checkpoint.has_digests else None
 

@@ -358,6 +358,7 @@ def test_only_what_was_measured_alike_is_compared(tmp_path: Path) -> None:
     for content, said in (
         ({**result, "measured": {**result["measured"], "data": changed}}, "data: efefefefefef and cdcdcdcdcdcd"),
         ({key: value for key, value in result.items() if key != "weights"}, "an older release made it"),
+        ({**result, "tasks": {}}, "no question was answered and scored"),
     ):
         before.write_text(json.dumps(content))
         page = write_report(run_dir).read_text()

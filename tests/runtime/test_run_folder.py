@@ -15,7 +15,6 @@ from recipes.runtime.config import Config, ConfigError
 from recipes.runtime.loading import load
 from recipes.runtime.run_folder import RunFolder, last_checkpoint
 
-# Of a run whose checkpoints an older release saved, only the paths are known.
 ORIGIN = {"stage": "grpo", "model": "a" * 64, "data": [{"path": "/d/a.jsonl", "sha256": "b" * 64}], "before": None}
 ORIGIN |= {"rows": [["s", "MIT", 1]]}
 

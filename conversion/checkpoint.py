@@ -1,4 +1,4 @@
-"""The checkpoint folder shared by the converters and the training engine, and how it is published.
+"""The checkpoint folder shared by the converters and the training engine.
 
     DST/model/         the weights: a torch_dist checkpoint for megatron.core.dist_checkpointing at any TP, PP and EP
     DST/hf/            the source's config.json, tokenizer files, chat template, generation config, byte for byte
@@ -7,28 +7,29 @@
 In the layout of NeMo's `.nemo` the weights are in `model_weights/`, every key begins with `model.`, and
 `model_config.yaml` stands beside them (`conversion.nemo`); all else is the same.
 
-A folder is built as `DST.partial-<pid>` beside DST and appears as DST by one rename, after everything in it is on disk.
-A folder without a manifest, or whose files are not those of the manifest, never opens. The engine adds files of its own
-(optimizer, random states, data cursor); the manifest covers them too.
+It is published by one rename (`conversion.publishing`). A folder without a manifest, or whose files are not those of
+the manifest, never opens. The engine adds files of its own (optimizer, random states, data cursor); the manifest covers
+them too.
 
-Left out: checksums of the weights. Sizes catch truncation at no cost; `conversion.verify` compares values.
+To open a folder compares sizes, and digests under hf/ alone; `Checkpoint.digest` reads the weights, too (why:
+`conversion.digests`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from conversion.errors import CheckpointError, DestinationError, HuggingFaceError, TensorMapError
+from conversion.digests import SHOWN, combined, file_digest, file_digests
+from conversion.errors import CheckpointError, HuggingFaceError, TensorMapError
 from conversion.families import Family, MegatronArchitecture, Row, family_for
+from conversion.publishing import FORMAT, MANIFEST_FILE, PARTIAL
 
 if TYPE_CHECKING:
     import torch
@@ -48,16 +49,12 @@ __all__ = [
     "Manifest",
     "Source",
     "StoredWeights",
-    "build",
-    "check_destination",
     "check_link",
     "check_weights",
     "companion_files",
     "copy_companions",
     "dtype_name",
     "open_checkpoint",
-    "partial_path",
-    "publish",
     "read_config",
     "write_manifest",
 ]
@@ -70,13 +67,10 @@ class Layout(NamedTuple):
     prefix: str
 
 
-FORMAT = "medatron-checkpoint"
 FORMAT_VERSION = 1
 MODEL_DIR = "model"
 LAYOUTS = {"megatron": Layout(MODEL_DIR, ""), "nemo": Layout("model_weights", "model.")}
 HF_DIR = "hf"
-MANIFEST_FILE = "manifest.json"
-_PARTIAL = ".partial-"
 # Weights in any form, the only files of a Hugging Face folder that do not travel.
 _WEIGHT_SUFFIXES = (
     *(".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".ot"),
@@ -97,7 +91,7 @@ class Source:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """Size of a file in bytes; for the small files under hf/ also their SHA-256."""
+    """Size of a file in bytes; for weights and files under hf/ also their SHA-256."""
 
     size: int
     sha256: str | None = None
@@ -143,6 +137,34 @@ class Checkpoint:
         from conversion.torch_dist import TorchDistReader
 
         return TorchDistReader(self.model_dir, prefix=LAYOUTS[self.manifest.layout].prefix)
+
+    @property
+    def has_digests(self) -> bool:
+        """Whether the manifest keeps digests of the weights; an older release's does not."""
+        weights = f"{LAYOUTS[self.manifest.layout].weights}/"
+        return all(record.sha256 for name, record in self.manifest.files.items() if name.startswith(weights))
+
+    def digest(self, *, read: bool) -> str:
+        """What the model is, by content (`conversion.digests`).
+
+        Args:
+            read: every byte again, and not what the manifest has kept of them. Of a checkpoint that an older release
+                wrote, whose manifest has kept nothing, they are always read.
+
+        Raises:
+            CheckpointError: a file is not the one that was written; the message names it and both digests.
+        """
+        inside = (f"{LAYOUTS[self.manifest.layout].weights}/", f"{HF_DIR}/")
+        kept = {name: record.sha256 for name, record in self.manifest.files.items() if name.startswith(inside)}
+        found = file_digests(self.path, [name for name, digest in kept.items() if read or digest is None])
+        for name, digest in found.items():
+            wanted = kept[name]
+            if wanted not in (None, digest):
+                raise CheckpointError(
+                    f"{self.path / name}: sha256 {digest[:SHOWN]}, was {wanted[:SHOWN]} when it was written; it was "
+                    "changed since, restore it or make the checkpoint anew"
+                )
+        return combined({name: found.get(name) or digest or "" for name, digest in kept.items()})
 
     @property
     def hf_dir(self) -> Path:
@@ -197,12 +219,13 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Raises CheckpointError naming the missing, truncated or changed file.
     """
     root = Path(path)
-    if _PARTIAL in root.name:
+    if PARTIAL in root.name:
         raise CheckpointError(
             f"{root}: a leftover of an interrupted conversion or save; it is incomplete, delete it and use the folder "
-            f"named {root.name.split(_PARTIAL)[0]} if there is one"
+            f"named {root.name.split(PARTIAL)[0]} if there is one"
         )
     manifest = _read_manifest(root)
+    _refuse_ways_out(root, manifest)
     for name, record in manifest.files.items():
         file = root / name
         if not file.is_file():
@@ -213,59 +236,20 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
                 f"{file}: {size} bytes, expected {record.size}; it is truncated or was changed, copy the checkpoint "
                 "again or make it anew"
             )
-        if record.sha256 is not None and _sha256(file) != record.sha256:
+        if name.startswith(f"{HF_DIR}/") and record.sha256 is not None and file_digest(file) != record.sha256:
             raise CheckpointError(f"{file}: was changed after the conversion; restore it or convert the source again")
     return Checkpoint(root, manifest)
-
-
-def partial_path(dst: str | os.PathLike[str]) -> Path:
-    """Where to build what will be published as `dst`: beside it, on the same file system, named after this process."""
-    target = Path(dst).absolute()
-    return target.with_name(f"{target.name}{_PARTIAL}{os.getpid()}")
-
-
-def check_destination(dst: Path, *, source: Path | None = None, force: bool = False) -> None:
-    """Raise DestinationError if `dst` exists, or if one of `dst` and `source` contains the other.
-
-    With `force` an existing `dst` may be an empty folder, a checkpoint or a Hugging Face folder.
-    """
-    if source is not None:
-        a, b = dst.resolve(), source.resolve()
-        if a == b or a in b.parents or b in a.parents:
-            raise DestinationError(f"{dst}: overlaps the source {source}; choose another destination")
-    if dst.exists() and not force:
-        raise DestinationError(f"{dst}: exists; choose another destination or pass --force to replace it")
-    if dst.exists() and not _replaceable(dst):
-        raise DestinationError(
-            f"{dst}: exists and is no model folder, so --force does not delete it; delete it yourself"
-        )
-    if not dst.parent.is_dir():
-        raise DestinationError(f"{dst.parent}: no such folder; create it first")
-
-
-@contextmanager
-def build(dst: Path, *, source: Path, force: bool = False) -> Iterator[Path]:
-    """Context of one process building `dst`: yields the empty folder to fill, publishes it, removes it on an error.
-
-    Raises DestinationError beforehand for a destination that exists (unless `force`) or overlaps `source`.
-    """
-    check_destination(dst, source=source, force=force)
-    tmp = partial_path(dst)
-    tmp.mkdir()
-    try:
-        yield tmp
-        publish(tmp, dst, force=force)
-    except BaseException:
-        shutil.rmtree(tmp, ignore_errors=True)
-        raise
 
 
 def companion_files(src: Path) -> list[str]:
     """Names of everything beside the weights in a Hugging Face folder.
 
     These are the files of the top level, less hidden ones, and the folder of additional chat templates: config,
-    tokenizer, templates, generation config, licence. Raises HuggingFaceError naming a link to a file that is gone.
+    tokenizer, templates, generation config, licence. Raises HuggingFaceError naming a link to a file that is gone, or
+    that lies neither in the folder nor among the blobs of the Hugging Face cache that the folder is a snapshot of.
     """
+    root = src.resolve()
+    inside = (root, root.parent.parent / "blobs") if root.parent.name == "snapshots" else (root,)
     found = [
         file
         for file in (*src.iterdir(), *(src / _TEMPLATE_DIR).glob("*"))
@@ -273,6 +257,11 @@ def companion_files(src: Path) -> list[str]:
     ]
     for file in found:
         check_link(file)
+        if file.is_file() and not any(file.resolve().is_relative_to(folder) for folder in inside):
+            raise HuggingFaceError(
+                f"{file}: leads out of the model's folder, to {file.resolve()}; copy the file there if it belongs to "
+                "the model, delete the link if not"
+            )
     return sorted(file.relative_to(src).as_posix() for file in found if file.is_file())
 
 
@@ -337,12 +326,14 @@ def write_manifest(
     source: Source,
     extra: Mapping[str, Any] | None = None,
     layout: str = "megatron",
+    digests: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Describe and seal a folder that holds the weights and hf/; call it last, on one rank, then `publish`.
 
     Family, dtype and counts are read from the folder itself, so they cannot contradict it, and the weights are checked
     against the family's map: what cannot be exported is not sealed. `source` of a training checkpoint is that of the
-    checkpoint it started from. `extra` holds the engine's own JSON values.
+    checkpoint it started from. `extra` holds the engine's own JSON values, `digests` those of weight files whose
+    writers took them, by name; the others are read here.
 
     Raises TensorMapError, CheckpointError or HuggingFaceError naming the tensor or file.
     """
@@ -355,11 +346,10 @@ def write_manifest(
     place = LAYOUTS[layout]
     weights = check_weights(TorchDistReader(root / place.weights, prefix=place.prefix), family, architecture)
     entries = list(family.entries(architecture))
-    files = {}
-    for file in sorted(path for path in root.rglob("*") if path.is_file()):
-        name = file.relative_to(root).as_posix()
-        if name != MANIFEST_FILE:
-            files[name] = FileRecord(file.stat().st_size, _sha256(file) if name.startswith(f"{HF_DIR}/") else None)
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    inside, known = (f"{place.weights}/", f"{HF_DIR}/"), dict(digests or {})
+    known |= file_digests(root, [name for name in names if name.startswith(inside) and name not in known])
+    files = {name: FileRecord((root / name).stat().st_size, known.get(name)) for name in names if name != MANIFEST_FILE}
     manifest = Manifest(
         family=family.name,
         dtype=dtype_name(weights.dtype),
@@ -374,38 +364,14 @@ def write_manifest(
     return manifest
 
 
-def publish(tmp: str | os.PathLike[str], dst: str | os.PathLike[str], *, force: bool = False) -> None:
-    """Make the finished folder `tmp` appear as `dst` by one rename, once every file and folder in it is on disk.
-
-    `tmp` lies on the same file system, as `partial_path` chooses it. With `force` an existing `dst` is first renamed to
-    `DST.replaced-<pid>` and deleted afterwards: there is never a moment with half of either.
-    Raises DestinationError if `dst` exists and `force` is false. Call it on one rank.
-    """
-    built, target = Path(tmp), Path(dst).absolute()
-    for path in (*built.rglob("*"), built):
-        _fsync(path)
-    replaced = None
-    if target.exists():
-        if not force:
-            raise DestinationError(f"{target}: exists; choose another destination or replace it on purpose")
-        replaced = target.with_name(f"{target.name}.replaced-{os.getpid()}")
-        target.rename(replaced)
-    try:
-        built.rename(target)
-    except OSError:
-        if replaced is not None:
-            replaced.rename(target)
-        raise
-    _fsync(target.parent)
-    if replaced is not None:
-        shutil.rmtree(replaced)
-
-
-def _replaceable(path: Path) -> bool:
-    """Whether deleting the folder can cost no more than a model: guards against `--force` with a mistyped path."""
-    if not path.is_dir():
-        return False
-    return not any(path.iterdir()) or (path / MANIFEST_FILE).exists() or (path / "config.json").exists()
+def _refuse_ways_out(root: Path, manifest: Manifest) -> None:
+    """Nothing that travels on with a checkpoint may come from outside of it."""
+    for name in manifest.files:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise CheckpointError(f"{root / MANIFEST_FILE}: names {name!r}, which lies outside of the checkpoint")
+    for file in (root / HF_DIR).rglob("*"):
+        if file.is_symlink() and not file.resolve().is_relative_to(root.resolve()):
+            raise CheckpointError(f"{file}: a link to {file.readlink()}, out of the checkpoint; copy the file there")
 
 
 def _read_manifest(root: Path) -> Manifest:
@@ -425,7 +391,7 @@ def _read_manifest(root: Path) -> Manifest:
         raise CheckpointError(
             f"{path}: missing, so the checkpoint is incomplete or something else; convert or save it again"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON ({error}); convert or save the checkpoint again") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not the manifest of a {FORMAT}; give the folder of a checkpoint")
@@ -442,16 +408,3 @@ def _read_manifest(root: Path) -> Manifest:
         return Manifest(**{key: value for key, value in values.items() if key not in ("format", "version")})
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: damaged ({error}); convert or save the checkpoint again") from error
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

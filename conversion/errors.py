@@ -23,6 +23,10 @@ class TensorMapError(ConversionError):
     """A tensor is missing, left over or of another shape than the configuration says; the message names it."""
 
 
+class NonFiniteError(ConversionError):
+    """A weight is NaN or infinite; the message names its tensor."""
+
+
 class CheckpointError(ConversionError):
     """A Megatron-side checkpoint is incomplete, truncated or not a checkpoint; the message names the file."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from conversion.checkpoint import check_link, dtype_name, read_config
@@ -182,6 +182,9 @@ def _weight_map(index: Path) -> dict[str, str]:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         if not weight_map or not all(isinstance(file, str) for file in weight_map.values()):
             raise TypeError("expected file names by tensor name")
+        elsewhere = sorted(file for file in weight_map.values() if PurePath(file).name != file)
+        if elsewhere:
+            raise ValueError(f"it names {elsewhere[0]!r}, which is no file of this folder")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise HuggingFaceError(f"{index}: no usable weight_map ({error}); download the file again") from error
     return dict(weight_map)

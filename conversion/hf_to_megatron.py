@@ -18,7 +18,6 @@ from conversion.checkpoint import (
     LAYOUTS,
     Checkpoint,
     Source,
-    build,
     companion_files,
     copy_companions,
     dtype_name,
@@ -27,8 +26,10 @@ from conversion.checkpoint import (
 )
 from conversion.errors import HuggingFaceError
 from conversion.families import Entry
+from conversion.finite import check_finite
 from conversion.hf_folder import HuggingFaceModel, open_model
 from conversion.merge import PIECE_BYTES, STACKED, merge
+from conversion.publishing import build
 from conversion.tokenizer_check import open_tokenizer
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def convert(
     from conversion.torch_dist import TorchDistWriter
 
     companions = {name: model.path / name for name in companion_files(model.path)}
-    with build(Path(dst), source=Path(src), force=force) as tmp:
+    with build(Path(dst), sources=[Path(src)], force=force) as tmp:
         place = LAYOUTS[layout]
         (tmp / place.weights).mkdir()
         with TorchDistWriter(tmp / place.weights, prefix=place.prefix) as writer:
@@ -124,6 +125,7 @@ def _write_weights(
             shape = (nemo.padded_vocabulary(shape[0]), *shape[1:])
         for start, piece in _pieces(model, entry):
             converted = piece.to(dtype or piece.dtype)
+            check_finite(entry.row.megatron, converted, model.path)
             offsets = (*entry.index, start, *(0 for _ in piece.shape[1:]))
             stacked = converted.view(*(1 for _ in entry.index), *piece.shape)
             for key in entry.row.keys:

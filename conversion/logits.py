@@ -78,7 +78,8 @@ def read_prompts(path: Path) -> list[str]:
     """
     prompts = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # splitlines would divide a text at U+2028 and its like, which JSON does not escape.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConversionError(f"{path}: cannot be read ({error}); give a file of prompts, one a line") from error
     for number, line in enumerate(lines, 1):
@@ -89,7 +90,7 @@ def read_prompts(path: Path) -> list[str]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConversionError(f"{path}:{number}: not valid JSON ({error})") from error
         text = next((row[key] for key in ("question", "prompt", "text") if isinstance(row.get(key), str)), None)
         if text is None:
@@ -195,12 +196,12 @@ def _megatron_logits(folder: Path, sequences: list[list[int]]) -> Iterator[torch
     from conversion import megatron_cpu
 
     megatron_cpu.install()
-    from megatron.core import dist_checkpointing, parallel_state
+    from megatron.core import parallel_state
     from megatron.core.models.gpt.gpt_model import GPTModel
     from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
     from megatron.core.transformer.transformer_config import TransformerConfig
 
-    from conversion import megatron_model
+    from conversion import megatron_model, unpickling
 
     checkpoint = open_checkpoint(folder)
     architecture = checkpoint.architecture
@@ -219,7 +220,7 @@ def _megatron_logits(folder: Path, sequences: list[list[int]]) -> Iterator[torch
         transformer_layer_spec=megatron_model.local_layer_spec(architecture),
         max_sequence_length=FAR_TOKENS,
     ).eval()
-    model.load_state_dict(dist_checkpointing.load(model.sharded_state_dict(), str(checkpoint.model_dir)), strict=False)
+    model.load_state_dict(unpickling.load(model.sharded_state_dict(), checkpoint.model_dir), strict=False)
     for ids in sequences:
         length = len(ids)
         mask = torch.ones(length, length, dtype=torch.bool).triu(1)[None, None]

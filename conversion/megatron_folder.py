@@ -26,6 +26,7 @@ class MegatronModel:
         family, architecture: as its config.json says.
         reader, weights: where its tensors are.
         hf_files: the files that surround the weights in a Hugging Face folder, by their names there.
+        origin: the Hugging Face folder that it was converted from, where that is known.
         config_dtype: the weights' dtype when `config.json` was written, as it spells it.
     """
 
@@ -35,6 +36,7 @@ class MegatronModel:
     weights: StoredWeights
     hf_files: dict[str, Path]
     config_dtype: str
+    origin: tuple[Path, ...] = ()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -84,4 +86,5 @@ def open_megatron(path: Path) -> MegatronModel:
         weights=check_weights(reader, family, architecture),
         hf_files={n.removeprefix(inside): path / n for n in checkpoint.manifest.files if n.startswith(inside)},
         config_dtype=checkpoint.manifest.source.dtype,
+        origin=(Path(checkpoint.manifest.source.path),),
     )

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conversion import command, console
-from conversion.checkpoint import build, check_destination, copy_companions, dtype_name
+from conversion.checkpoint import copy_companions, dtype_name
 from conversion.errors import CheckpointError
+from conversion.finite import check_finite
 from conversion.hf_folder import Shard, config_with_dtype, open_model, plan_shards, write_index
 from conversion.megatron_folder import MegatronModel, open_megatron
 from conversion.nemo import is_nemo, open_nemo
+from conversion.publishing import build, check_destination
 from conversion.safetensors_io import SafetensorsWriter
 
 if TYPE_CHECKING:
@@ -69,16 +71,17 @@ def convert(
         ConversionError: one of its subclasses, naming the file or tensor; then `src` and `dst` are as before.
     """
     source, target = Path(src), Path(dst)
-    check_destination(target, source=source, force=force)
+    sources = [source, *([] if hf_files is None else [Path(hf_files)])]
+    check_destination(target, sources=sources, force=force)
     with _open(source, None if hf_files is None else Path(hf_files), scratch=target.parent) as model:
         wanted = dtype or model.dtype
         entries = list(model.family.entries(model.architecture))
-        with build(target, source=source, force=force) as tmp:
+        with build(target, sources=[*sources, *model.origin], force=force) as tmp:
             shards = plan_shards(entries, wanted, max_shard_bytes)
             total = sum(entry.parameters for entry in entries) * model.dtype.itemsize
             with progress("converting", total) as advance:
                 for shard in shards:
-                    _write_shard(tmp, shard, model, wanted, advance)
+                    _write_shard(tmp, shard, model, source, wanted, advance)
             write_index(tmp, shards, wanted)
             copy_companions(model.hf_files, tmp)
             if dtype_name(wanted) != model.config_dtype:
@@ -102,12 +105,14 @@ def _open(source: Path, hf_files: Path | None, scratch: Path) -> Iterator[Megatr
 
 
 def _write_shard(
-    folder: Path, shard: Shard, model: MegatronModel, dtype: torch.dtype, advance: console.Advance
+    folder: Path, shard: Shard, model: MegatronModel, source: Path, dtype: torch.dtype, advance: console.Advance
 ) -> None:
     with SafetensorsWriter(folder / shard.file, shard.shapes, dtype) as writer:
         for entry in shard.entries:
             for name, piece in model.pieces(entry):
-                writer.add(name, piece.to(dtype))
+                converted = piece.to(dtype)
+                check_finite(name, converted, source)
+                writer.add(name, converted)
                 advance(piece.nbytes)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import yaml
@@ -13,6 +14,12 @@ from conversion.checkpoint import Manifest
 from conversion.logits import LogitsComparison
 
 CARD_FILE = "README.md"
+# The settings that a card states, by section and key; None for the top.
+STATED: tuple[tuple[str | None, str], ...] = (
+    *((None, "seed"), ("optimizer", "learning_rate"), ("model", "precision")),
+    *(("rollout", key) for key in ("prompts", "group_size", "temperature", "max_new_tokens")),
+    *(("algorithm", key) for key in ("clip_low", "clip_high", "kl_coef")),
+)
 
 _LIMITS = """\
 This model is a research artefact. It is not a medical device, and no regulator has cleared it for any use.
@@ -123,7 +130,27 @@ def _evaluation(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
             rows.append((name, model, task, found["questions"], accuracy, f"{found['format_error_share']:.1%}"))
         rows.append((name, model, "mean", "", f"{result['mean']:.1%} ± {result['stderr']:.1%}", ""))
     columns = ("evaluation", "model", "task", "questions", "accuracy ± standard error", "unreadable answers")
-    return "## Evaluation\n\nGreedy answers to held-out questions, graded by rules.\n\n" + _table(columns, rows)
+    about = "\n".join(f"- {name}: {_covered(result)}" for name, result in sorted(evaluations.items()))
+    return (
+        "## Evaluation\n\nGreedy answers to held-out questions, graded by rules.\n\n"
+        + _table(columns, rows)
+        + f"\n\n{about}"
+    )
+
+
+def _covered(result: Mapping[str, Any]) -> str:
+    """What a result was measured on, and what it leaves out."""
+    measured, seen = result["measured"], result["seen"]
+    files = ", ".join(f"{PurePath(file['path']).name} (SHA-256 `{file['sha256']}`)" for file in measured["data"])
+    compared = "no question of them is in the training data"
+    if seen["unread"]:
+        compared = "not all training files were there to be compared with their questions"
+    elif seen["questions"]:
+        compared = f"{seen['questions']} of their questions are in the training data"
+    return (
+        f"{files}; {compared}; {result['dropped']} questions too long and left out, {result['unscored']} answers "
+        f"without a score; preset {measured['reward']['name']}, SHA-256 `{measured['reward']['hash']}`"
+    )
 
 
 def _verification(facts: Facts) -> str:

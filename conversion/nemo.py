@@ -104,7 +104,7 @@ def write_config(path: Path, config: dict[str, Any]) -> None:
 
 def is_nemo(path: Path) -> bool:
     """Whether NeMo itself saved this, without our manifest: a `.nemo` file or folder, or a training checkpoint."""
-    from conversion.torch_dist import METADATA_FILE
+    from conversion.unpickling import METADATA_FILE
 
     if path.is_file():
         return tarfile.is_tarfile(path)

@@ -1,9 +1,13 @@
 """The release gate: `python -m conversion.release RUN OUT` makes a checkpoint fit to publish, or says why it is not.
 
 OUT is a Hugging Face folder with a model card (README.md) and SHA256SUMS. It appears only after every check has passed:
-the checkpoint is whole; its weights came through the export bit for bit; config, tokenizer, chat template and
-generation config are those of the base model, byte for byte but for the dtype; this very checkpoint has been evaluated;
-every row of its training data names a licence.
+the checkpoint is whole, to the last byte what was saved, and finite; its weights came through the export bit for bit;
+config, tokenizer, chat template and generation config are those of the base model, byte for byte but for the dtype;
+these very weights have been evaluated, on questions that no stage of training has seen, and in the same way as the
+model that training began with where that was evaluated too; every row of the training data names a licence.
+
+Who is who is told by digests (`conversion.digests`), never by paths. What the training data were is in the checkpoint's
+state, as they were read: the files may be gone.
 
 Left out: judging whether the evaluation is good enough, which is for people, and the licence of the result, which is
 for their lawyers: the card states what it was made from.
@@ -12,11 +16,10 @@ for their lawyers: the card states what it was made from.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +27,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from conversion import command, console, megatron_to_hf
-from conversion.checkpoint import Checkpoint, build, companion_files, open_checkpoint, read_config
+from conversion.checkpoint import Checkpoint, companion_files, open_checkpoint, read_config
+from conversion.digests import SHOWN, file_digest
 from conversion.errors import ConversionError
+from conversion.evaluation import differences, read_result
 from conversion.logits import LogitsComparison, compare_logits, read_prompts
-from conversion.model_card import CARD_FILE, Facts, model_card
+from conversion.model_card import CARD_FILE, STATED, Facts, model_card
+from conversion.publishing import MARKER_FILE, build
 from conversion.verify import Comparison, compare
 
 if TYPE_CHECKING:
@@ -39,8 +45,9 @@ _DTYPE_KEYS = ("dtype", "torch_dtype")
 
 _DESCRIPTION = """\
 Export a run's checkpoint as a Hugging Face folder with a model card and SHA-256 sums, after checking that it may be
-released: weights exported bit for bit, config, tokenizer and chat template as the base model has them, this checkpoint
-evaluated, training data with licences. OUT appears only when every check has passed."""
+released: weights finite and exported bit for bit, config, tokenizer and chat template as the base model has them,
+these weights evaluated on questions that training has not seen, training data with licences. OUT appears only when
+every check has passed."""
 
 _EPILOG = """\
 examples:
@@ -93,10 +100,11 @@ def release(
     """
     config = _run_config(run)
     checkpoint = open_checkpoint(_checkpoint_path(run, step))
+    state = _state(checkpoint)
     base = _base(checkpoint, base)
-    evaluations = _evaluations(run, checkpoint.path, config)
-    data = _data(config)
-    with build(out, source=checkpoint.path, force=force) as folder:
+    data, files = _training_data(checkpoint.path, state["origin"])
+    evaluations = _evaluations(run, checkpoint, state["origin"]["model"], files)
+    with build(out, sources=[checkpoint.path, base], force=force) as folder:
         exported = megatron_to_hf.convert(checkpoint.path, folder / "export", dtype=dtype, progress=progress)
         for file in list(exported.iterdir()):
             file.rename(folder / file.name)
@@ -116,7 +124,7 @@ def release(
             name=name or out.name,
             base=base.name,
             architecture=checkpoint.manifest,
-            state=_state(checkpoint),
+            state=state,
             config=config,
             data=data,
             evaluations=evaluations,
@@ -132,10 +140,15 @@ def _run_config(run: Path) -> dict[str, Any]:
     path = run / "config.yaml"
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ReleaseError(f"{path}: cannot be read ({error}); give the output folder of a run") from error
-    if not isinstance(config, dict) or "model" not in config:
+    if not isinstance(config, dict):
         raise ReleaseError(f"{path}: not the configuration of a run; give the output folder of a run")
+    for section, key in STATED:
+        values = config if section is None else config.get(section)
+        if not isinstance(values, dict) or key not in values:
+            name = key if section is None else f"{section}.{key}"
+            raise ReleaseError(f"{path}: has no {name}, as every run's has; give the output folder of a run")
     return config
 
 
@@ -151,10 +164,23 @@ def _checkpoint_path(run: Path, step: int | None) -> Path:
 
 
 def _state(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The training state: `step`, `origin` and, after GRPO, `reward`."""
     path = checkpoint.path / "state.json"
-    if not path.is_file():
-        raise ReleaseError(f"{path}: missing; this is a converted checkpoint, not one that a run has trained")
-    state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ReleaseError(
+            f"{path}: missing; this is a converted checkpoint, not one that a run has trained"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ReleaseError(f"{path}: cannot be read ({error}); release another checkpoint with --step") from error
+    if not isinstance(state, dict) or "step" not in state:
+        raise ReleaseError(f"{path}: not the state of a run; release another checkpoint with --step")
+    if not isinstance(state.get("origin"), dict) or "model" not in state["origin"]:
+        raise ReleaseError(
+            f"{path}: saved by an older release, which kept no digests of the model and the data that it was trained "
+            "on; go on with the run for a step and release the checkpoint of that"
+        )
     return state
 
 
@@ -168,42 +194,95 @@ def _base(checkpoint: Checkpoint, base: Path | None) -> Path:
     return chosen
 
 
-def _evaluations(run: Path, checkpoint: Path, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Results of the released checkpoint, and of what training began with, by their names."""
-    wanted = {str(checkpoint.resolve()): "released", str(Path(config["model"]["path"]).resolve()): "start"}
-    found: dict[str, dict[str, Any]] = {}
-    for path in sorted((run / "evaluation").glob("*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        role = wanted.get(result.get("checkpoint", ""))
-        if role is not None:
-            found[result["name"]] = {**result, "role": role}
-    if not any(result["role"] == "released" for result in found.values()):
-        raise ReleaseError(
-            f"{run / 'evaluation'}: no result of {checkpoint}; a medical model is not released unmeasured. Run "
-            f"`python -m recipes.evaluate output={run} model.path={checkpoint} name=after data.test=[FILE]`"
-        )
+def _evaluations(
+    run: Path, checkpoint: Checkpoint, start: str, trained: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Results of the released weights, and of what training began with, by their names.
+
+    Args:
+        run: folder of it.
+        checkpoint: to be released.
+        start: digest of the model that training began with.
+        trained: path of every training file by its digest.
+    """
+    weights = checkpoint.digest(read=True)
+    results = [read_result(path) for path in sorted((run / "evaluation").glob("*.json"))]
+    roles = {start: "start", weights: "released"}
+    found = {r["name"]: {**r, "role": roles[r["weights"]]} for r in results if r.get("weights") in roles}
+    released = [result for result in found.values() if result["role"] == "released"]
+    if not released:
+        raise ReleaseError(_unmeasured(run, checkpoint.path, weights, results))
+    for result in released:
+        _check_held_out(run, result, trained)
+    for result in found.values():
+        unlike = min((differences(result, other) for other in released), key=len)
+        if result["role"] == "start" and unlike:
+            raise ReleaseError(
+                f"{run / 'evaluation'}: {result['name']} was measured otherwise than the released weights were "
+                f"({'; '.join(unlike)}), so they do not belong in one table; evaluate one of them again, as the other "
+                "was, or delete it"
+            )
     return found
 
 
-def _data(config: Mapping[str, Any]) -> Counter[tuple[str, str]]:
-    """Rows of the training files by source and licence."""
-    rows: Counter[tuple[str, str]] = Counter()
-    for name in config["data"]["train"]:
-        try:
-            lines = Path(name).read_text(encoding="utf-8").splitlines()
-        except OSError as error:
+def _unmeasured(run: Path, checkpoint: Path, weights: str, results: Sequence[Mapping[str, Any]]) -> str:
+    """Why none of the results is one of the released weights."""
+    command = f"`python -m recipes.evaluate output={run} model.path={checkpoint} name=after data.test=[FILE]`"
+    for result in results:
+        if result["checkpoint"] != str(checkpoint.resolve()):
+            continue
+        file = run / "evaluation" / f"{result['name']}.json"
+        if "weights" not in result:
+            return f"{file}: made by an older release, which kept no digest of what it measured; run {command} again"
+        return (
+            f"{file}: measured weights of sha256 {result['weights'][:SHOWN]} at {checkpoint}, where {weights[:SHOWN]} "
+            f"lie now; run {command} again"
+        )
+    return (
+        f"{run / 'evaluation'}: no result of {checkpoint} (sha256 {weights[:SHOWN]}); a medical model is not released "
+        f"unmeasured. Run {command}"
+    )
+
+
+def _check_held_out(run: Path, result: Mapping[str, Any], trained: Mapping[str, str]) -> None:
+    file = run / "evaluation" / f"{result['name']}.json"
+    for each in result["measured"]["data"]:
+        if each["sha256"] in trained:
             raise ReleaseError(
-                f"{name}: cannot be read ({error}); the card states the training data's licences"
-            ) from error
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                row = json.loads(line)
-                if not row.get("license") or not row.get("source"):
-                    raise ReleaseError(f"{name}:{number}: a row without source or license; add them before a release")
-                rows[row["source"], row["license"]] += 1
+                f"{file}: measured on {each['path']}, which is the training file {trained[each['sha256']]} (sha256 "
+                f"{each['sha256'][:SHOWN]}); evaluate on questions that training has not seen, "
+                "and delete this result"
+            )
+    if count := result["seen"]["questions"]:
+        raise ReleaseError(
+            f"{file}: {count} of its questions are in the training data too; take them out of data.test, evaluate "
+            "again and delete this result"
+        )
+
+
+def _training_data(checkpoint: Path, origin: Mapping[str, Any]) -> tuple[Counter[tuple[str, str]], dict[str, str]]:
+    """Rows of all stages of training by source and licence, and the path of every training file by its digest."""
+    rows: Counter[tuple[str, str]] = Counter()
+    files: dict[str, str] = {}
+    state = checkpoint / "state.json"
+    stage: Mapping[str, Any] | None = origin
+    try:
+        while stage:
+            rows.update({(str(source), str(licence)): int(count) for source, licence, count in stage["rows"]})
+            files |= {each["sha256"]: each["path"] for each in stage["data"]}
+            stage = stage["before"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ReleaseError(f"{state}: its origin is damaged ({error}); release another with --step") from error
+    for (source, licence), count in rows.items():
+        if not source.strip() or licence.strip().lower() in ("", "unknown"):
+            raise ReleaseError(
+                f"{state}: {count} training rows of source {source!r} name no license, so nobody can say what binds "
+                "those who use the model; train on rows that do, or export without a release by "
+                "`python -m conversion.megatron_to_hf`"
+            )
     if not rows:
-        raise ReleaseError("config.yaml: data.train names no training data; the card states their licences")
-    return rows
+        raise ReleaseError(f"{state}: names no training data; the card states their licences")
+    return rows, files
 
 
 def _drift(base: Path, folder: Path) -> list[str]:
@@ -229,10 +308,8 @@ def _refuse(differences: list[str] | tuple[str, ...], what: str) -> None:
 def _write_sums(folder: Path) -> None:
     """SHA256SUMS in the form that `sha256sum --check` reads."""
     lines = []
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with open(file, "rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        lines.append(f"{digest}  {file.relative_to(folder).as_posix()}\n")
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARKER_FILE):
+        lines.append(f"{file_digest(file)}  {file.relative_to(folder).as_posix()}\n")
     (folder / SUMS_FILE).write_text("".join(lines), encoding="utf-8")
 
 
@@ -246,7 +323,12 @@ def push_to_hub(folder: Path, repository: str) -> str:
     try:
         api = HfApi()
         address = str(api.create_repo(repository, private=True, exist_ok=True))
-        api.upload_folder(folder_path=folder, repo_id=repository, commit_message=f"Release {folder.name}")
+        api.upload_folder(
+            folder_path=folder,
+            repo_id=repository,
+            commit_message=f"Release {folder.name}",
+            ignore_patterns=MARKER_FILE,
+        )
     except Exception as error:  # the library raises its own, its HTTP library's and the system's errors
         raise ReleaseError(
             f"{repository}: not uploaded ({type(error).__name__}: {error}); {folder} is complete, try again with "

@@ -8,7 +8,7 @@ it directly keeps one tensor in memory, whatever the size of the model.
 Left out: optimizer state and random number states (the engine saves and loads those with megatron-core itself), and
 the per-layer key layout (`singleton_local_shards`, non-homogeneous layers).
 
-`.metadata` is a pickle, as torch defines it: open only checkpoints whose origin you trust.
+`.metadata` is a pickle, as torch defines it; `conversion.unpickling` reads it.
 """
 
 from __future__ import annotations
@@ -36,17 +36,8 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from conversion.errors import CheckpointError
+from conversion.unpickling import BACKEND, BACKEND_FILE, COMMON_FILE, METADATA_FILE, check_backend
 
-METADATA_FILE = ".metadata"
-BACKEND_FILE = "metadata.json"
-COMMON_FILE = "common.pt"
-# What megatron-core's dist_checkpointing writes and asks for in metadata.json.
-_BACKEND = {
-    "sharded_backend": "torch_dist",
-    "sharded_backend_version": 1,
-    "common_backend": "torch",
-    "common_backend_version": 1,
-}
 _OPTIMIZER_PREFIX = "optimizer."
 # Older torch, as in NeMo's containers, has neither the constant nor the field.
 _VERSION: dict[str, Any] = (
@@ -111,7 +102,7 @@ class TorchDistWriter:
         torch.save({}, self._directory / COMMON_FILE)
         with open(self._directory / METADATA_FILE, "wb") as stream:
             pickle.dump(metadata, stream)
-        (self._directory / BACKEND_FILE).write_text(json.dumps(_BACKEND))
+        (self._directory / BACKEND_FILE).write_text(json.dumps(BACKEND))
 
     def _append(self, index: MetadataIndex, value: object) -> None:
         stream = self._stream_with_room()
@@ -175,26 +166,9 @@ class TorchDistReader:
         self._directory = directory
         self._prefix = prefix
         self._slices: dict[str, _Slices] = {}
-        backend = directory / BACKEND_FILE
-        try:
-            found = json.loads(backend.read_text())
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{backend}: {error}; the checkpoint is incomplete, convert or save it again"
-            ) from error
-        if found.get("sharded_backend") != _BACKEND["sharded_backend"]:
-            raise CheckpointError(
-                f"{backend}: sharded_backend is {found.get('sharded_backend')!r}, expected 'torch_dist'; "
-                "save the checkpoint with torch_dist"
-            )
+        check_backend(directory)
         self._reader = FileSystemReader(directory)
-        try:
-            self._metadata = self._reader.read_metadata()
-        except Exception as error:  # a damaged pickle raises nearly anything
-            raise CheckpointError(
-                f"{directory / METADATA_FILE}: cannot be read ({error}); the checkpoint is incomplete, "
-                "convert or save it again"
-            ) from error
+        self._metadata = self._reader.read_metadata()
         self._reader.set_up_storage_reader(self._metadata, is_coordinator=True)
 
     def tensors(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:

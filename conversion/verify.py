@@ -1,8 +1,9 @@
 """Do two folders hold the same weights? `python -m conversion.verify A B`, each of them in either format.
 
 Every tensor is compared under its Hugging Face name by dtype, shape and SHA-256 of its bytes (16 hex digits of it), one
-at a time, whatever the size of the model. With prompts, the logits of both are compared too, one model in memory at a
-time: equal tensors say nothing about a rotary base or scaling that one side forgot.
+at a time, whatever the size of the model; one that is not finite is a difference though both have it. With prompts, the
+logits of both are compared too, one model in memory at a time: equal tensors say nothing about a rotary base or scaling
+that one side forgot.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 from conversion import command, console
 from conversion.checkpoint import MANIFEST_FILE, dtype_name
 from conversion.families import Entry
+from conversion.finite import count_non_finite
 from conversion.hf_folder import HuggingFaceModel, open_model
 from conversion.logits import compare_logits, read_prompts
 from conversion.megatron_folder import MegatronModel, open_megatron
@@ -85,6 +87,11 @@ def compare(
                 described = tuple(_describe(tensor, dtype) for tensor in (left, right))
                 for total, text in zip(totals, described, strict=True):
                     total.update(f"{name} {text}\n".encode())
+                differences += [
+                    f"{name}: {lost:,} of {tensor.numel():,} values in {path} are NaN or infinite"
+                    for tensor, path in ((left, a), (right, b))
+                    if (lost := count_non_finite(tensor.to(dtype or tensor.dtype)))
+                ]
                 if described[0] != described[1]:
                     differences.append(f"{name}: {described[0]} in {a}, {described[1]} in {b}")
             advance(sum(tensor.nbytes for tensor in sides[0]))

@@ -2,8 +2,9 @@
 
 Answers every question of `data.test` greedily, has the reward server's verifiers grade the answers, and writes
 RUN/evaluation/NAME.json: for each kind of task the number of questions, accuracy with its standard error, shares of
-format errors and of answers that contradict their own reasoning, and the mean length; and all answers as
-RUN/evaluation/NAME.jsonl.
+format errors and of answers that contradict their own reasoning, and the mean length; digests of the weights, the data
+and all else that defines the result (`conversion.evaluation`); and how many questions were left out. All answers are in
+RUN/evaluation/NAME.jsonl, written as they come: stopped, the same command goes on behind the last.
 
 Left out: sampling several answers a question (pass@k, majority), published benchmarks' own prompts.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,70 +33,59 @@ _PROMPTS_AT_ONCE = 256
 def evaluate(config: Config) -> None:
     """Evaluates on all ranks; rank 0 writes the result."""
     # These bring torch and transformers: --help and a mistake in a setting are answered without.
+    from conversion.checkpoint import open_checkpoint
     from recipes.engines import create_engine
     from recipes.engines.base import Sampling
+    from recipes.evaluation.answers import Answers
+    from recipes.evaluation.measure import measured, seen_in_training
     from recipes.rollout.prompts import make_prompts
-    from recipes.rollout.scoring import check_rows, score
+    from recipes.rollout.scoring import check_rows, reward_definition, score
     from recipes.rollout.server import reward_client
+    from recipes.runtime.agreement import from_leader
     from recipes.runtime.tokenizer import load_tokenizer, stop_ids
 
     target = evaluation_path(config.output, config.name)
+    about: dict[str, Any] = {}
+    tokenizer = load_tokenizer(config.model.path)
+    examples = read_examples(*config.data.test)
     if is_leader():
         # Where this cannot be, nobody wants to hear of it after an hour of answers.
         target.parent.mkdir(parents=True, exist_ok=True)
-    tokenizer = load_tokenizer(config.model.path)
-    examples = read_examples(*config.data.test)
+        checkpoint = Path(config.model.path).resolve()
+        about = {"name": config.name, "split": "test", "checkpoint": str(checkpoint)}
+        about |= {"weights": open_checkpoint(checkpoint).digest(read=True)}
+        about |= {"seen": seen_in_training(examples, checkpoint)}
     room = config.model.max_length - config.rollout.max_new_tokens
     prompts, dropped = make_prompts(
         examples, tokenizer, style=config.data.style, length_target=config.reward.length_target, max_tokens=room
     )
     engine = create_engine(config)
     sampling = Sampling(1, 0.0, config.rollout.max_new_tokens, stop_ids(tokenizer))
-    answers: list[Trajectory] = []
     with reward_client(config.reward) as client:
+        reward = reward_definition(client, config.reward)
         check_rows([prompt.example for prompt in prompts], client, config.reward)
-        for start in range(0, len(prompts), _PROMPTS_AT_ONCE):
+        answers = None
+        if is_leader():
+            about |= {"measured": measured(config, reward)}
+            answers = Answers(target.with_suffix(".jsonl"), {key: about[key] for key in ("weights", "measured")})
+        done = int(from_leader(0 if answers is None else len(answers.rows)))
+        for start in range(done, len(prompts), _PROMPTS_AT_ONCE):
             asked = prompts[start : start + _PROMPTS_AT_ONCE]
             completions = engine.generate([p.ids for p in asked], sampling)
             groups = score(asked, completions, tokenizer=tokenizer, client=client, config=config.reward)
-            answers += [group[0] for group in groups]
-    if is_leader():
-        about = {"name": config.name, "split": "test", "checkpoint": str(Path(config.model.path).resolve())}
-        result = {**about, "dropped": dropped, **summarize(answers)}
-        replace_file(target.with_suffix(".jsonl"), "".join(_line(t) for t in answers).encode())
+            if answers is not None:
+                answers.add([answer_row(group[0]) for group in groups])
+    if answers is not None:
+        result = {**about, "dropped": dropped, **summarize(answers.rows)}
         replace_file(target, (json.dumps(result, indent=1) + "\n").encode())
-        shown = "  ".join(f"{name} {task['accuracy']:.1%}" for name, task in result["tasks"].items())
-        print(f"{config.name}: {shown}  mean {result['mean']:.1%} (standard error {result['stderr']:.1%})")
+        answers.publish()
+        print(described(result))
 
 
-def summarize(answers: Sequence[Trajectory]) -> dict[str, Any]:
-    """Per kind of task and their mean, with standard errors sqrt(p (1 - p) / n); unscored answers are left out."""
-    tasks: dict[str, dict[str, Any]] = {}
-    for name in REPORT_GROUPS:
-        own = [t for t in answers if t.prompt.example.group == name and t.score.reward is not None]
-        if not own:
-            continue
-        share = sum(t.score.status == "correct" for t in own) / len(own)
-        compared = [c for t in own if (c := contradicts(t.prompt.example, t.text)) is not None]
-        tasks[name] = {
-            "questions": len(own),
-            "accuracy": share,
-            "stderr": math.sqrt(share * (1 - share) / len(own)),
-            "format_error_share": sum(t.score.status in ("malformed", "no_answer") for t in own) / len(own),
-            "contradiction_share": sum(compared) / len(compared) if compared else None,
-            "mean_tokens": sum(len(t.completion.ids) for t in own) / len(own),
-        }
-    count = max(1, len(tasks))
-    return {
-        "tasks": tasks,
-        "mean": sum(t["accuracy"] for t in tasks.values()) / count,
-        "stderr": math.sqrt(sum(t["stderr"] ** 2 for t in tasks.values())) / count,
-    }
-
-
-def _line(trajectory: Trajectory) -> str:
+def answer_row(trajectory: Trajectory) -> dict[str, Any]:
+    """One line of NAME.jsonl."""
     example = trajectory.prompt.example
-    row = {
+    return {
         "id": example.id,
         "group": example.group,
         "skill": example.meta.get("skill"),
@@ -103,8 +93,54 @@ def _line(trajectory: Trajectory) -> str:
         "answer": example.gold(),
         "status": trajectory.score.status,
         "tokens": len(trajectory.completion.ids),
+        "contradicts": contradicts(example, trajectory.text),
     }
-    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Per kind of task and their mean, with standard errors sqrt(p (1 - p) / n); unscored answers are counted apart."""
+    from reward_server.client import SERVER_FAULTS
+
+    tasks: dict[str, dict[str, Any]] = {}
+    for name in REPORT_GROUPS:
+        own = [row for row in rows if row["group"] == name and row["status"] not in SERVER_FAULTS]
+        if not own:
+            continue
+        share = sum(row["status"] == "correct" for row in own) / len(own)
+        compared = [row["contradicts"] for row in own if row["contradicts"] is not None]
+        tasks[name] = {
+            "questions": len(own),
+            "accuracy": share,
+            "stderr": math.sqrt(share * (1 - share) / len(own)),
+            "format_error_share": sum(row["status"] in ("malformed", "no_answer") for row in own) / len(own),
+            "contradiction_share": sum(compared) / len(compared) if compared else None,
+            "mean_tokens": sum(row["tokens"] for row in own) / len(own),
+        }
+    count = max(1, len(tasks))
+    return {
+        "unscored": sum(row["status"] in SERVER_FAULTS for row in rows),
+        "tasks": tasks,
+        "mean": sum(t["accuracy"] for t in tasks.values()) / count,
+        "stderr": math.sqrt(sum(t["stderr"] ** 2 for t in tasks.values())) / count,
+    }
+
+
+def described(result: Mapping[str, Any]) -> str:
+    """The result in one line, and in a line each what it does not cover."""
+    shown = "  ".join(f"{name} {task['accuracy']:.1%}" for name, task in result["tasks"].items())
+    lines = [f"{result['name']}: {shown}  mean {result['mean']:.1%} (standard error {result['stderr']:.1%})"]
+    asked = sum(task["questions"] for task in result["tasks"].values())
+    asked += result["unscored"] + result["dropped"]
+    seen = result["seen"]
+    if result["dropped"]:
+        lines.append(f"{result['dropped']} of {asked} questions are longer than the context allows and were left out")
+    if result["unscored"]:
+        lines.append(f"{result['unscored']} of {asked} answers could not be scored and count neither way")
+    if seen["questions"]:
+        lines.append(f"{seen['questions']} of {asked} questions are in the training data too: no held-out result")
+    if seen["unread"]:
+        lines.append(f"not compared with training data that is gone or was changed: {', '.join(seen['unread'])}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ def train(config: Config) -> None:
     from recipes.rollout.training import training_data
     from recipes.runtime.agreement import from_leader
     from recipes.runtime.health import count_skipped
+    from recipes.runtime.origin import run_origin
     from recipes.runtime.phases import Phases
     from recipes.runtime.run_folder import RunFolder
     from recipes.runtime.saving import Saving
@@ -49,10 +50,11 @@ def train(config: Config) -> None:
     from recipes.runtime.tokenizer import load_tokenizer
 
     folder = RunFolder(config.output)
-    if is_leader():
-        folder.prepare(config)
     tokenizer = load_tokenizer(config.model.path)
     examples = read_examples(*config.data.train)
+    origin = run_origin(config, Stage.GRPO, examples) if is_leader() else {}
+    if is_leader():
+        folder.prepare(config, origin)
     prompts, dropped = make_prompts(
         examples,
         tokenizer,
@@ -97,7 +99,7 @@ def train(config: Config) -> None:
                 phases.total,
                 samples=partial(rollout_records, rollout.sampled, step),
             )
-            own = {"skipped": skipped, "reward": reward, "order": order.state()}
+            own = {"skipped": skipped, "reward": reward, "order": order.state(), "origin": origin}
             going = saving.after_step(step, seconds, own, monitor.score)
 
 

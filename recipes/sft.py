@@ -33,6 +33,7 @@ def train(config: Config) -> None:
     from recipes.rollout.prompts import DataError, PromptOrder, make_prompts
     from recipes.runtime.agreement import from_leader
     from recipes.runtime.health import count_skipped
+    from recipes.runtime.origin import run_origin
     from recipes.runtime.phases import Phases
     from recipes.runtime.run_folder import RunFolder
     from recipes.runtime.saving import Saving
@@ -40,12 +41,13 @@ def train(config: Config) -> None:
     from recipes.runtime.tokenizer import load_tokenizer
 
     folder = RunFolder(config.output)
-    if is_leader():
-        folder.prepare(config)
     tokenizer = load_tokenizer(config.model.path)
     examples = [e for e in read_examples(*config.data.train) if "trace" in e.meta]
     if not examples:
         raise DataError(f"no row of data.train={config.data.train} has a meta.trace to learn from")
+    origin = run_origin(config, Stage.SFT, examples) if is_leader() else {}
+    if is_leader():
+        folder.prepare(config, origin)
     prompts, dropped = make_prompts(
         examples, tokenizer, style=config.data.style, length_target=None, max_tokens=config.model.max_length
     )
@@ -77,7 +79,7 @@ def train(config: Config) -> None:
             skipped = count_skipped(skipped, [sums], config.trainer.max_skipped)
             metrics = {"policy/loss": sums["loss"] / sums["tokens"], "policy/learning_rate": rate}
             monitor.record(step, metrics, seconds, phases.total)
-            own = {"skipped": skipped, "order": order.state()}
+            own = {"skipped": skipped, "order": order.state(), "origin": origin}
             going = saving.after_step(step, seconds, own, monitor.score)
 
 

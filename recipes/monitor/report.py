@@ -22,7 +22,8 @@ from string import Template
 from conversion import command
 from recipes.monitor.report_charts import evaluation_chart, format_value, line_chart, smooth
 from recipes.monitor.report_curves import CHARTS
-from recipes.monitor.report_data import Evaluation, RunData, TaskResult, in_task_order, read_run, task_name
+from recipes.monitor.report_data import RunData, in_task_order, read_run, task_name
+from recipes.monitor.report_evaluations import Evaluation, TaskResult
 from recipes.monitor.report_samples import sample_cards
 from recipes.monitor.run_folder import RunFolderError, replace_file, report_path
 
@@ -59,7 +60,7 @@ def _page(run: RunData) -> str:
         banner=_SYNTHETIC if run.synthetic else _NOT_MEDICAL,
         notice=_notice(run),
         tiles=_tiles(run),
-        results=_results(run.evaluations),
+        results=_left_out(run.left_out) + _results(run.evaluations),
         curves_note=_curves_note(run, absent),
         charts="".join(charts),
         samples=sample_cards(run.samples)
@@ -129,6 +130,17 @@ def _tile(label: str, value: str, note: str, extra: str = "") -> str:
     return f'<div class="tile {extra}"><dt>{escape(label)}</dt>{text}</div>'
 
 
+def _left_out(sentences: Sequence[str]) -> str:
+    """Why a file of evaluation/ is not in the table."""
+    return "".join(f'<p class="card notice" role="note">{escape(sentence)}.</p>' for sentence in sentences)
+
+
+def _gaps(evaluations: Mapping[str, Evaluation]) -> str:
+    """What the table's numbers do not cover."""
+    lines = [f"{escape(name)}: {escape('; '.join(each.gaps))}" for name, each in evaluations.items() if each.gaps]
+    return f'<p class="healthy"><b>Not covered.</b> {". ".join(lines)}.</p>' if lines else ""
+
+
 def _results(evaluations: Mapping[str, Evaluation]) -> str:
     if not evaluations:
         return (
@@ -170,6 +182,7 @@ def _accuracy_table(evaluations: Mapping[str, Evaluation]) -> str:
 evaluations as independent, which errs on the safe side when both answered the same questions.
 A change is in percentage points;
 one of less than twice its standard error may well be chance and has no colour.</p>
+{_gaps(shown)}
 {_behaviour_table(shown, tasks)}"""
 
 

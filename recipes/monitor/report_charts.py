@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from recipes.monitor.report_data import Evaluation, in_task_order, task_name
+from recipes.monitor.report_data import in_task_order, task_name
+from recipes.monitor.report_evaluations import Evaluation
 
 # Inner coordinates of the stretching SVG.
 _GRID = 1000

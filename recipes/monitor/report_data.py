@@ -17,13 +17,16 @@ import yaml
 
 from recipes.monitor.lessons import without_lesson
 from recipes.monitor.loggers import read_metrics
+from recipes.monitor.report_evaluations import Evaluation, read_evaluations
 from recipes.monitor.rollouts import RolloutRecord, read_rollout_file, rollout_files
-from recipes.monitor.run_folder import RunFolderError, config_path, evaluation_path, metrics_path, summary_path
+from recipes.monitor.run_folder import RunFolderError, config_path, metrics_path, read_json, summary_path
 
 _T = TypeVar("_T")
 # More points than a chart has pixels only make the page heavy.
 POINTS = 600
 SAMPLES = 20
+# Beyond it a value is as good as infinite, and sums of values might be.
+_LARGEST = 1e100
 # Files opened for the samples: a long run keeps gigabytes of rollouts, and twenty cards need only a few steps.
 _SAMPLED_STEPS = 10
 _TASK_ORDER = ("choice", "calculation", "number", "date", "duration", "text")
@@ -38,29 +41,6 @@ _TASK_NAMES = {
 
 
 @dataclass(frozen=True)
-class TaskResult:
-    """One task in one evaluation; shares and the accuracy lie in [0, 1], None where not measured."""
-
-    questions: int
-    accuracy: float | None
-    stderr: float | None
-    format_error_share: float | None
-    contradiction_share: float | None
-    mean_tokens: float | None
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One file of ``RUN/evaluation``: results by task and the mean over tasks."""
-
-    name: str
-    split: str
-    tasks: Mapping[str, TaskResult]
-    mean: float | None
-    stderr: float | None
-
-
-@dataclass(frozen=True)
 class RunData:
     """All that the report shows.
 
@@ -70,7 +50,8 @@ class RunData:
         steps: number of steps recorded.
         seconds: training time up to the last step, all restarts together.
         not_finite: how many steps had no finite value, by metric.
-        evaluations: those present among ``before``, ``after``, ``sft_control``.
+        evaluations: those among ``before``, ``after``, ``sft_control`` that belong together.
+        left_out: a sentence on each that does not.
         synthetic: whether the configuration says that the questions were generated.
         without_lesson: how many of the last steps taught nothing, and why; None where the last one did.
     """
@@ -86,6 +67,7 @@ class RunData:
     seconds: float
     not_finite: Mapping[str, int]
     evaluations: Mapping[str, Evaluation]
+    left_out: Sequence[str]
     samples: Sequence[RolloutRecord]
     summary: Mapping[str, Any]
     synthetic: bool
@@ -103,18 +85,14 @@ def read_run(run_dir: Path | str) -> RunData:
         raise RunFolderError(f"{folder} is no folder; expected a run folder with config.yaml and metrics.jsonl")
     if missing := [str(path) for path in (config_path(folder), metrics_path(folder)) if not path.is_file()]:
         raise RunFolderError(f"missing: {', '.join(missing)}; a training run writes them, is {folder} a run folder?")
-    rows = read_metrics(folder)
+    rows = [_numbers(folder, row) for row in read_metrics(folder)]
     if not rows:
         raise RunFolderError(f"{metrics_path(folder)} holds no step yet; report after the first training step")
     text = config_path(folder).read_text(encoding="utf-8", errors="replace")
     config = _parse_config(config_path(folder), text)
-    summary = _read_json(summary_path(folder)) if summary_path(folder).is_file() else {}
+    summary = read_json(summary_path(folder)) if summary_path(folder).is_file() else {}
     bucketed, bucket = bucket_rows(rows)
-    evaluations = {
-        name: _read_evaluation(evaluation_path(folder, name))
-        for name in ("before", "after", "sft_control")
-        if evaluation_path(folder, name).is_file()
-    }
+    evaluations, left_out = read_evaluations(folder)
     return RunData(
         name=_first(summary, config, ("name", "run.name", "experiment.name", "run_name", "experiment"))
         or folder.resolve().name,
@@ -129,11 +107,23 @@ def read_run(run_dir: Path | str) -> RunData:
         seconds=rows[-1].get("seconds") or 0.0,
         not_finite=Counter(key for row in rows for key, value in row.items() if value is None),
         evaluations=evaluations,
+        left_out=left_out,
         samples=choose_samples(folder),
         summary=summary,
         synthetic=_is_synthetic(config.get("data")),
         without_lesson=without_lesson(rows),
     )
+
+
+def _numbers(folder: Path, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A step's metrics with None for what no chart can hold."""
+    for name, value in row.items():
+        if not isinstance(value, int | float | None):
+            raise RunFolderError(
+                f"{metrics_path(folder)}: {name} of step {row['step']} is {value!r}, expected a number or null; "
+                "restore the file or delete that line"
+            )
+    return {name: value if value is None or abs(value) <= _LARGEST else None for name, value in row.items()}
 
 
 def bucket_rows(
@@ -225,50 +215,6 @@ def _parse_config(path: Path, text: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise RunFolderError(f"{path}: expected a YAML mapping, got {type(config).__name__}")
     return config
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunFolderError(f"{path}: expected a JSON object ({error}); write it again or delete it") from error
-    if not isinstance(content, dict):
-        raise RunFolderError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content
-
-
-def _read_evaluation(path: Path) -> Evaluation:
-    content = _read_json(path)
-    try:
-        tasks = {
-            str(task): TaskResult(
-                questions=int(result["questions"]),
-                accuracy=_optional(result["accuracy"]),
-                stderr=_optional(result.get("stderr")),
-                format_error_share=_optional(result.get("format_error_share")),
-                contradiction_share=_optional(result.get("contradiction_share")),
-                mean_tokens=_optional(result.get("mean_tokens")),
-            )
-            for task, result in content["tasks"].items()
-        }
-        return Evaluation(
-            name=str(content.get("name", path.stem)),
-            split=str(content.get("split", "")),
-            tasks=tasks,
-            mean=_optional(content["mean"]),
-            stderr=_optional(content.get("stderr")),
-        )
-    except KeyError as error:
-        raise RunFolderError(f"{path}: the key {error} is missing; run the evaluation again") from error
-    except (AttributeError, TypeError, ValueError) as error:
-        raise RunFolderError(f"{path}: not an evaluation result ({error}); run the evaluation again") from error
-
-
-def _optional(value: Any) -> float | None:
-    if value is None:
-        return None
-    number = float(value)
-    return number if math.isfinite(number) else None
 
 
 def _first(summary: Mapping[str, Any], config: Mapping[str, Any], keys: Sequence[str]) -> str | None:

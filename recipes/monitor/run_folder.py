@@ -5,8 +5,10 @@ Left out: checkpoints (the engine publishes them) and ``config.yaml`` (the runti
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from conversion.command import naming
 
@@ -58,6 +60,17 @@ def summary_path(run_dir: Path | str) -> Path:
 def report_path(run_dir: Path | str) -> Path:
     """Return the path of the HTML report."""
     return Path(run_dir) / "report.html"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises RunFolderError naming the file when it is none, OSError when it cannot be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise RunFolderError(f"{path}: expected a JSON object ({error}); write it again or delete it") from error
+    if not isinstance(content, dict):
+        raise RunFolderError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -7,10 +7,13 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from conversion.checkpoint import CheckpointError, open_checkpoint
 from recipes.runtime.config import Config, ConfigError, from_yaml, to_yaml
+from recipes.runtime.origin import check_same_origin, read_state
 
 _STEP = re.compile(r"step_(\d{6})")
 # What a run may change when it is resumed without becoming another run.
@@ -18,6 +21,8 @@ _FREE_TO_CHANGE = (
     *("output=", "trainer.", "parallel.", "cluster.", "reward.url", "reward.allow_change", "rollout.samples_every"),
     *("data.validation", "data.test"),
 )
+# Of these the checkpoint's state holds digests.
+_PROVEN_BY_CONTENT = ("model.path", "data.train")
 
 
 class RunFolder:
@@ -27,11 +32,16 @@ class RunFolder:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
 
-    def prepare(self, config: Config) -> None:
-        """Creates the folder, refuses a resume under another configuration, and clears leftovers of a killed save.
+    def prepare(self, config: Config, origin: Mapping[str, Any]) -> None:
+        """Creates the folder, refuses a resume of another run, and clears leftovers of a killed save.
+
+        Args:
+            config: of the run.
+            origin: its model and data, by content.
 
         Raises:
-            ConfigError: when the folder holds a run with other settings, naming them.
+            ConfigError: when the folder holds a run with other settings, another model or other data, naming them.
+            CheckpointError: the state of its last checkpoint is damaged.
         """
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         for replaced in self.checkpoints.glob("*.replaced-*"):
@@ -41,14 +51,22 @@ class RunFolder:
         for leftover in self.checkpoints.glob("*.partial-*"):
             leftover.unlink() if leftover.is_symlink() else shutil.rmtree(leftover)
         written = self.path / "config.yaml"
-        if written.is_file() and self.latest() is not None:
+        if (latest := self.latest()) is not None:
+            if not written.is_file():
+                raise ConfigError(
+                    f"{written}: missing, though the run has checkpoints; restore it, since nobody can say under which "
+                    "settings they were made, or choose another output folder"
+                )
+            state = read_state(latest)
             differences = _differences(from_yaml(written.read_text()), config)
-            changed = [line for line in differences if not line.startswith(_FREE_TO_CHANGE)]
+            free = _FREE_TO_CHANGE + (_PROVEN_BY_CONTENT if "origin" in state else ())
+            changed = [line for line in differences if not line.startswith(free)]
             if changed:
                 raise ConfigError(
                     f"{self.path}: holds a run with other settings ({'; '.join(changed)}); resume it with the same "
                     "ones, or choose another output folder"
                 )
+            check_same_origin(self.path, state, origin, config)
             if layout := [line for line in differences if line.startswith("parallel.")]:
                 print(
                     f"{self.path}: goes on under another layout ({'; '.join(layout)}); sums are added up in another "

@@ -191,11 +191,11 @@ def test_destination_exists_overlaps_or_has_no_parent(source: Path, tmp_path: Pa
     (out / "precious").write_text("x")
     with _refused(DestinationError, r"out: exists.*--force", source, tmp_path):
         hf_to_megatron.convert(source, out)
-    with _refused(DestinationError, r"out: exists and is no model folder", source, tmp_path):
+    with _refused(DestinationError, r"out: was not built by this project", source, tmp_path):
         hf_to_megatron.convert(source, out, force=True)
-    with _refused(DestinationError, r"precious: exists and is no model folder", source, tmp_path):
+    with _refused(DestinationError, r"precious: is no folder, so --force", source, tmp_path):
         hf_to_megatron.convert(source, out / "precious", force=True)
-    (out / "precious").rename(out / "manifest.json")
+    (out / "precious").unlink()
     for inside in (source, source / "megatron", tmp_path):
         with _refused(DestinationError, r"overlaps the source", source, tmp_path):
             hf_to_megatron.convert(source, inside, force=True)

@@ -113,6 +113,9 @@ def test_prompts_are_lines_or_rows(tmp_path: Path) -> None:
     file = tmp_path / "prompts"
     file.write_text('{"question": "a?", "answer": "b"}\n\n{"text": "c"}\nplain text\n')
     assert read_prompts(file) == ["a?", "c", "plain text"]
+    # Both divide lines for Python, and JSON leaves them as they are.
+    file.write_text('{"question": "a\u2028b\x85c"}\nplain\u2028text\n')
+    assert read_prompts(file) == ["a\u2028b\x85c", "plain\u2028text"]
     file.write_text('{"query": "a"}\n')
     with pytest.raises(ConversionError, match=r"prompts:1: no question, prompt or text"):
         read_prompts(file)

@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from conversion import megatron_to_hf
-from conversion.checkpoint import open_checkpoint, publish, write_manifest
+from conversion.checkpoint import open_checkpoint, write_manifest
+from conversion.publishing import publish
 from conversion.verify import compare
 from tests.conversion.models import CASES, VOCABULARY
 

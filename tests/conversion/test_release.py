@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -20,8 +21,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from conversion import hf_to_megatron
-from conversion.checkpoint import publish, write_manifest
-from conversion.errors import CheckpointError, DestinationError
+from conversion.checkpoint import Checkpoint, Source, open_checkpoint, write_manifest
+from conversion.errors import CheckpointError, ConversionError, DestinationError
+from conversion.publishing import publish
 from conversion.release import ReleaseError, main, release
 from tests.conversion.hub import Hub
 from tests.conversion.models import save_folder
@@ -35,42 +37,83 @@ def _evaluation(name: str, checkpoint: Path, accuracy: float) -> dict[str, Any]:
     return {
         "name": name,
         "checkpoint": str(checkpoint.resolve()),
+        "weights": open_checkpoint(checkpoint).digest(read=True),
+        "measured": {
+            "data": [{"path": "/data/test.jsonl", "sha256": "cd" * 32}],
+            "reward": {**_REWARD, "match": "strict", "format": "tags"},
+            "prompts": {"style": "plain", "length_target": None},
+            "decoding": {"temperature": 0.0, "max_new_tokens": 64, "max_length": 512},
+        },
+        "seen": {"questions": 0, "unread": []},
+        "dropped": 3,
+        "unscored": 1,
         "tasks": {"choice": task},
         "mean": accuracy,
         "stderr": 0.03,
     }
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """The folder of a GRPO run: base model, converted start, one trained checkpoint, evaluations and data."""
-    base = save_folder("qwen2-tied", tmp_path / "base")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `run` is a copy of."""
+    root = tmp_path_factory.mktemp("release")
+    base = save_folder("qwen2-tied", root / "base")
     (base / "README.md").write_text("# The base model's own card\n")
-    start = hf_to_megatron.convert(base, tmp_path / "start")
-    run = tmp_path / "run"
-    built = run / "checkpoints" / "building"
-    shutil.copytree(start.path, built)
-    (built / "manifest.json").unlink()
-    (built / "state.json").write_text(json.dumps({"step": 40, "reward": _REWARD}))
-    write_manifest(built, source=start.manifest.source)
-    step = run / "checkpoints" / "step_000040"
-    publish(built, step)
-    data = tmp_path / "train.jsonl"
-    rows = [{"source": "MedQA", "license": "MIT"}] * 3 + [{"source": "PubMedQA", "license": "MIT"}]
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    start = hf_to_megatron.convert(base, root / "start")
+    run = root / "run"
+    _save(start, run / "checkpoints" / "step_000040", start.manifest.source)
     config = {
         "seed": 0,
         "model": {"path": str(start.path), "precision": "float32"},
         "optimizer": {"learning_rate": 1e-6},
         "rollout": {"prompts": 8, "group_size": 8, "temperature": 0.6, "max_new_tokens": 64},
         "algorithm": {"clip_low": 0.2, "clip_high": 0.28, "kl_coef": 0.05},
-        "data": {"train": [str(data)]},
     }
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     (run / "evaluation").mkdir()
-    for name, checkpoint, accuracy in (("before", start.path, 0.5), ("after", step, 0.75)):
-        (run / "evaluation" / f"{name}.json").write_text(json.dumps(_evaluation(name, checkpoint, accuracy)))
+    return root
+
+
+def _save(start: Checkpoint, step: Path, source: Source) -> None:
+    """A checkpoint as training saves it: here the weights after it are those before, and their files are not."""
+    built = step.with_name("building")
+    shutil.copytree(start.path, built)
+    (built / "manifest.json").unlink()
+    (built / "model" / "saved").write_text(step.name)
+    warm = {"stage": "sft", "model": "0" * 64, "before": None}
+    warm |= {"data": [{"path": "/data/traces.jsonl", "sha256": "aa" * 32}], "rows": [["Traces", "CC-BY-4.0", 2]]}
+    origin = {"stage": "grpo", "model": start.digest(read=False), "before": warm}
+    origin |= {"data": [{"path": "/data/train.jsonl", "sha256": "bb" * 32}]}
+    origin |= {"rows": [["MedQA", "MIT", 3], ["PubMedQA", "MIT", 1]]}
+    (built / "state.json").write_text(json.dumps({"step": 40, "reward": _REWARD, "origin": origin}))
+    write_manifest(built, source=source)
+    publish(built, step)
+
+
+@pytest.fixture
+def run(made: Path, tmp_path: Path) -> Path:
+    """The folder of a GRPO run: base model, converted start, one trained checkpoint, evaluations and data."""
+    for name in ("base", "start", "run"):
+        shutil.copytree(made / name, tmp_path / name)
+    run = tmp_path / "run"
+    # The manifest names the base model by the path that it was converted from.
+    for manifest in tmp_path.rglob("manifest.json"):
+        manifest.write_text(manifest.read_text().replace(str(made), str(tmp_path)))
+    for name, checkpoint, accuracy in (("before", tmp_path / "start", 0.5), ("after", _step(run), 0.75)):
+        _write(run, name, _evaluation(name, checkpoint, accuracy))
     return run
+
+
+def _step(run: Path) -> Path:
+    return run / "checkpoints" / "step_000040"
+
+
+def _write(run: Path, name: str, result: object) -> None:
+    (run / "evaluation" / f"{name}.json").write_text(json.dumps(result))
+
+
+def _read(run: Path, name: str) -> Any:
+    return json.loads((run / "evaluation" / f"{name}.json").read_text())
 
 
 def _refused(run: Path, message: str, error: type[Exception] = ReleaseError, **options: Any) -> None:
@@ -94,6 +137,8 @@ def test_a_release_is_a_model_with_its_card_and_sums(run: Path) -> None:
         f"gated, version 1, sha256 `{_REWARD['hash']}`",
         "| MedQA | MIT | 3 |",
         "| PubMedQA | MIT | 1 |",
+        "| Traces | CC-BY-4.0 | 2 |",
+        f"- after: test.jsonl (SHA-256 `{'cd' * 32}`); no question of them is in the training data; 3 questions too",
         "| after | this model | choice | 200 | 75.0% ± 3.0% | 1.0% |",
         "| before | before training | choice | 200 | 50.0% ± 3.0% | 1.0% |",
         "## Limits of use in medicine",
@@ -107,7 +152,7 @@ def test_a_release_is_a_model_with_its_card_and_sums(run: Path) -> None:
     )
     assert checked.returncode == 0, checked.stdout
     named = {line.split("  ")[1] for line in (out / "SHA256SUMS").read_text().splitlines()}
-    assert named == {file.name for file in out.iterdir()} - {"SHA256SUMS"}
+    assert named == {file.name for file in out.iterdir()} - {"SHA256SUMS", ".medatron.json"}
 
 
 def test_weights_are_released_in_the_dtype_asked_for(run: Path) -> None:
@@ -152,14 +197,127 @@ def test_files_changed_inside_the_checkpoint_are_refused(run: Path) -> None:
 
 def test_what_was_not_evaluated_is_not_released(run: Path) -> None:
     (run / "evaluation" / "after.json").unlink()
-    _refused(run, r"no result of .*step_000040; a medical model is not released unmeasured.*recipes.evaluate")
+    _refused(run, r"no result of .*step_000040.*; a medical model is not released unmeasured.*recipes.evaluate")
 
 
-def test_data_without_a_licence_is_not_released(run: Path) -> None:
-    (run.parent / "train.jsonl").write_text('{"source": "scraped"}\n')
-    _refused(run, r"train.jsonl:1: a row without source or license")
-    (run.parent / "train.jsonl").unlink()
-    _refused(run, r"train.jsonl: cannot be read")
+def test_an_evaluation_is_of_weights_and_not_of_a_path(run: Path) -> None:
+    """Checkpoints are deleted and trained anew, and step numbers repeat; and one byte makes another model."""
+    old = _read(run, "after")["weights"]
+    weights = next((_step(run) / "model").glob("*.distcp"))
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-9000] + bytes([content[-9000] ^ 1]) + content[-8999:])
+    _refused(run, rf"{weights}: sha256 \w{{12}}, was \w{{12}} when it was written", CheckpointError)
+    shutil.rmtree(_step(run))
+    start = open_checkpoint(run.parent / "start")
+    _save(start, run / "checkpoints" / "step_000041", start.manifest.source)
+    (run / "checkpoints" / "step_000041").rename(_step(run))
+    new = open_checkpoint(_step(run)).digest(read=True)
+    _refused(run, rf"after.json: measured weights of sha256 {old[:12]} at .*, where {new[:12]} lie now; run `python")
+    # The same weights by another path are the same.
+    (run.parent / "link").symlink_to(_step(run))
+    _write(run, "after", _evaluation("after", run.parent / "link", 0.75) | {"checkpoint": "/elsewhere"})
+    assert release(run, run.parent / "out").comparison.differences == ()
+
+
+_OTHER = "ef" * 32
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("after", lambda r: [r], r"after.json: not the result of an evaluation; run .* again, or delete it"),
+        ("after", lambda r: r | {"tasks": {}}, r"after.json: no question was answered and scored"),
+        ("after", lambda r: r["tasks"]["choice"].update(questions=0), r"tasks.choice.questions is 0"),
+        ("after", lambda r: r["tasks"]["choice"].update(accuracy="high"), r"tasks.choice.accuracy is 'high'"),
+        ("after", lambda r: r | {"mean": math.nan}, r"mean is nan, expected a number from 0 to 1"),
+        ("after", lambda r: r | {"measured": {}}, r"its digests are damaged \(KeyError: 'data'\)"),
+        (
+            "after",
+            lambda r: {key: value for key, value in r.items() if key not in ("weights", "measured")},
+            r"after.json: made by an older release",
+        ),
+        ("after", lambda r: r["seen"].update(questions=4), r"after.json: 4 of its questions are in the training data"),
+        (
+            "after",
+            lambda r: r["measured"]["data"][0].update(sha256="aa" * 32),
+            r"measured on /data/test.jsonl, which is the training file /data/traces.jsonl \(sha256 aaaaaaaaaaaa\)",
+        ),
+        (
+            "before",
+            lambda r: r["measured"]["data"][0].update(sha256=_OTHER),
+            r"before was measured otherwise than .*\(data: efefefefefef and cdcdcdcdcdcd\)",
+        ),
+        (
+            "before",
+            lambda r: r["measured"]["reward"].update(hash=_OTHER),
+            r"reward hash: efefefefefef and abababababab",
+        ),
+        (
+            "before",
+            lambda r: r["measured"]["prompts"].update(style="med_u1"),
+            r"prompts style: med_u1 and plain",
+        ),
+    ],
+)
+def test_an_evaluation_that_proves_nothing_is_refused(
+    name: str, change: Callable[[Any], Any], message: str, run: Path
+) -> None:
+    result = _read(run, name)
+    changed = change(result)
+    _write(run, name, result if changed is None else changed)
+    _refused(run, message, ConversionError)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.yaml", b"\xff\xfe\x00", r"config.yaml: cannot be read"),
+        ("config.yaml", b"model: 3\nseed: 0\n", r"config.yaml: has no optimizer.learning_rate"),
+        ("evaluation/after.json", b'{"name": "aft', r"after.json: cannot be read .*; run"),
+        ("state.json", b"[" * 100, r"state.json: cannot be read"),
+        ("state.json", b'{"step": 40}', r"state.json: saved by an older release.*go on with the run for a step"),
+        ("state.json", b'{"step": 40, "origin": {"model": ""}}', r"its origin is damaged \('rows'\)"),
+        (
+            "state.json",
+            b'{"step": 1, "origin": {"model": "", "rows": [["web", "unknown", 7]], "data": [], "before": null}}',
+            r"7 training rows of source 'web' name no license",
+        ),
+    ],
+)
+def test_a_damaged_run_is_told_in_a_sentence(file: str, content: bytes, message: str, run: Path) -> None:
+    path = run / file
+    if file == "state.json":
+        path = _step(run) / file
+        manifest = json.loads((_step(run) / "manifest.json").read_text())
+        manifest["files"][file]["size"] = len(content)
+        (_step(run) / "manifest.json").write_text(json.dumps(manifest))
+    path.write_bytes(content)
+    _refused(run, message, ConversionError)
+
+
+def test_force_replaces_a_release_and_nothing_else(run: Path) -> None:
+    """Neither the base model, nor a model of somebody else, nor notes beside an earlier release."""
+    base, out, mine = run.parent / "base", run.parent / "out", run.parent / "mine"
+    mine.mkdir()
+    (mine / "config.json").write_text("{}")
+    (mine / "thesis.txt").write_text("three years")
+    before = {path: path.read_bytes() for folder in (base, mine) for path in folder.iterdir()}
+    for place, message in ((base, "overlaps the source"), (mine, "was not built by this project")):
+        with pytest.raises(DestinationError, match=message):
+            release(run, place, base=base, force=True)
+    with pytest.raises(DestinationError, match=r"is a checkpoint that training saved, so --force does not delete it"):
+        hf_to_megatron.convert(base, _step(run), force=True)
+    assert {path: path.read_bytes() for path in before} == before
+    release(run, out)
+    release(run, out, force=True)
+    (out / "notes.txt").write_text("to the committee")
+    with pytest.raises(DestinationError, match=r"holds notes.txt, which was put there by somebody else"):
+        release(run, out, force=True)
+    assert (out / "notes.txt").exists()
+    (out / "notes.txt").unlink()
+    (out / "README.md").write_text((out / "README.md").read_text() + "\nReviewed by the ethics board.\n")
+    with pytest.raises(DestinationError, match=r"holds README.md, which was changed since, so --force does not"):
+        release(run, out, force=True)
 
 
 def test_the_base_model_must_be_there(run: Path) -> None:
@@ -206,7 +364,7 @@ def test_the_hub_gets_the_release_whole_and_private(run: Path, hub: Hub) -> None
     assert hub.created["visibility"] == "private"
     assert hub.summary == "Release medatron-tiny"
     assert hub.tokens == {"Bearer hf_test"}
-    assert hub.files == {file.name: file.read_bytes() for file in out.iterdir()}
+    assert hub.files == {file.name: file.read_bytes() for file in out.iterdir() if file.name != ".medatron.json"}
 
 
 def test_a_refused_upload_keeps_the_release(run: Path, hub: Hub) -> None:

@@ -164,9 +164,10 @@ def test_the_conversion_leaves_nothing_behind(folder: Path, tmp_path: Path, caps
 def test_a_model_without_template_and_one_in_a_cache_convert(folder: Path, tmp_path: Path) -> None:
     """A base model has no template, and a snapshot of the hub's cache is links into a folder of blobs."""
     (folder / "chat_template.jinja").unlink()
-    snapshot = tmp_path / "snapshot"
-    snapshot.mkdir()
-    for file in folder.iterdir():
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "0123abcd"
+    folder.rename(blobs)
+    snapshot.mkdir(parents=True)
+    for file in blobs.iterdir():
         (snapshot / file.name).symlink_to(file)
     checkpoint = hf_to_megatron.convert(snapshot, tmp_path / "megatron")
     assert open_tokenizer(checkpoint.hf_dir, ROWS).chat_template is None

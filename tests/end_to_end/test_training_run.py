@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from conversion import megatron_to_hf
+from conversion.checkpoint import open_checkpoint
+from conversion.digests import file_digest
 from recipes.data.example import read_examples
 from recipes.monitor.rollouts import read_rollouts
 from recipes.runtime.config import from_yaml
@@ -119,6 +121,9 @@ def test_evaluation(warm_checkpoint: Path, embedded_data: Path, tmp_path: Path) 
             log=tmp_path / f"log{number}",
         )
         result = json.loads((output / "evaluation" / "before.json").read_text())
+        assert result["weights"] == open_checkpoint(warm_checkpoint).digest(read=False)
+        assert result["measured"]["data"][0]["sha256"] == file_digest(embedded_data / "test.jsonl")
+        assert (result["dropped"], result["unscored"], result["seen"]) == (0, 0, {"questions": 0, "unread": []})
         assert {name: task["questions"] for name, task in result["tasks"].items()} == {
             "choice": 10,
             "calculation": 10,

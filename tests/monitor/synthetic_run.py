@@ -118,6 +118,17 @@ def evaluation(name: str, accuracies: tuple[float, float, float]) -> dict[str, o
     return {
         "name": name,
         "split": "test",
+        "checkpoint": f"/runs/{name}",
+        "weights": name * 8,
+        "measured": {
+            "data": [{"path": "/data/test.jsonl", "sha256": "cd" * 32}],
+            "reward": {"name": "gated", "version": "1", "hash": "ab" * 32},
+            "prompts": {"style": "plain"},
+            "decoding": {"temperature": 0.0},
+        },
+        "seen": {"questions": 0, "unread": []},
+        "dropped": 7 if name == "before" else 0,
+        "unscored": 0,
         "tasks": {
             task: {
                 "questions": 120,

@@ -222,6 +222,8 @@ def test_no_step_yet_is_an_error(tmp_path: Path) -> None:
         ("config.yaml", "a: [1", "config.yaml: expected YAML"),
         ("config.yaml", "- a", "expected a YAML mapping"),
         ("summary.json", "[]", "summary.json: expected a JSON object"),
+        ("metrics.jsonl", '{"step": 2, "policy/kl": "x"}\n', "policy/kl of step 2 is 'x', expected a number or null"),
+        ("evaluation/after.json", '{"tasks": {}, "mean": 1e308}', "after.json: not an evaluation result (1e+308 is"),
         ("evaluation/after.json", "{", "after.json: expected a JSON object"),
         (
             "evaluation/after.json",
@@ -342,3 +344,32 @@ def test_a_chart_without_values_is_left_out() -> None:
 def test_reasoning_and_answer_are_told_apart(response: str, parts: list[tuple[str, str]]) -> None:
     assert re.findall(r'<span class="(think|answer|outside)">(.*?)</span>', highlight(response)) == parts
     assert Page(f"<pre>{highlight(response)}</pre>").text == response
+
+
+def test_only_what_was_measured_alike_is_compared(tmp_path: Path) -> None:
+    """Each kind of stranger, in one run: the page shows no difference to it, and names both digests."""
+    run_dir = write_synthetic_run(tmp_path / "run", steps=20, sft=False)
+    page = write_report(run_dir).read_text()
+    assert "points from before" in page
+    assert "before: 7 questions too long and left out" in page
+    before = run_dir / "evaluation" / "before.json"
+    result = json.loads(before.read_text())
+    changed = [{"path": "/data/test.jsonl", "sha256": "ef" * 32}]
+    for content, said in (
+        ({**result, "measured": {**result["measured"], "data": changed}}, "data: efefefefefef and cdcdcdcdcdcd"),
+        ({key: value for key, value in result.items() if key != "weights"}, "an older release made it"),
+        ({**result, "tasks": {}}, "no question was answered and scored"),
+    ):
+        before.write_text(json.dumps(content))
+        page = write_report(run_dir).read_text()
+        assert "before.json is left out: " in page
+        assert said in page
+        assert "points from before" not in page
+    before.write_text(json.dumps(result))
+    step = run_dir / "checkpoints" / "step_000020"
+    step.mkdir(parents=True)
+    origin = {"stage": "grpo", "model": "other" * 8, "data": [], "rows": [], "before": None}
+    (step / "state.json").write_text(json.dumps({"origin": origin}))
+    assert "it measured weights of sha256 beforebefore, and the run started from otherotherot" in (
+        write_report(run_dir).read_text()
+    )

@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from conversion.checkpoint import CheckpointError, partial_path
+from conversion.checkpoint import CheckpointError
+from conversion.publishing import partial_path
 from recipes.runtime.config import Config, ConfigError
 from recipes.runtime.loading import load
 from recipes.runtime.run_folder import RunFolder, last_checkpoint
+
+ORIGIN = {"stage": "grpo", "model": "a" * 64, "data": [{"path": "/d/a.jsonl", "sha256": "b" * 64}], "before": None}
+ORIGIN |= {"rows": [["s", "MIT", 1]]}
 
 
 @pytest.fixture
@@ -30,20 +34,21 @@ def _published(folder: RunFolder, *steps: int) -> None:
 
 def test_a_new_folder_holds_the_resolved_configuration(config: Config) -> None:
     folder = RunFolder(config.output)
-    folder.prepare(config)
+    folder.prepare(config, ORIGIN)
     assert "group_size: 8" in (folder.path / "config.yaml").read_text()
     assert (folder.steps(), folder.latest()) == ([], None)
 
 
 def test_what_a_killed_save_left_is_removed_and_nothing_else(config: Config) -> None:
     folder = RunFolder(config.output)
+    folder.prepare(config, ORIGIN)
     _published(folder, 3)
     leftovers = [partial_path(folder.step_path(4)), folder.checkpoints / "step_000003.replaced-17"]
     for leftover in leftovers:
         (leftover / "model").mkdir(parents=True)
     (folder.checkpoints / "notes.txt").write_text("mine")
     assert folder.steps() == [3]
-    folder.prepare(config)
+    folder.prepare(config, ORIGIN)
     assert not any(leftover.exists() for leftover in leftovers)
     assert (folder.checkpoints / "notes.txt").read_text() == "mine"
     assert folder.latest() == folder.step_path(3)
@@ -52,9 +57,11 @@ def test_what_a_killed_save_left_is_removed_and_nothing_else(config: Config) -> 
 def test_a_save_killed_between_its_two_renames_loses_nothing(config: Config) -> None:
     """To replace a checkpoint, the old one is renamed first; killed there, the run has only that."""
     folder = RunFolder(config.output)
+    folder.prepare(config, ORIGIN)
     old = folder.checkpoints / "step_000002.replaced-17"
-    old.mkdir(parents=True)
-    folder.prepare(config)
+    old.mkdir()
+    (old / "state.json").write_text("{}")
+    folder.prepare(config, ORIGIN)
     assert folder.steps() == [2]
     assert not old.exists()
 
@@ -108,12 +115,12 @@ def test_a_resume_under_other_settings_is_refused(
 ) -> None:
     """It would continue one run's optimizer on another run's problem, and both curves would be wrong."""
     folder = RunFolder(config.output)
-    folder.prepare(config)
+    folder.prepare(config, ORIGIN)
     _published(folder, 3)
     before = (folder.path / "config.yaml").read_text()
     changed = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **changes)})
     with pytest.raises(ConfigError, match=said) as caught:
-        folder.prepare(changed)
+        folder.prepare(changed, ORIGIN)
     assert str(folder.path) in str(caught.value)
     assert "choose another output folder" in str(caught.value)
     assert (folder.path / "config.yaml").read_text() == before
@@ -132,16 +139,17 @@ def test_a_resume_may_change_length_layout_and_address(
     section: str, changes: dict[str, object], config: Config
 ) -> None:
     folder = RunFolder(config.output)
-    folder.prepare(config)
+    folder.prepare(config, ORIGIN)
     _published(folder, 3)
-    folder.prepare(dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **changes)}))
+    changed = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **changes)})
+    folder.prepare(changed, ORIGIN)
 
 
 def test_without_a_checkpoint_settings_are_free(config: Config) -> None:
     """A run that failed before its first save is simply begun again."""
     folder = RunFolder(config.output)
-    folder.prepare(config)
-    folder.prepare(dataclasses.replace(config, seed=7))
+    folder.prepare(config, ORIGIN)
+    folder.prepare(dataclasses.replace(config, seed=7), ORIGIN)
     assert "seed: 7" in (folder.path / "config.yaml").read_text()
 
 
@@ -149,7 +157,7 @@ def test_the_last_checkpoint_is_checked(config: Config, tiny_checkpoint: Path) -
     folder = RunFolder(config.output)
     with pytest.raises(CheckpointError, match="checkpoints: holds no checkpoint"):
         last_checkpoint(folder.path)
-    folder.prepare(config)
+    folder.prepare(config, ORIGIN)
     shutil.copytree(tiny_checkpoint, folder.step_path(1))
     shutil.copytree(tiny_checkpoint, folder.step_path(2))
     assert last_checkpoint(folder.path) == folder.step_path(2)
@@ -157,3 +165,43 @@ def test_the_last_checkpoint_is_checked(config: Config, tiny_checkpoint: Path) -
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match=f"{weights}: .* truncated"):
         last_checkpoint(folder.path)
+
+
+def test_a_resume_is_of_the_same_model_and_data_by_content(config: Config) -> None:
+    """Under the old paths may lie other files, and the old files under other paths."""
+    folder = RunFolder(config.output)
+    folder.prepare(config, ORIGIN)
+    _published(folder, 3)
+    (folder.step_path(3) / "state.json").write_text(json.dumps({"order": {}, "origin": ORIGIN}))
+    moved = dataclasses.replace(config, model=dataclasses.replace(config.model, path="other/spelling"))
+    moved = dataclasses.replace(moved, data=dataclasses.replace(config.data, train=["link.jsonl"]))
+    folder.prepare(moved, {**ORIGIN, "data": [{"path": "/d/link.jsonl", "sha256": "b" * 64}]})
+    written = (folder.path / "config.yaml").read_text()
+    assert "other/spelling" in written
+    for change, said in (
+        ({"model": "c" * 64}, "started from a model of sha256 aaaaaaaaaaaa, and model.path=checkpoint holds cccccc"),
+        (
+            {"data": [{"path": "/d/a.jsonl", "sha256": "d" * 64}]},
+            r"a.jsonl \(sha256 bbbbbbbbbbbb\).*sha256 dddddddddddd",
+        ),
+        ({"data": ORIGIN["data"] * 2}, "data.train now names a.jsonl .*, a.jsonl"),
+        ({"stage": "sft"}, "holds checkpoints of GRPO; give SFT an output folder of its own"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            folder.prepare(config, {**ORIGIN, **change})
+    assert (folder.path / "config.yaml").read_text() == written
+    # Of an older release's states, those of GRPO alone had a reward.
+    for saved, now in (({"reward": {}, "order": {}}, "sft"), ({"order": {}}, "grpo")):
+        (folder.step_path(3) / "state.json").write_text(json.dumps(saved))
+        with pytest.raises(ConfigError, match="an output folder of its own"):
+            folder.prepare(moved, {**ORIGIN, "stage": now})
+    (folder.step_path(3) / "state.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"state.json: not valid JSON"):
+        folder.prepare(moved, ORIGIN)
+
+
+def test_checkpoints_without_a_configuration_are_not_gone_on_with(config: Config) -> None:
+    folder = RunFolder(config.output)
+    _published(folder, 3)
+    with pytest.raises(ConfigError, match=r"config.yaml: missing, though the run has checkpoints; restore it"):
+        folder.prepare(config, ORIGIN)

@@ -26,15 +26,16 @@ from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSys
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from torch.distributed.checkpoint.storage import WriteResult
 
+from conversion import unpickling
 from conversion.checkpoint import (
     LAYOUTS,
     Checkpoint,
     CheckpointError,
     open_checkpoint,
-    partial_path,
-    publish,
     write_manifest,
 )
+from conversion.digests import file_digest
+from conversion.publishing import partial_path, publish
 from recipes.engines.megatron.writer import WriterProcess
 from recipes.runtime import platform
 from recipes.runtime.agreement import any_rank
@@ -60,7 +61,9 @@ def load_weights(module: Any, checkpoint: Checkpoint) -> None:
     folder, prefix = checkpoint.model_dir, LAYOUTS[checkpoint.manifest.layout].prefix
     sharded = module.sharded_state_dict(prefix=prefix)
     try:
-        loaded = dist_checkpointing.load(sharded, str(folder))
+        loaded = unpickling.load(sharded, folder)
+    except CheckpointError:
+        raise
     except Exception as error:
         raise CheckpointError(
             f"{folder}: cannot be loaded into this model ({type(error).__name__}: {error}); "
@@ -125,7 +128,13 @@ class Saves:
 
         def begin() -> None:
             buckets = {name: part.to_host() for name, part in parts.items()}
-            writer = WriterProcess(lambda: {name: _write(parts[name].writer, found) for name, found in buckets.items()})
+            # Of the optimizer nobody will ask for digests (`conversion.digests`).
+            writer = WriterProcess(
+                lambda: {
+                    name: _write(parts[name].writer, found, digest=name == place.weights)
+                    for name, found in buckets.items()
+                }
+            )
             self._save = _Save(folder, partial, source, parts, writer)
 
         try:
@@ -202,10 +211,12 @@ class Saves:
             if written is None:
                 return
             try:
+                digests: dict[str, str] = {}
                 for name, part in save.parts.items():
-                    part.writer.finish(part.metadata, [list(chain(*results[name])) for results in written])
+                    part.writer.finish(part.metadata, [list(chain(*results[name][0])) for results in written])
                     save_config(CheckpointingConfig(*_FORMAT), str(save.partial / name))
-                write_manifest(save.partial, source=save.source.manifest.source, layout=self.layout)
+                    digests |= {f"{name}/{file}": d for results in written for file, d in results[name][1].items()}
+                write_manifest(save.partial, source=save.source.manifest.source, layout=self.layout, digests=digests)
                 publish(save.partial, save.folder, force=True)
             except BaseException:
                 shutil.rmtree(save.partial, ignore_errors=True)
@@ -253,10 +264,14 @@ def _plan(sharded: dict[str, Any], folder: Path) -> _Part:
     return part
 
 
-def _write(writer: Any, buckets: list[Any]) -> list[list[WriteResult]]:
-    """Writes each bucket to its file, down to the disk; runs in the writer process."""
+def _write(writer: Any, buckets: list[Any], *, digest: bool) -> tuple[list[list[WriteResult]], dict[str, str]]:
+    """Writes each bucket to its file, down to the disk; runs in the writer process.
+
+    Returns:
+        what each bucket's items became, and with `digest` the SHA-256 of each file by its name.
+    """
     transforms: tuple[Any, ...] = ([writer.transforms],) if _PRELOADS else ()
-    found = []
+    found, digests = [], {}
     for number, bucket in enumerate(buckets):
         results: queue.Queue[Any] = queue.Queue()
         pending: queue.Queue[int] = queue.Queue()
@@ -266,7 +281,10 @@ def _write(writer: Any, buckets: list[Any]) -> list[list[WriteResult]]:
         if isinstance(outcome, Exception):
             raise outcome
         found.append(outcome)
-    return found
+        if digest:
+            file = Path(bucket[0])
+            digests[file.name] = file_digest(file)
+    return found, digests
 
 
 def _together(folder: Path, action: Callable[[], None]) -> None:
@@ -307,5 +325,5 @@ def load_checkpoint(module: Any, optimizer: Any, folder: Path) -> dict[str, Any]
     load_weights(module, checkpoint)
     model_state = module.sharded_state_dict(prefix="")
     wanted = {"optimizer": optimizer.sharded_state_dict(model_state, is_loading=True, metadata=_OPTIMIZER)}
-    optimizer.load_state_dict(dist_checkpointing.load(wanted, str(folder / "optimizer"))["optimizer"])
+    optimizer.load_state_dict(unpickling.load(wanted, folder / "optimizer")["optimizer"])
     return json.loads((folder / STATE_FILE).read_text())

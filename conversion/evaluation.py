@@ -1,0 +1,106 @@
+"""What `recipes.evaluate` writes, as the release gate and the report read it: RUN/evaluation/NAME.json.
+
+    name, checkpoint (its path then), weights (its digest), tasks, mean, stderr
+    measured: {data: [{path, sha256}], reward: {name, version, hash}, prompts: {...}, decoding: {...}}
+    dropped, unscored: questions that were too long, and answers that the server could not score
+    seen: {questions, unread}: questions that training saw too, and training files that could not be compared
+
+The hash of `reward` is over the preset and the version of every verifier, so that it tells servers apart that would
+grade differently. Two results may stand side by side when all of `measured` is equal but for paths.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from conversion.digests import SHOWN
+from conversion.errors import ConversionError
+
+AGAIN = "run `python -m recipes.evaluate` again"
+_SHARES = ("accuracy", "stderr", "format_error_share")
+
+
+class EvaluationError(ConversionError):
+    """A result is damaged, or measured nothing; the message names the file and what to do."""
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A result whose numbers are numbers, of at least one question.
+
+    Results of older releases have no `weights` and no `measured`; they are read all the same.
+
+    Raises:
+        EvaluationError: naming the file and the key.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise EvaluationError(f"{path}: cannot be read ({error}); {AGAIN}, or delete it") from error
+    fault = _fault(result)
+    if fault is not None:
+        raise EvaluationError(f"{path}: {fault}; {AGAIN}, or delete it")
+    return {**result, "name": path.stem}
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """How two results were measured otherwise, each line with both values; empty where they may be compared."""
+    one, other = (_measured(result) for result in (a, b))
+    return [
+        f"{key}: {_shown(one.get(key))} and {_shown(other.get(key))}"
+        for key in one | other
+        if one.get(key) != other.get(key)
+    ]
+
+
+def _measured(result: Mapping[str, Any]) -> dict[str, Any]:
+    """All that must be equal, flat: `data` as digests alone."""
+    measured = result["measured"]
+    found: dict[str, Any] = {"data": [file["sha256"] for file in measured["data"]]}
+    for section in ("reward", "prompts", "decoding"):
+        found |= {f"{section} {key}": value for key, value in measured[section].items()}
+    return found
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(_shown(each) for each in value)
+    return value[:SHOWN] if isinstance(value, str) and len(value) == 64 else str(value)
+
+
+def _fault(result: Any) -> str | None:
+    if not isinstance(result, dict) or not isinstance(result.get("checkpoint"), str):
+        return "not the result of an evaluation"
+    tasks = result.get("tasks")
+    if not isinstance(tasks, dict) or not tasks:
+        return "no question was answered and scored"
+    for name, task in tasks.items():
+        count = task.get("questions") if isinstance(task, dict) else None
+        if not isinstance(count, int) or count <= 0:
+            return f"tasks.{name}.questions is {count!r}, expected a number of questions"
+        for key in _SHARES:
+            if not _is_share(task.get(key)):
+                return f"tasks.{name}.{key} is {task.get(key)!r}, expected a number from 0 to 1"
+    for key in ("mean", "stderr"):
+        if not _is_share(result.get(key)):
+            return f"{key} is {result.get(key)!r}, expected a number from 0 to 1"
+    if "weights" in result or "measured" in result:
+        return proof_fault(result)
+    return None
+
+
+def proof_fault(result: Mapping[str, Any]) -> str | None:
+    """What is wrong with the digests and counts that a result of this release has."""
+    try:
+        counts = (result["dropped"], result["unscored"], result["seen"]["questions"], len(result["seen"]["unread"]))
+        sound = isinstance(result["weights"], str) and _measured(result)["data"] and all(n >= 0 for n in counts)
+    except (KeyError, TypeError, AttributeError) as error:
+        return f"its digests are damaged ({type(error).__name__}: {error})"
+    return None if sound else "its digests are damaged"
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and 0 <= value <= 1

@@ -1,0 +1,72 @@
+"""Answers of an evaluation on the disk as they come, so that what stops it costs at most one portion of them.
+
+They are written to a hidden file that is named after all that defines the evaluation: its weights, data, server,
+prompts and decoding. Started again, the same evaluation goes on behind the last whole line, and another one begins
+anew. The file gets its own name, NAME.jsonl, once the result is written.
+
+Left out: two evaluations of one name at once.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from conversion.command import naming
+
+
+class Answers:
+    """The answers so far, in the order of the questions.
+
+    Attributes:
+        rows: one JSON object an answer.
+    """
+
+    def __init__(self, target: Path, definition: Mapping[str, Any]) -> None:
+        """Takes up what the same evaluation has left.
+
+        Args:
+            target: NAME.jsonl.
+            definition: JSON values, equal for the same evaluation alone.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        self._target = target
+        key = hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:16]
+        self._partial = target.with_name(f".{target.stem}.{key}.partial")
+        for other in target.parent.glob(f".{glob.escape(target.stem)}.{'?' * len(key)}.partial"):
+            if other != self._partial:
+                other.unlink(missing_ok=True)
+        self.rows: list[dict[str, Any]] = []
+        whole = 0
+        with naming(self._partial), self._partial.open("ab+") as file:
+            file.seek(0)
+            for line in file:
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    break
+                if not line.endswith(b"\n"):
+                    break
+                self.rows.append(row)
+                whole += len(line)
+            file.truncate(whole)
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes further answers down to the disk. Raises OSError; then none of them counts."""
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        with naming(self._partial), self._partial.open("ab") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self.rows += [dict(row) for row in rows]
+
+    def publish(self) -> None:
+        """Gives the file its own name."""
+        self._partial.replace(self._target)

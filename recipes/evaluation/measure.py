@@ -1,0 +1,65 @@
+"""What an evaluation measures, by content, and whether training has seen its questions.
+
+The content of the result: `conversion.evaluation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from conversion.digests import file_digest
+from recipes.data.example import Example, iterate_examples
+from recipes.runtime.config import Config
+from recipes.runtime.origin import STATE_FILE, data_files, read_state, training_files
+
+
+def measured(config: Config, reward: Mapping[str, str]) -> dict[str, Any]:
+    """All that defines an evaluation beside the weights.
+
+    Args:
+        config: of the evaluation.
+        reward: the preset as the server defines it.
+
+    Raises:
+        OSError: a file of `data.test` cannot be read.
+    """
+    return {
+        "data": data_files(config.data.test),
+        "reward": {**reward, "match": config.reward.match, "format": config.reward.format},
+        "prompts": {"style": config.data.style, "length_target": config.reward.length_target},
+        "decoding": {
+            "temperature": 0.0,
+            "max_new_tokens": config.rollout.max_new_tokens,
+            "max_length": config.model.max_length,
+        },
+    }
+
+
+def seen_in_training(examples: Sequence[Example], checkpoint: Path) -> dict[str, Any]:
+    """How many questions the training of a checkpoint has seen, in any stage.
+
+    A question is its words and those of its context, whatever its id, options, case and spaces.
+
+    Returns:
+        `questions`: how many; `unread`: training files that are gone or changed since, so that nothing can be said.
+    """
+    asked = [_words(example) for example in examples]
+    seen: set[str] = set()
+    unread: list[str] = []
+    origin = read_state(checkpoint).get("origin")
+    if origin is None and (checkpoint / STATE_FILE).exists():
+        unread.append("all, since an older release trained it")
+    wanted = set(asked)
+    for file in training_files(origin):
+        path = Path(file["path"])
+        if not path.is_file() or file_digest(path) != file["sha256"]:
+            unread.append(file["path"])
+            continue
+        seen |= wanted & {_words(example) for example in iterate_examples(path)}
+    return {"questions": sum(words in seen for words in asked), "unread": unread}
+
+
+def _words(example: Example) -> str:
+    return " ".join(f"{example.context or ''} {example.question}".casefold().split())

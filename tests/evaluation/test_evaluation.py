@@ -1,0 +1,85 @@
+"""Evaluations that are stopped, and what they say of themselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from conversion.digests import file_digest
+from recipes.data.example import Example, write_examples
+from recipes.evaluate import described, summarize
+from recipes.evaluation.answers import Answers
+from recipes.evaluation.measure import seen_in_training
+
+
+def _row(number: int, status: str = "correct", group: str = "choice") -> dict[str, Any]:
+    return {
+        "id": f"q{number}",
+        "group": group,
+        "status": status,
+        "tokens": 10,
+        "contradicts": None,
+        "response": "\u2028",
+    }
+
+
+def test_answers_are_on_the_disk_as_they_come(tmp_path: Path) -> None:
+    """Killed in the middle of a line, the same evaluation goes on behind the last whole one; another begins anew."""
+    target, rows = tmp_path / "after.jsonl", [_row(number) for number in range(5)]
+    target.write_text("of an earlier evaluation\n")
+    stopped = Answers(target, {"weights": "a", "measured": {}})
+    stopped.add(rows[:2])
+    stopped.add(rows[2:3])
+    [partial] = tmp_path.glob(".after.*.partial")
+    with partial.open("a") as file:
+        file.write('{"id": "q3", "gro')
+    gone_on = Answers(target, {"measured": {}, "weights": "a"})
+    assert gone_on.rows == rows[:3]
+    gone_on.add(rows[3:])
+    assert target.read_text() == "of an earlier evaluation\n"
+    gone_on.publish()
+    assert [json.loads(line) for line in target.read_text().split("\n")[:-1]] == rows
+    assert [path.name for path in tmp_path.iterdir()] == ["after.jsonl"]
+    Answers(target, {"weights": "a"}).add(rows[:1])
+    Answers(tmp_path / "after.all.jsonl", {"weights": "a"})
+    assert Answers(target, {"weights": "b"}).rows == []
+    assert len(list(tmp_path.glob(".after.*.partial"))) == 2, "another evaluation's answers are left alone"
+
+
+def _example(identity: str, question: str, context: str | None = None) -> Example:
+    return Example(identity, "s", "text", question, "x", context=context)
+
+
+def test_questions_of_every_stage_of_training_are_found(tmp_path: Path) -> None:
+    """Under other ids and in other letters; the same question to another note is another question."""
+    traces, train = tmp_path / "traces.jsonl", tmp_path / "train.jsonl"
+    write_examples(traces, [_example("a", "Which vitamin?"), _example("b", "Creatinine?", "Note 1")])
+    write_examples(train, [_example("c", "Which  nerve?")])
+    files = [[{"path": str(path), "sha256": file_digest(path)}] for path in (traces, train)]
+    origin: dict[str, Any] = {"stage": "sft", "model": "0" * 64, "rows": [], "data": files[0], "before": None}
+    origin = {**origin, "stage": "grpo", "data": files[1], "before": origin}
+    (tmp_path / "state.json").write_text(json.dumps({"origin": origin}))
+    asked = [_example("1", "which vitamin?"), _example("2", "Creatinine?", "Note 2"), _example("3", "Which nerve? ")]
+    assert seen_in_training(asked, tmp_path) == {"questions": 2, "unread": []}
+    train.write_text(train.read_text() + " \n")
+    traces.unlink()
+    assert seen_in_training(asked, tmp_path) == {"questions": 0, "unread": [str(train), str(traces)]}
+    (tmp_path / "state.json").write_text("{}")
+    assert seen_in_training(asked, tmp_path) == {"questions": 0, "unread": ["all, since an older release trained it"]}
+    (tmp_path / "state.json").unlink()
+    assert seen_in_training(asked, tmp_path) == {"questions": 0, "unread": []}
+
+
+def test_what_a_result_does_not_cover_is_said() -> None:
+    """Three right of four scored: a standard error of sqrt(0.75 * 0.25 / 4) = 0.2165."""
+    rows = [*(_row(number) for number in range(3)), _row(3, "incorrect"), _row(4, "timeout"), _row(5, "verifier_error")]
+    result = {"name": "after", "dropped": 4, "seen": {"questions": 1, "unread": ["/d/a.jsonl"]}, **summarize(rows)}
+    assert (result["tasks"]["choice"]["questions"], result["unscored"]) == (4, 2)
+    assert described(result).split("\n") == [
+        "after: choice 75.0%  mean 75.0% (standard error 21.7%)",
+        "4 of 10 questions are longer than the context allows and were left out",
+        "2 of 10 answers could not be scored and count neither way",
+        "1 of 10 questions are in the training data too: no held-out result",
+        "not compared with training data that is gone or was changed: /d/a.jsonl",
+    ]

@@ -118,7 +118,8 @@ class RewardClient:
 
     def definition(self, preset: str) -> PresetInfo:
         """The preset as every server defines it; raises as `score` does, RewardDefinitionError where they differ."""
-        return [self._post(Patience(self._replicas, [url]), preset, [])[0] for url in self._replicas.urls][0]
+        first, *_ = [self._post(Patience(self._replicas, [url]), preset, [])[0] for url in self._replicas.urls]
+        return first
 
     def _post(self, patience: Patience, preset: str, batch: Sequence[ScoreItem]) -> tuple[PresetInfo, list[Score]]:
         body, identity = batch_body(preset, batch), {REQUEST_ID: patience.identity}

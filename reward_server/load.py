@@ -1,0 +1,61 @@
+"""How many requests are open in all workers of a server together.
+
+Workers take connections from one socket, and take them unevenly: a limit of each for itself would send some away while
+another worker is idle. Each writes its own number into its place of a shared file and reads the sum; a sum that is a
+moment old does no harm.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import mmap
+import os
+from pathlib import Path
+
+# A place holds a process id and its open requests.
+_PLACE = 2
+
+
+class Load:
+    """One worker's place in the file at `path`; without a file it counts for itself alone."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._places = memoryview(array.array("q", [0] * _PLACE))
+        self._own = 0
+        if path is not None:
+            with path.open("r+b") as file:
+                # Gone with this descriptor, however the worker ends.
+                fcntl.flock(file, fcntl.LOCK_EX)
+                self._places = memoryview(mmap.mmap(file.fileno(), 0)).cast("q")
+                self._own = self._claim()
+
+    @staticmethod
+    def make(path: Path, workers: int) -> None:
+        """Makes the file, with room for a new worker beside each that is on its way out."""
+        path.write_bytes(array.array("q", [0] * (2 * workers * _PLACE)).tobytes())
+
+    def report(self, count: int) -> None:
+        """Takes note of this worker's open requests."""
+        self._places[self._own + 1] = count
+
+    def total(self) -> int:
+        """Open requests of all workers."""
+        return sum(self._places[1::_PLACE])
+
+    def _claim(self) -> int:
+        """Clears the places of workers that are gone, and takes the first that is free."""
+        for place in range(0, len(self._places), _PLACE):
+            if self._places[place] and not _lives(self._places[place]):
+                self._places[place] = self._places[place + 1] = 0
+        own = next(place for place in range(0, len(self._places), _PLACE) if not self._places[place])
+        self._places[own] = os.getpid()
+        return own
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

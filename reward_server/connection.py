@@ -30,8 +30,9 @@ _CLOSE_LIMIT_S = 5.0
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """One connection."""
+    """One connection; `request_limit_s` is REQUEST_LIMIT_S for it."""
 
+    request_limit_s = REQUEST_LIMIT_S
     _files_at_start: int | None = None
     _logged = -_LOG_EVERY_S
 
@@ -41,7 +42,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._tell: Callable[[], None] | None = None
         self._head_bytes = 0
         self._await_request()
-        self._timer = self.loop.call_later(REQUEST_LIMIT_S, self._look)
+        self._timer = self.loop.call_later(self.request_limit_s, self._look)
         self._one_too_many = len(self.connections) > self._most()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -87,7 +88,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The request is complete; how long its answer takes is not the client's to say."""
         self._head_bytes = 0
-        self._due = float("inf")
+        if not self.cycle.response_complete:
+            self._due = float("inf")
         super().on_message_complete()
         # The end of a large body leaves it paused, and then the client could go unnoticed.
         if not self.pipeline:
@@ -105,7 +107,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().pause_writing()
 
     def _await_request(self) -> None:
-        self._due = self.loop.time() + REQUEST_LIMIT_S
+        self._due = self.loop.time() + self.request_limit_s
 
     def _look(self) -> None:
         """Ends the connection when it is due, by force when it does not go."""
@@ -114,9 +116,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.abort()
             return
         if left <= 0:
-            self._refuse(408, f"the request was not complete within {REQUEST_LIMIT_S:g} s")
+            self._refuse(408, f"the request was not complete within {self.request_limit_s:g} s")
             left = _CLOSE_LIMIT_S
-        self._timer = self.loop.call_later(min(REQUEST_LIMIT_S, left), self._look)
+        self._timer = self.loop.call_later(min(self.request_limit_s, left), self._look)
 
     def _refuse(self, status: int, message: str, head: str = "") -> None:
         if self.transport.is_closing():

@@ -25,10 +25,11 @@ class Load:
         self._own = 0
         if path is not None:
             with path.open("r+b") as file:
-                # Gone with this descriptor, however the worker ends.
-                fcntl.flock(file, fcntl.LOCK_EX)
                 self._places = memoryview(mmap.mmap(file.fileno(), 0)).cast("q")
+                # The mapping keeps the file open, and with it a lock that nobody lets go.
+                fcntl.flock(file, fcntl.LOCK_EX)
                 self._own = self._claim()
+                fcntl.flock(file, fcntl.LOCK_UN)
 
     @staticmethod
     def make(path: Path, workers: int) -> None:

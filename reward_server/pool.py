@@ -172,11 +172,16 @@ class ScorerPool:
         Raises:
             PoolError: one did not start.
         """
-        try:
-            for _ in range(self._size):
+        end = time.monotonic() + START_LIMIT_S
+        while len(self._scorers) < self._size:
+            try:
                 self._scorers.append(await self._launch())
-        except OSError as error:
-            raise PoolError(f"a scoring process did not start ({error})") from error
+            except OSError as error:
+                # A worker that gives up takes the server with it.
+                if time.monotonic() > end:
+                    raise PoolError(f"a scoring process could not be started: {error}") from error
+                logger.error("a scoring process could not be started: %s; trying again", error)
+                await asyncio.sleep(_MAX_BACKOFF_S / 10)
         self._tasks = [asyncio.create_task(self._run(place)) for place in range(self._size)]
         self._tasks.append(asyncio.create_task(self._expire()))
 

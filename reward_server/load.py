@@ -15,14 +15,19 @@ from pathlib import Path
 
 # A place holds a process id and its open requests.
 _PLACE = 2
+_LEFT = -1
 
 
 class Load:
-    """One worker's place in the file at `path`; without a file it counts for itself alone."""
+    """One worker's place in the file at `path`; without a file it counts for itself alone.
+
+    Attributes:
+        replaces: whether this worker came after one that is gone.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self._places = memoryview(array.array("q", [0] * _PLACE))
-        self._own = 0
+        self._own, self.replaces = 0, False
         if path is not None:
             with path.open("r+b") as file:
                 self._places = memoryview(mmap.mmap(file.fileno(), 0)).cast("q")
@@ -47,9 +52,11 @@ class Load:
     def _claim(self) -> int:
         """Clears the places of workers that are gone, and takes the first that is free."""
         for place in range(0, len(self._places), _PLACE):
-            if self._places[place] and not _lives(self._places[place]):
-                self._places[place] = self._places[place + 1] = 0
-        own = next(place for place in range(0, len(self._places), _PLACE) if not self._places[place])
+            if self._places[place] > 0 and not _lives(self._places[place]):
+                self._places[place], self._places[place + 1] = _LEFT, 0
+        # Places that were left come before those that never were taken.
+        own = next(place for place in range(0, len(self._places), _PLACE) if self._places[place] <= 0)
+        self.replaces = self._places[own] == _LEFT
         self._places[own] = os.getpid()
         return own
 

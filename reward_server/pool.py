@@ -170,18 +170,14 @@ class ScorerPool:
         """Starts the processes; returns when each has passed or failed its self-test.
 
         Raises:
-            PoolError: one did not start.
+            PoolError: one did not start within START_LIMIT_S.
         """
-        end = time.monotonic() + START_LIMIT_S
+        # A new worker that gave up would take the others with it: uvicorn's supervisor then ends the server.
+        patience = math.inf if self._load.replaces else START_LIMIT_S
+        end = time.monotonic() + patience
         while len(self._scorers) < self._size:
-            try:
-                self._scorers.append(await self._launch())
-            except OSError as error:
-                # A worker that gives up takes the server with it.
-                if time.monotonic() > end:
-                    raise PoolError(f"a scoring process could not be started: {error}") from error
-                logger.error("a scoring process could not be started: %s; trying again", error)
-                await asyncio.sleep(_MAX_BACKOFF_S / 10)
+            self._scorers.append(await self._replacement(end))
+        self._trouble = ""
         self._tasks = [asyncio.create_task(self._run(place)) for place in range(self._size)]
         self._tasks.append(asyncio.create_task(self._expire()))
 
@@ -286,7 +282,7 @@ class ScorerPool:
             await asyncio.wait_for(scorer.connect(), START_LIMIT_S)
         except (TimeoutError, asyncio.IncompleteReadError, ConnectionError) as error:
             raise PoolError(
-                f"a scoring process did not start within {START_LIMIT_S:.0f} s ({type(error).__name__}); see the log"
+                f"it ended, or said nothing for {START_LIMIT_S:.0f} s, at its start ({type(error).__name__}); see the log"
             ) from error
         finally:
             if not scorer.ready:
@@ -317,8 +313,8 @@ class ScorerPool:
             self._scorers[place] = await self._replacement()
             self._trouble = ""
 
-    async def _replacement(self) -> _Scorer:
-        """A new process, however often it has to be tried: whatever is in the way may go away by itself."""
+    async def _replacement(self, end: float = math.inf) -> _Scorer:
+        """A new process, however often it has to be tried until `end`: whatever is in the way may go away by itself."""
         backoff = _FIRST_BACKOFF_S
         while True:
             try:
@@ -326,7 +322,9 @@ class ScorerPool:
             except Exception as error:
                 known = isinstance(error, PoolError | OSError)
                 self._trouble = str(error) if known else where(error)
-                logger.error("a scoring process could not be replaced: %s; trying again", self._trouble)
+                if time.monotonic() + backoff > end:
+                    raise PoolError(f"no scoring process could be started: {self._trouble}") from error
+                logger.error("a scoring process could not be started: %s; trying again", self._trouble)
             await asyncio.sleep(backoff)
             backoff = min(_MAX_BACKOFF_S, 2 * backoff)
 

@@ -172,5 +172,6 @@ def test_workers_share_one_count_that_the_dead_leave(tmp_path: Path) -> None:
     other.kill()
     other.communicate()
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "load")], check=True)
-    assert Load(tmp_path / "load").total() == 2
+    replacement = Load(tmp_path / "load")
+    assert (replacement.total(), replacement.replaces, own.replaces) == (2, True, False)
     assert Load(None).total() == 0

@@ -281,9 +281,7 @@ class ScorerPool:
         try:
             await asyncio.wait_for(scorer.connect(), START_LIMIT_S)
         except (TimeoutError, asyncio.IncompleteReadError, ConnectionError) as error:
-            raise PoolError(
-                f"it ended, or said nothing for {START_LIMIT_S:.0f} s, at its start ({type(error).__name__}); see the log"
-            ) from error
+            raise PoolError(f"it ended or was silent at its start ({type(error).__name__}); see the log") from error
         finally:
             if not scorer.ready:
                 scorer.end()

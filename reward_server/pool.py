@@ -91,6 +91,9 @@ class _Job:
     crashes: dict[int, int] = field(default_factory=dict)
     kills: int = 0
 
+    def __post_init__(self) -> None:
+        self.size = len(self.body)
+
     def frame(self) -> bytes:
         given = {str(index): status for index, status in self.given.items()}
         head = json.dumps({"job": self.number, "kind": self.kind, "given": given}).encode()
@@ -252,6 +255,8 @@ class ScorerPool:
         finally:
             del self._open[job.number]
             self._open_bytes -= size
+            # It may stand in a line for long yet, where nobody waits for it.
+            job.body = b""
             self._load.report(len(self._open))
 
     def refusal(self) -> RequestError:
@@ -420,7 +425,7 @@ class _Scorer:
     async def send(self, job: _Job) -> None:
         """Sends a job."""
         self.sent.append(job)
-        self._sent_bytes += len(job.body)
+        self._sent_bytes += job.size
         self._writer.write(job.frame())
         await self._writer.drain()
 
@@ -431,7 +436,7 @@ class _Scorer:
                 head, body = await self._read_frame()
                 job = self.sent.popleft()
                 assert job.number == head["job"], "the scoring process answers in order"
-                self._sent_bytes -= len(job.body)
+                self._sent_bytes -= job.size
                 self.room.set()
                 if not job.future.done():
                     counts = [(verifier, status, count) for verifier, status, count in head["counts"]]

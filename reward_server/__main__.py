@@ -9,18 +9,24 @@ Exit codes: 0 stopped by a signal; 2 wrong arguments, or the address cannot be b
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import json
+import math
 import os
 import resource
 import signal
 import socket
 import sys
 import tempfile
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from reward_server import lifetime, logs
+from reward_server.load import Load
+from reward_server.token import TokenError, read_token
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -34,6 +40,7 @@ _SETTINGS_VARIABLE = "MEDATRON_REWARD_SETTINGS"
 _BACKLOG = 65535
 _MAX_FILES = 65536
 _FEW_FILES = 4096
+_MAX_ITEM_LIMIT_S = 100
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,9 +49,21 @@ def main(argv: list[str] | None = None) -> int:
     if bool(args.judge_url) != bool(args.judge_model):
         print("reward_server: --judge-url and --judge-model go together", file=sys.stderr)
         return 2
+    try:
+        token = _token(args.token_file)
+    except OSError as error:
+        print(f"reward_server: cannot read --token-file {args.token_file}: {error.strerror}", file=sys.stderr)
+        return 2
+    except TokenError as error:
+        print(f"reward_server: {args.token_file or TOKEN_VARIABLE}: {error}", file=sys.stderr)
+        return 2
     # Covers the time before uvicorn takes the signals over, and the moment after it hands them back.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
+    # A terminal that closes, and Ctrl-\\, end it like any other; under nohup it stays.
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _end)
     # Slurm sends it to all processes of a job ahead of the time limit; it is meant for the trainer.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if args.parent_pid is not None:
@@ -62,14 +81,6 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         print(f"reward_server: {_explain(args.host, args.port, error)}", file=sys.stderr)
         return 2
-    try:
-        token = _token(args.token_file)
-    except OSError as error:
-        print(f"reward_server: cannot read --token-file {args.token_file}: {error.strerror}", file=sys.stderr)
-        return 2
-    if token == "":
-        print(f"reward_server: the token is empty; write one into the file or {TOKEN_VARIABLE}", file=sys.stderr)
-        return 2
     port_file: Path | None = args.port_file
     try:
         if port_file is not None:
@@ -79,23 +90,22 @@ def main(argv: list[str] | None = None) -> int:
         print(f"reward_server: cannot write --port-file {port_file}: {error.strerror}", file=sys.stderr)
         return 2
     try:
-        with tempfile.TemporaryDirectory(prefix="medatron-metrics-") as metrics:
+        with tempfile.TemporaryDirectory(prefix="medatron-server-") as folder, contextlib.ExitStack() as stack:
             # Workers are started by name, so that what they need to know travels in the environment.
             os.environ[TOKEN_VARIABLE] = token or ""
             os.environ[logs.TEXTS_VARIABLE] = "1" if args.log_texts else "0"
             settings = {"item_limit_s": args.item_limit, "queue_limit": args.queue_limit, "log_level": args.log_level}
+            if args.workers > 1:
+                settings["queue_limit"] *= args.workers
+                settings["load_file"] = f"{folder}/load"
+                Load.make(Path(folder) / "load", args.workers)
+                os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
             if args.judge_url:
-                settings["judge"] = {
-                    "url": args.judge_url,
-                    "model": args.judge_model,
-                    "requests_per_minute": args.judge_requests_per_minute,
-                    "tokens_per_minute": args.judge_tokens_per_minute,
-                }
+                settings["judge_socket"] = f"{folder}/judge"
+                stack.enter_context(_judge(args, settings["judge_socket"]))
             # The model is part of what defines a reward: presets hash it.
             os.environ[JUDGE_MODEL_VARIABLE] = args.judge_model or ""
             os.environ[_SETTINGS_VARIABLE] = json.dumps(settings)
-            if args.workers > 1:
-                os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics
             return _serve(listener, args.workers, args.log_level)
     finally:
         if port_file is not None:
@@ -103,7 +113,30 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _token(file: Path | None) -> str | None:
-    return file.read_text(encoding="utf-8").strip() if file is not None else os.environ.get(TOKEN_VARIABLE)
+    """The token to ask for, None for none; raises OSError and TokenError."""
+    if file is not None:
+        return read_token(file.read_bytes())
+    return read_token(os.environ[TOKEN_VARIABLE]) if TOKEN_VARIABLE in os.environ else None
+
+
+def _end(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _judge(args: argparse.Namespace, socket_path: str) -> AbstractContextManager[None]:
+    """The judge of all workers; they ask it at `socket_path`."""
+    # Imported late: servers without a judge do without.
+    from reward_server.judge import JudgeSettings
+    from reward_server.judge_desk import serving
+
+    settings = JudgeSettings(
+        url=args.judge_url,
+        model=args.judge_model,
+        api_key=os.environ.get(JUDGE_KEY_VARIABLE) or "none",
+        requests_per_minute=args.judge_requests_per_minute,
+        tokens_per_minute=args.judge_tokens_per_minute,
+    )
+    return serving(settings, socket_path)
 
 
 def worker_app() -> FastAPI:
@@ -112,8 +145,6 @@ def worker_app() -> FastAPI:
 
     lifetime.stop_with_supervisor()
     settings = json.loads(os.environ[_SETTINGS_VARIABLE])
-    if "judge" in settings:
-        settings["judge"]["api_key"] = os.environ.get(JUDGE_KEY_VARIABLE) or "none"
     return create_app(Settings(**settings, token=os.environ[TOKEN_VARIABLE] or None))
 
 
@@ -122,9 +153,13 @@ def _serve(listener: socket.socket, workers: int, log_level: str) -> int:
     import uvicorn
     from uvicorn.supervisors import Multiprocess
 
+    from reward_server.connection import LimitedProtocol
+
     config = uvicorn.Config(
         "reward_server.__main__:worker_app",
         factory=True,
+        http=LimitedProtocol,
+        ws="none",
         workers=workers,
         log_config=logs.configuration(log_level),
         access_log=False,
@@ -135,7 +170,11 @@ def _serve(listener: socket.socket, workers: int, log_level: str) -> int:
         server = uvicorn.Server(config)
         server.run(sockets=[listener])
         return 0 if server.started else 3
+    ending = [number for number in (signal.SIGHUP, signal.SIGQUIT) if signal.getsignal(number) == _end]
     supervisor = Multiprocess(config, sockets=[listener])
+    # It means to restart its workers at the one, and to ignore the other.
+    for number in ending:
+        signal.signal(number, _end)
     supervisor.run()
     return 3 if any(process.exitcode == 3 for process in supervisor.processes) else 0
 
@@ -197,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=_within(1, 256), default=1, help="processes (default: %(default)s)")
     parser.add_argument(
         "--item-limit",
-        type=float,
+        type=_seconds,
         default=2.0,
         metavar="S",
         help="seconds that one item may take (default: %(default)s)",
@@ -207,13 +246,15 @@ def _parser() -> argparse.ArgumentParser:
         type=_within(1, 100_000),
         default=8192,
         metavar="N",
-        help="requests that may wait at a worker; more get 429 (default: %(default)s)",
+        help="requests that may wait, times the workers; more get 429 (default: %(default)s)",
     )
     parser.add_argument(
         "--token-file", type=Path, help=f"file with a bearer token (default: ${TOKEN_VARIABLE}, if set)"
     )
     judge = parser.add_argument_group("judge of open answers (optional; its key is read from $MEDATRON_JUDGE_API_KEY)")
-    judge.add_argument("--judge-url", help="base URL of an OpenAI-compatible endpoint, such as http://node7:8001/v1")
+    judge.add_argument(
+        "--judge-url", type=_url, help="base URL of an OpenAI-compatible endpoint, such as http://node7:8001/v1"
+    )
     judge.add_argument("--judge-model", help="name of the model there")
     judge.add_argument("--judge-requests-per-minute", type=_within(1, 10**6), default=600, metavar="N")
     judge.add_argument("--judge-tokens-per-minute", type=_within(1, 10**9), default=10**6, metavar="N")
@@ -235,6 +276,29 @@ def _within(low: int, high: int) -> Any:
         return int(text)
 
     return parse
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= _MAX_ITEM_LIMIT_S:
+        raise argparse.ArgumentTypeError(f"expected seconds above 0 and at most {_MAX_ITEM_LIMIT_S}, got {text!r}")
+    return value
+
+
+def _url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        # `port` raises for what is none.
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    # urlsplit drops line ends without a word.
+    if not sound or not all("!" <= character <= "~" for character in text):
+        raise argparse.ArgumentTypeError(f"expected a URL such as http://node7:8001/v1, got {text!r}")
+    return text
 
 
 if __name__ == "__main__":

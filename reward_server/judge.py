@@ -2,7 +2,8 @@
 
 The judge sees the question, the right answers and the candidate's answer, never its reasoning. What looks like a
 verdict inside the candidate is taken out before, and the last verdict of the judge's reply counts, so that a policy
-cannot write its own. Verdicts are cached by content, and requests and tokens a minute are bounded.
+cannot write its own. Verdicts are cached by content, those on their way too, so that nothing is asked for twice; every
+request counts against requests and tokens a minute, also one that fails.
 
 Two failures are told apart: a judge that cannot be asked in time is `timeout`, a reply without a verdict
 `verifier_error`; neither is a reward. Left out: several judges with a vote, and soft scores from token probabilities.
@@ -12,19 +13,23 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import html
 import ipaddress
 import json
 import logging
+import random
 import re
 import time
+import unicodedata
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
-from openai import AsyncOpenAI, DefaultAsyncHttpxClient, OpenAIError
+import httpx
 
+from reward_server.service import where
 from reward_server.verifiers.text import JUDGE_VERSION
 
 logger = logging.getLogger(__name__)
@@ -37,8 +42,12 @@ _INSTRUCTIONS = (
     "detail is no harm unless it contradicts, a hedge between several answers is incorrect. Reason in one or two "
     "sentences, then end with a line that says exactly VERDICT: CORRECT or VERDICT: INCORRECT."
 )
+_MAX_REPLY_TOKENS = 300
+_ATTEMPTS = 4
+_FIRST_BACKOFF_S = 0.5
 _VERDICT = re.compile(r"VERDICT\s*:\s*\**\s*(CORRECT|INCORRECT)\b", re.IGNORECASE)
-_MARKER = re.compile(r"verdict|</?candidate>", re.IGNORECASE)
+# With spaces and punctuation between letters and around a tag's name.
+_MARKER = re.compile(r"[\W_]{0,3}".join("verdict") + r"|<[\W_]{0,8}candidate[^\w<>]{0,8}>?", re.IGNORECASE)
 _CACHED = 100_000
 
 
@@ -51,7 +60,8 @@ class JudgeSettings:
         model: name of the model there.
         api_key: of the endpoint; local ones take any.
         deadline_s: seconds that one verdict may take, waiting for the budget and repetitions included.
-        requests_per_minute, tokens_per_minute: the budget; tokens are those that the endpoint reports.
+        requests_per_minute, tokens_per_minute: the budget; tokens are those that the endpoint reports, or the most that
+            a request may take where it reports none.
         concurrency: requests under way at a time.
     """
 
@@ -78,15 +88,22 @@ class Judge:
 
     def __init__(self, settings: JudgeSettings) -> None:
         self._settings = settings
-        http = DefaultAsyncHttpxClient(trust_env=not is_inside(settings.url))
-        self._client = AsyncOpenAI(base_url=settings.url, api_key=settings.api_key, max_retries=3, http_client=http)
+        self._http = httpx.AsyncClient(
+            trust_env=not is_inside(settings.url),
+            headers={"Authorization": f"Bearer {settings.api_key}"},
+            timeout=settings.deadline_s,
+        )
         self._cache: OrderedDict[bytes, JudgeStatus] = OrderedDict()
+        self._running: dict[bytes, asyncio.Task[JudgeStatus]] = {}
         self._slots = asyncio.Semaphore(settings.concurrency)
-        self._spent: deque[tuple[float, int]] = deque()
+        self._budget = _Budget(settings.requests_per_minute, settings.tokens_per_minute)
 
     async def close(self) -> None:
-        """Closes the connections."""
-        await self._client.close()
+        """Ends what is on its way, and closes the connections."""
+        for task in self._running.values():
+            task.cancel()
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+        await self._http.aclose()
 
     async def verdicts(self, cases: Sequence[tuple[str, Sequence[str], str]]) -> list[JudgeStatus]:
         """One status a case (question, right answers, candidate's answer), in order."""
@@ -99,12 +116,23 @@ class Judge:
         if (known := self._cache.get(key)) is not None:
             self._cache.move_to_end(key)
             return known
+        if (running := self._running.get(key)) is None:
+            running = self._running[key] = asyncio.create_task(self._judged(key, case))
+            running.add_done_callback(lambda _: self._running.pop(key))
+        # Goes on where whoever asked first has gone: the answer will be wanted again.
+        return await asyncio.shield(running)
+
+    async def _judged(self, key: bytes, case: _Case) -> JudgeStatus:
         try:
-            reply = await asyncio.wait_for(self._ask(case), self._settings.deadline_s)
-        except (TimeoutError, OpenAIError) as error:
+            async with asyncio.timeout(self._settings.deadline_s):
+                reply = await self._ask(_messages(case))
             # Only the type: an endpoint's message may repeat what it was sent.
+        except (TimeoutError, httpx.HTTPError, httpx.InvalidURL) as error:
             logger.error("the judge could not be asked: %s", type(error).__name__)
             return "timeout"
+        except Exception as error:
+            logger.error("asking the judge raised %s", where(error))
+            return "verifier_error"
         found = _VERDICT.findall(reply)
         if not found:
             logger.error("the judge's reply has no verdict")
@@ -115,25 +143,71 @@ class Judge:
             self._cache.popitem(last=False)
         return status
 
-    async def _ask(self, case: _Case) -> str:
-        async with self._slots:
-            await self._budget()
-            reply = await self._client.chat.completions.create(
-                model=self._settings.model, messages=_messages(case), temperature=0.0, max_tokens=300
-            )
-        self._spent.append((time.monotonic(), reply.usage.total_tokens if reply.usage else 0))
-        return (reply.choices[0].message.content or "") if reply.choices else ""
+    async def _ask(self, messages: list[dict[str, str]]) -> str:
+        """The judge's reply, asked for again where the endpoint is busy or away; empty where it is no reply."""
+        settings = self._settings
+        body = {"model": settings.model, "messages": messages, "temperature": 0.0, "max_tokens": _MAX_REPLY_TOKENS}
+        # A token has a character at least.
+        most = sum(len(message["content"]) for message in messages) + _MAX_REPLY_TOKENS
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                await asyncio.sleep(random.uniform(0.5, 1.0) * _FIRST_BACKOFF_S * 2**attempt)
+            async with self._slots:
+                spent = await self._budget.spend(most)
+                try:
+                    answer = await self._http.post(f"{settings.url.rstrip('/')}/chat/completions", json=body)
+                except httpx.TransportError:
+                    if attempt + 1 == _ATTEMPTS:
+                        raise
+                    continue
+            if answer.status_code not in (408, 409, 429) and answer.status_code < 500:
+                break
+        answer.raise_for_status()
+        reply, tokens = _read(answer)
+        if tokens is not None:
+            spent.tokens = tokens
+        return reply
 
-    async def _budget(self) -> None:
-        """Waits until the last minute has room for one more request."""
-        while True:
-            now = time.monotonic()
-            while self._spent and self._spent[0][0] < now - 60:
-                self._spent.popleft()
-            tokens = sum(count for _, count in self._spent)
-            if len(self._spent) < self._settings.requests_per_minute and tokens < self._settings.tokens_per_minute:
-                return
-            await asyncio.sleep(min(1.0, self._spent[0][0] + 60.01 - now))
+
+@dataclass
+class _Spent:
+    at: float
+    tokens: int
+
+
+class _Budget:
+    """Requests and tokens of the last minute, whatever became of them."""
+
+    def __init__(self, requests: int, tokens: int) -> None:
+        self._requests, self._tokens = requests, tokens
+        self._spent: deque[_Spent] = deque()
+        self._turn = asyncio.Lock()
+
+    async def spend(self, tokens: int) -> _Spent:
+        """Waits until there is room for a request of at most `tokens`, first come, first served."""
+        async with self._turn:
+            while True:
+                now = time.monotonic()
+                while self._spent and self._spent[0].at < now - 60:
+                    self._spent.popleft()
+                taken = sum(each.tokens for each in self._spent)
+                # One that is above the budget by itself has a minute of its own.
+                if not self._spent or (len(self._spent) < self._requests and taken + tokens <= self._tokens):
+                    self._spent.append(_Spent(now, tokens))
+                    return self._spent[-1]
+                await asyncio.sleep(min(1.0, self._spent[0].at + 60.01 - now))
+
+
+def _read(answer: httpx.Response) -> tuple[str, int | None]:
+    """Text and tokens of a chat completion; no text where it is none, None for tokens that it does not tell."""
+    try:
+        content = answer.json()
+        text = content["choices"][0]["message"]["content"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return "", None
+    usage = content.get("usage")
+    tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
+    return text if isinstance(text, str) else "", tokens if type(tokens) is int and tokens >= 0 else None
 
 
 def is_inside(url: str) -> bool:
@@ -150,11 +224,14 @@ def is_inside(url: str) -> bool:
 
 
 def neutralised(text: str) -> str:
-    """A candidate's answer without anything that could pass for the judge's own words."""
-    return _MARKER.sub("[...]", text)
+    """A candidate's answer without anything that could pass for the judge's own words, however it is spelt."""
+    plain = unicodedata.normalize("NFKC", html.unescape(text))
+    # Zero-width and other invisible characters, and variation selectors.
+    seen = "".join(c for c in plain if unicodedata.category(c) != "Cf" and not "\ufe00" <= c <= "\ufe0f")
+    return _MARKER.sub("[...]", seen)
 
 
-def _messages(case: _Case) -> Any:
+def _messages(case: _Case) -> list[dict[str, str]]:
     references = "\n".join(f"- {reference}" for reference in case.references)
     asked = (
         f"Question:\n{case.question}\n\nRight answers:\n{references}\n\n"

@@ -6,6 +6,8 @@ on every request.
 
 from __future__ import annotations
 
+import html
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,11 +52,13 @@ _FOREIGN: dict[str, dict[str, Any]] = {
 _ERRORS = {
     "400": "The client went away.",
     "401": "The token is missing or wrong.",
+    "408": "The request was not complete in time.",
     "413": "The body or the batch is too large.",
     "422": "The body does not fit; `fields` says where.",
     "429": "Too many requests wait; ask again after Retry-After seconds.",
+    "431": "The head of the request is too large.",
     "500": "The server failed.",
-    "503": "The server is shutting down, or could not score a response that has to have a number.",
+    "503": "The server is not ready, shutting down, or could not score a response that has to have a number.",
 }
 
 
@@ -109,6 +113,25 @@ def document(title: str, paths: Mapping[str, str]) -> dict[str, Any]:
         "paths": operations,
         "components": {"schemas": components},
     }
+
+
+def document_page(document: Mapping[str, Any]) -> str:
+    """The document as a page that loads nothing."""
+    title = html.escape(document["info"]["title"])
+    parts = [f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><h1>{title}</h1>"]
+    parts.append('<p>The same for programs: <a href="/openapi.json">/openapi.json</a></p>')
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            parts.append(f"<h2>{method.upper()} {path}</h2><p>{html.escape(operation['summary'])}</p>")
+            parts.append(_folded("Request and answers", {k: v for k, v in operation.items() if k != "summary"}))
+    parts.append("<h2>Schemas</h2>")
+    parts += [_folded(name, schema) for name, schema in document["components"]["schemas"].items()]
+    return "\n".join(parts)
+
+
+def _folded(name: str, content: Mapping[str, Any]) -> str:
+    text = html.escape(json.dumps(content, indent=2))
+    return f"<details><summary>{html.escape(name)}</summary><pre>{text}</pre></details>"
 
 
 def _operation(kind: Mapping[str, Any]) -> dict[str, Any]:

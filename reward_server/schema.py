@@ -1,7 +1,8 @@
 """The wire of `POST /v1/score`: strict pydantic models of request and answer.
 
 Unknown fields, wrong types (a number as a string), non-finite numbers and contradictory references are refused, with
-the path of the field. Messages never repeat a question or a response.
+the path of the field. Messages repeat nothing that was sent but names of fields, and those only where they look like
+names.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from reward_server.reference import choice_fault, date_fault, duration_fault, number_fault, text_fault
 from reward_server.verifiers.choice import MAX_OPTIONS, Match
@@ -20,6 +22,10 @@ from reward_server.verifiers.length import LengthMode, LengthShape
 MAX_BATCH_ITEMS = 512
 MAX_BODY_BYTES = 128 * 2**20
 
+# Far above any context, and far below where a float loses digits.
+MAX_TOKENS = 10**9
+
+_FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 Status = Literal["correct", "incorrect", "no_answer", "malformed", "timeout", "verifier_error"]
@@ -139,10 +145,10 @@ class Length(Strict):
     """
 
     mode: LengthMode
-    target: int | None = Field(default=None, ge=1)
-    tokens: int | None = Field(default=None, ge=0)
+    target: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
+    tokens: int | None = Field(default=None, ge=0, le=MAX_TOKENS)
     shape: LengthShape = "preset"
-    buffer: int | None = Field(default=None, ge=1)
+    buffer: int | None = Field(default=None, ge=1, le=MAX_TOKENS)
     only_correct: bool = False
 
     @model_validator(mode="after")
@@ -200,6 +206,7 @@ class TextItem(_Item):
 
 
 Item = ChoiceItem | NumberItem | DateItem | DurationItem | TextItem
+TASKS = ("choice", "number", "date", "duration", "text")
 
 
 class ScoreRequest(Strict):
@@ -284,7 +291,7 @@ def parse_request(body: bytes) -> ScoreRequest:
     except ValidationError as error:
         # Without `input`, which would carry a response's text into the caller's log.
         details = error.errors(include_url=False, include_context=False, include_input=False)
-        fields = [{"path": _path(detail["loc"]), "message": detail["msg"]} for detail in details[:20]]
+        fields = [{"path": _path(detail["loc"]), "message": _message(detail)} for detail in details[:20]]
         first = f"{fields[0]['path'] or 'body'}: {fields[0]['message']}"
         more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
         raise RequestError(422, f"the request does not fit the contract of /v1/score: {first}{more}", fields) from None
@@ -312,9 +319,14 @@ def _whole_characters(body: bytes) -> bytes:
     return text.encode("utf-8", "replace")
 
 
+def _message(detail: ErrorDetails) -> str:
+    # pydantic's own repeats the task that was sent.
+    return "task: expected one of " + ", ".join(TASKS) if detail["type"] == "union_tag_invalid" else detail["msg"]
+
+
 def _path(location: tuple[int | str, ...]) -> str:
     # pydantic puts the discriminator's value behind the item's index; it is no part of the JSON path.
-    parts = [str(part) for part in location]
+    parts = [str(part) if isinstance(part, int) or _FIELD.fullmatch(part) else "(a name)" for part in location]
     if len(parts) > 2 and parts[0] == "items":
         del parts[2]
     return ".".join(parts)

@@ -52,8 +52,9 @@ def load_verifiers(name: str) -> Mapping[str, Verifier]:
 
 
 def serve(channel: socket.socket, progress: mmap.mmap, verifiers: Mapping[str, Verifier]) -> None:
-    """Announces itself with the self-test's failures, then answers jobs until the channel closes."""
-    _send(channel, {"failures": selftest.failures(verifiers)}, b"")
+    """Announces itself with the self-test's failures and the presets' hashes, then answers until the channel closes."""
+    definitions = {name: preset_info(preset, verifiers).hash for name, preset in PRESETS.items()}
+    _send(channel, {"failures": selftest.failures(verifiers), "definitions": definitions}, b"")
     with channel.makefile("rb", buffering=1 << 20) as stream:
         while lengths := stream.read(LENGTHS.size):
             head_length, body_length = LENGTHS.unpack(lengths)

@@ -18,7 +18,15 @@ from recipes.data.example import Example
 from recipes.engines.base import Completion
 from recipes.rollout.prompts import Prompt, RowError
 from recipes.runtime.config import RewardConfig
-from reward_server.client import SERVER_FAULTS, Length, RewardClient, RewardProtocolError, Score, ScoreItem
+from reward_server.client import (
+    SERVER_FAULTS,
+    Length,
+    RewardClient,
+    RewardDefinitionError,
+    RewardProtocolError,
+    Score,
+    ScoreItem,
+)
 
 
 class RewardError(RuntimeError):
@@ -65,7 +73,8 @@ def score(
         first_group: number of the first prompt within the step.
 
     Raises:
-        RewardError: the server stayed away, refused the request, or failed on more than `config.max_null_share`.
+        RewardError: the server stayed away, refused the request, scored by another definition of the reward than
+            before, or failed on more than `config.max_null_share`.
     """
     decoded = [tokenizer.batch_decode([c.ids for c in group], skip_special_tokens=True) for group in completions]
     texts = [[prompt.opened + text for text in group] for prompt, group in zip(prompts, decoded, strict=True)]
@@ -84,12 +93,12 @@ def score(
 
 
 def reward_definition(client: RewardClient | None, config: RewardConfig) -> dict[str, str]:
-    """Name, version and content hash of the preset as the server defines it; collective like `score`.
+    """Name, version and content hash of the preset as every server defines it; collective like `score`.
 
     Raises:
-        RewardError: the server stayed away or does not know the preset.
+        RewardError: a server stayed away or does not know the preset, or two define it differently.
     """
-    return _told_by_leader(lambda asked: dataclasses.asdict(asked.score(config.preset, [])[0]), client)
+    return _told_by_leader(lambda asked: dataclasses.asdict(asked.definition(config.preset)), client)
 
 
 def check_same_reward(saved: Mapping[str, str] | None, now: Mapping[str, str], config: RewardConfig) -> None:
@@ -128,6 +137,8 @@ def check_rows(examples: Sequence[Example], client: RewardClient | None, config:
         asked.score(config.preset, [])
         try:
             return [score.status for score in asked.score(config.preset, items)[1]], None
+        except RewardDefinitionError:
+            raise
         except RewardProtocolError:
             return [], _refused(asked, config.preset, items)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Callable, Sequence
 
 import httpx
 
-from reward_server.client.retry import RETRIED, Replicas, headers
+from reward_server.client.connections import PerProcess
+from reward_server.client.definition import Definitions
+from reward_server.client.retry import REQUEST_ID, RETRIED, Replicas, headers
 from reward_server.client.wire import PresetInfo, Score, ScoreItem, batch_body, batches, check_ids, join, read_batch
 
 
@@ -20,7 +21,7 @@ class AsyncRewardClient:
         concurrency: requests under way at a time, over all calls.
 
     Raises:
-        ValueError: for a URL without http(s) or a time that is not positive.
+        ValueError: as `RewardClient`'s.
     """
 
     def __init__(
@@ -34,9 +35,11 @@ class AsyncRewardClient:
         concurrency: int = 64,
     ) -> None:
         self._replicas = Replicas(url, attempt_timeout_s, total_timeout_s, on_retry)
-        self._slots = asyncio.Semaphore(concurrency)
+        self._definitions = Definitions()
         limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
-        self._http = httpx.AsyncClient(trust_env=False, headers=headers(token), limits=limits)
+        sent = headers(token)
+        self._slots = PerProcess(lambda: asyncio.Semaphore(concurrency))
+        self._http = PerProcess(lambda: httpx.AsyncClient(trust_env=False, headers=sent, limits=limits))
 
     async def __aenter__(self) -> AsyncRewardClient:
         return self
@@ -46,32 +49,35 @@ class AsyncRewardClient:
 
     async def close(self) -> None:
         """Closes the connections."""
-        await self._http.aclose()
+        await self._http.get().aclose()
 
     async def score(self, preset: str, items: Sequence[ScoreItem]) -> tuple[PresetInfo, list[Score]]:
         """Scores `items` in order; arguments, result and errors are those of `RewardClient.score`."""
         check_ids(items)
-        parts = list(batches(items))
-        tasks = [asyncio.create_task(self._post(batch_body(preset, batch))) for batch in parts]
+        tasks = [asyncio.create_task(self._post(preset, batch)) for batch in batches(items)]
         try:
-            bodies = await asyncio.gather(*tasks)
+            return join(await asyncio.gather(*tasks))
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        return join([read_batch(preset, batch, body) for batch, body in zip(parts, bodies, strict=True)])
 
-    async def _post(self, body: bytes) -> bytes:
-        patience = self._replicas.patience()
-        identity = {"X-Request-Id": uuid.uuid4().hex}
+    async def _post(self, preset: str, batch: Sequence[ScoreItem]) -> tuple[PresetInfo, list[Score]]:
+        body, patience = batch_body(preset, batch), self._replicas.patience()
         failure: httpx.Response | Exception
         while True:
             try:
-                async with self._slots:
-                    url, timeout = f"{patience.url}/v1/score", patience.timeout()
-                    answer = await self._http.post(url, content=body, headers=identity, timeout=timeout)
+                async with self._slots.get():
+                    url, timeout = patience.url, patience.timeout()
+                    # httpx's own limit is that of each read.
+                    async with asyncio.timeout(timeout):
+                        answer = await self._http.get().post(
+                            f"{url}/v1/score", content=body, headers={REQUEST_ID: patience.identity}, timeout=timeout
+                        )
                 if patience.accept(answer):
-                    return answer.content
+                    info, scores = read_batch(preset, batch, answer.content)
+                    self._definitions.check(info, url)
+                    return info, scores
                 failure = answer
             except RETRIED as error:
                 failure = error

@@ -116,7 +116,14 @@ def test_evaluation(warm_checkpoint: Path, embedded_data: Path, tmp_path: Path) 
         run(
             "recipes.evaluate",
             "experiment=quickstart_grpo",
-            *(layout, "parallel.timeout_minutes=1", "name=before", f"output={output}", f"model.path={warm_checkpoint}"),
+            *(
+                layout,
+                "parallel.timeout_minutes=1",
+                "reward.total_timeout_s=50",
+                "name=before",
+                f"output={output}",
+                f"model.path={warm_checkpoint}",
+            ),
             f"data.test=[{embedded_data / 'test.jsonl'}]",
             log=tmp_path / f"log{number}",
         )

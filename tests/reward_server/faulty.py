@@ -33,5 +33,10 @@ def _explode(answer: str, *_: Any) -> NoReturn:
     raise ZeroDivisionError(f"cannot judge {answer}")
 
 
+def _explode_at_times(answer: str, item: Any, match: Match) -> Verdict:
+    return _explode(answer) if answer == "SECRET" else REAL["text"].judge(answer, item, match)
+
+
 BROKEN = {**REAL, "text": Verifier("text", "7", _explode)}
+BREAKABLE = {**REAL, "text": Verifier("text", "7", _explode_at_times)}
 VERIFIERS = {**REAL, "choice": dataclasses.replace(REAL["choice"], judge=_judge)}

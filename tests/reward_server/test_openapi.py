@@ -26,4 +26,6 @@ def test_the_document_names_every_endpoint(server: RewardServerProcess) -> None:
     assert set(document["paths"]) == {
         *("/v1/score", "/get_reward", "/remote_rm", "/healthz", "/readyz", "/v1/verifiers", "/metrics"),
     }
-    assert httpx.get(f"{server.url}/docs", trust_env=False).status_code == 200
+    page = httpx.get(f"{server.url}/docs", trust_env=False)
+    assert (page.status_code, "POST /v1/score" in page.text) == (200, True)
+    assert not any(loads in page.text for loads in ("<script", "<link", "src="))

@@ -19,7 +19,7 @@ import pytest
 
 from reward_server.client import RewardClient, RewardProtocolError, ScoreItem
 from reward_server.process import RewardServerProcess
-from tests.conftest import children
+from tests.conftest import children, kill
 
 NUMBER = b'{"preset":"gated","items":[{"id":"0","task":"number","response":"","reference":{"answer":%s}}]}'
 OPTIONS = {"A": "Aspirin", "B": "Heparin", "C": "Warfarin", "D": "Alteplase"}
@@ -186,6 +186,28 @@ def test_killed_processes_lose_no_item_of_a_loaded_server(victim: str, tmp_path:
     assert len(found) > 10
     assert all(rewards == [1.0, 0.1] * 32 for rewards in found), "every item by its own right status, none a zero"
     assert "Warfarin" not in log.read_text()
+
+
+def test_a_worker_whose_scoring_process_dies_at_its_start_does_not_end_the_server() -> None:
+    body = {"preset": "gated", "items": [item(0)]}
+    with RewardServerProcess(workers=2) as server:
+        first = next(worker for worker in children(server.pid) if children(worker))
+        before = set(children(server.pid))
+        os.kill(first, signal.SIGKILL)
+        killed: set[int] = set()
+        end = time.monotonic() + 60
+        while len(killed) < 2 and time.monotonic() < end:
+            begun = {scorer for worker in set(children(server.pid)) - before for scorer in children(worker)} - killed
+            for scorer in begun:
+                kill([scorer])
+                killed.add(scorer)
+        assert len(killed) == 2
+        while sum(bool(children(worker)) for worker in children(server.pid)) < 2:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        time.sleep(1)
+        assert server.poll() is None
+        assert post(server, body).status_code == 200
 
 
 @pytest.mark.parametrize("texts", [False, True])

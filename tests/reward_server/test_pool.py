@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -112,6 +113,50 @@ def test_a_process_killed_from_outside_loses_no_job() -> None:
             assert pool.restarts == {"timeout": 0, "died": killed}
 
     run(test, size=2)
+
+
+def test_whatever_keeps_a_process_from_being_replaced_is_waited_out() -> None:
+    """No file may be opened any more when the one process dies: 503 while that lasts, and scores afterwards."""
+
+    async def test(pool: ScorerPool) -> None:
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, files[1]))
+        try:
+            os.kill(pool.pids[0], signal.SIGKILL)
+            while "Too many open files" not in pool.fault:
+                await asyncio.sleep(0.01)
+            with pytest.raises(RequestError, match="no scoring process runs") as refused:
+                await pool.score("score", body("C"))
+            assert (refused.value.status, refused.value.retry_after_s) == (503, 1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, files)
+        while pool.fault:
+            await asyncio.sleep(0.01)
+        assert await statuses(pool, "C") == ["correct"]
+
+    run(test)
+
+
+def test_no_request_waits_for_ever_and_none_is_scored_for_nobody() -> None:
+    async def test(pool: ScorerPool) -> None:
+        first = asyncio.create_task(pool.score("score", body("RUN AWAY")))
+        await asyncio.sleep(0)
+        gone: list[Callable[[], None]] = []
+        abandoned = [asyncio.create_task(pool.score("score", body("RUN AWAY"), None, gone.append)) for _ in range(20)]
+        waiting = asyncio.create_task(pool.score("score", body(*["RUN AWAY"] * 3)))
+        await asyncio.sleep(0.1)
+        for tell in gone:
+            tell()
+        assert {getattr(e, "status", e) for e in await asyncio.gather(*abandoned, return_exceptions=True)} == {400}
+        assert pool.depth == 2
+        late = await waiting
+        assert (late.status, b"within 1 s" in late.body) == (503, True)
+        assert (await first).status == 503 or pool.restarts["timeout"] > 0
+        began = time.monotonic()
+        while (await pool.score("score", body("C"))).status != 200:
+            assert time.monotonic() - began < 20, "twenty abandoned runaways would take longer"
+
+    run(test, request_limit_s=1.0, item_limit_s=2.0)
 
 
 def test_a_stopped_process_is_replaced() -> None:

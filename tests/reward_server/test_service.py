@@ -139,6 +139,10 @@ NUMBER = {"task": "number", "reference": {"answer": 1, "lower": 0, "upper": 2}}
         ({"length": {"mode": "max", "target": 5}}, "items.0.length"),
         ({"length": {"mode": "max", "target": 0, "tokens": 1}}, "items.0.length.target"),
         ({"length": {"mode": "max", "target": 5, "tokens": 1.5}}, "items.0.length.tokens"),
+        ({"length": {"mode": "max", "target": 5, "tokens": 10**400}}, "items.0.length.tokens"),
+        ({"length": {"mode": "max", "target": 10**400, "tokens": 5}}, "items.0.length.target"),
+        ({"<think> MRS X": 1}, "items.0.(a name)"),
+        ({"task": "<think> MRS X"}, "items.0"),
     ],
 )
 def test_422_names_the_field_and_repeats_no_text(
@@ -149,6 +153,7 @@ def test_422_names_the_field_and_repeats_no_text(
     assert answer.json()["fields"][0]["path"] == path
     assert path in answer.json()["error"]
     assert "<think>" not in answer.text
+    assert "poem" not in answer.text
 
 
 def test_other_refusals(server: RewardServerProcess) -> None:
@@ -199,18 +204,31 @@ def test_a_fault_in_a_verifier_is_null_never_zero(capfd: pytest.CaptureFixture[s
         ScoreItem("b", "choice", "<think>t</think><answer>C</answer>", {"answer": "C", "options": OPTIONS}),
         ScoreItem("c", "text", "no answer block, so nothing to judge", {"answer": "MI"}),
     ]
-    broken = Settings(verifiers="tests.reward_server.faulty:BROKEN")
-    with serving(broken) as url, RewardClient(url, total_timeout_s=60) as client:
+    breakable = Settings(verifiers="tests.reward_server.faulty:BREAKABLE")
+    with serving(breakable) as url, RewardClient(url, total_timeout_s=60) as client:
         _, (fault, sound, empty) = client.score("gated", items)
         assert (fault.status, fault.reward, fault.components, fault.version) == ("verifier_error", None, {}, "7")
         assert (sound.status, sound.reward) == ("correct", 1.0)
         assert (empty.status, empty.reward) == ("no_answer", 0.0)
-        # The golden text items fail too, so that this build never gets ready.
-        with pytest.raises(RewardServerUnavailable, match="text right"):
-            client.wait_ready(0.3)
     log = capfd.readouterr().err
     assert "ZeroDivisionError" in log
     assert "SECRET" not in log
+
+
+def test_a_build_that_fails_its_self_test_scores_nothing() -> None:
+    with serving(Settings(verifiers="tests.reward_server.faulty:BROKEN")) as url:
+        with RewardClient(url, total_timeout_s=4) as client:
+            with pytest.raises(RewardServerUnavailable, match=r"503.*text right.*must not score a run"):
+                client.score("gated", [ScoreItem("b", "choice", "C", {"answer": "C", "options": OPTIONS})])
+            with pytest.raises(RewardServerUnavailable, match="text right"):
+                client.wait_ready(0.5)
+        label = {"task": "choice", "reference": {"answer": "C", "options": OPTIONS}}
+        for path, body in (
+            ("/get_reward", {"query": ["QC"], "prompts": ["Q"], "labels": [label]}),
+            ("/remote_rm", {"response": "C", "label": label}),
+        ):
+            refused = httpx.post(url + path, json=body, trust_env=False, timeout=20)
+            assert (refused.status_code, "self-test" in refused.json()["error"]) == (503, True)
 
 
 def test_a_full_queue_answers_429_with_a_time_to_come_back() -> None:
@@ -232,11 +250,16 @@ def test_a_full_queue_answers_429_with_a_time_to_come_back() -> None:
     assert answers[0].json()["results"][0]["status"] == "timeout"
 
 
-def test_an_empty_token_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("\n")
-    arguments = command("--port", 0, "--token-file", tmp_path / "token")
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=20)
-    assert (done.returncode, "token is empty" in done.stderr) == (2, True)
+@pytest.mark.parametrize("token", [b"\n", "gehé1m".encode(), b"two words", b"two\nlines", b"\x00\xff\x01"])
+def test_what_is_no_token_is_refused_and_not_repeated(tmp_path: Path, token: bytes) -> None:
+    (tmp_path / "token").write_bytes(token)
+    done = subprocess.run(command("--port", 0, "--token-file", tmp_path / "token"), capture_output=True, timeout=20)
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    assert b"the token" in done.stderr
+    assert token.strip() == b"" or token not in done.stderr
+    if token.strip():
+        with pytest.raises(ValueError, match="characters that a header cannot hold"):
+            RewardClient("http://127.0.0.1:9", token=token.decode("latin-1"))
 
 
 def command(*arguments: object) -> list[str]:
@@ -264,6 +287,9 @@ def test_a_port_in_use_is_one_clear_line_at_once() -> None:
         ("--token-file", "/no/such/token", "--port", 0),
         ("--judge-url", "http://127.0.0.1:9/v1"),
         ("--queue-limit", "0"),
+        *(("--item-limit", value) for value in ("nan", "inf", "0", "-1")),
+        ("--judge-url", "http://x/v1\n", "--judge-model", "m"),
+        ("--judge-url", "x:8001", "--judge-model", "m"),
     ],
 )
 def test_wrong_arguments_exit_with_2(arguments: tuple[object, ...]) -> None:
@@ -272,7 +298,13 @@ def test_wrong_arguments_exit_with_2(arguments: tuple[object, ...]) -> None:
     assert str(arguments[0]) in done.stderr
 
 
-@pytest.mark.parametrize(("workers", "stop"), [(1, signal.SIGTERM), (1, signal.SIGINT), (2, signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("workers", "stop"),
+    [
+        *((1, stop) for stop in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)),
+        *((2, stop) for stop in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)),
+    ],
+)
 def test_a_signal_drains_and_exits_0(tmp_path: Path, workers: int, stop: signal.Signals) -> None:
     log = tmp_path / "log"
     body = json.dumps({"preset": "gated", "items": [item()]}).encode()

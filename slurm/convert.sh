@@ -38,9 +38,9 @@ fi
 case ${1:-} in
 -h | --help) ;;
 *)
+  whole_path SRC DST
   [[ -d $SRC ]] || fail 2 "SRC=$SRC: no such folder; set it to a Hugging Face model folder or a Megatron checkpoint"
   [[ -n $DST ]] || fail 2 "DST is not set; set it to the folder to create"
-  SRC=$(realpath "$SRC") DST=$(realpath -m "$DST")
   mount_folder "$SRC"
   mount_folder "$(dirname "$DST")"
   ;;

@@ -84,7 +84,7 @@ def test_the_other_scripts_steps(given: dict[str, object], tmp_path: Path) -> No
     assert f"model.path={tmp_path}/run/checkpoints/LAST_STEP" in after["recipes.evaluate"]
     release = _plan(folder / "release.sh", **given | {"RELEASE": tmp_path / "out"})
     assert _after("conversion.release", release["conversion.release"]) == [
-        *(f"{tmp_path}/run", f"{tmp_path}/out", "--base", f"{tmp_path}/hf", "--force")
+        *(f"{tmp_path}/run", f"{tmp_path}/out", "--base", f"{tmp_path}/hf")
     ]
     for source, module in ((tmp_path / "hf", "hf_to_megatron"), (tmp_path / "megatron", "megatron_to_hf")):
         source.mkdir(exist_ok=True)

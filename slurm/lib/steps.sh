@@ -62,7 +62,7 @@ whole_path() { # NAME...: makes these paths whole, since steps run in a folder o
   for name in "$@"; do
     path=${!name}
     # The shell itself puts the home folder in, but not in quotes.
-    if [[ $path == '~' || $path == '~/'* ]]; then path=$HOME${path:1}; fi
+    if [[ $path =~ ^~(/|$) ]]; then path=$HOME${path:1}; fi
     if [[ -n $path ]]; then printf -v "$name" %s "$(realpath -m -- "$path")"; fi
   done
 }
@@ -145,8 +145,8 @@ split_settings() { # TEXT: fills WORDS; blanks and line ends stand between setti
       [[ $rest != [\'\"]* ]] || fail 2 "EXTRA: $word$rest: a quote is left open"
     fi
     case ${rest:0:1} in
-    [[{]) if ((depth)) || [[ $word == *= ]]; then depth=$((depth + 1)); fi ;;
-    []}]) depth=$((depth > 0 ? depth - 1 : 0)) ;;
+    '[' | '{') if ((depth)) || [[ $word == *= ]]; then depth=$((depth + 1)); fi ;;
+    ']' | '}') depth=$((depth > 0 ? depth - 1 : 0)) ;;
     [[:space:]])
       if ((depth == 0)); then
         WORDS+=(${word:+"$word"})

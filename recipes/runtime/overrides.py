@@ -75,7 +75,8 @@ def _value(key: str, kind: Any, value: str) -> str:
         return value if null or _is_quoted(value.strip()) else quoted(value)
     text = value.strip()
     if kind != list[str] or text.startswith("${"):
-        return value
+        # Hydra's grammar knows no line ends.
+        return re.sub(r"\s", " ", value)
     if not (text.startswith("[") and text.endswith("]")):
         raise ConfigError(f"{key}={value}: expected a list; give it as {key}=[{value}]")
     return f"[{','.join(each if _is_quoted(each) else quoted(each) for each in _elements(text[1:-1]))}]"

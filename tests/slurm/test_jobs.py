@@ -257,9 +257,7 @@ def test_a_queued_job_does_not_change_with_the_checkout(
     assert f"--chdir={run}/code/grpo_70b-" in ended.output
 
 
-def test_a_run_belongs_to_the_job_that_is_at_it(
-    cluster: Cluster, given: Settings, run: Path, tmp_path: Path
-) -> None:
+def test_a_run_belongs_to_the_job_that_is_at_it(cluster: Cluster, given: Settings, run: Path, tmp_path: Path) -> None:
     settings = _played(given, tmp_path / "venv", {"recipes.grpo": "echo ranks wait; exec sleep 600"})
     old, young = (run / "code" / f"grpo_70b-{job}" for job in (900001, 900002))
     for copy in (old, young):

@@ -300,7 +300,7 @@ _FITS = {
     [
         ({}, 0, "nothing found that would stop the job on 4 nodes of 1 tasks"),
         # The tiny model has two key-value heads.
-        ({"EXTRA": "parallel.tensor=8"}, 2, "parallel.tensor=8 does not divide the model's 2 key-value heads"),
+        ({"EXTRA": "parallel.tensor=4"}, 2, "parallel.tensor=4 does not divide the model's 2 key-value heads"),
         ({"EXTRA": "parallel.tensr=2"}, 2, "parallel.tensr"),
         ({"TASKS_PER_NODE": 3}, 2, "rollout.prompts=8 is not divisible by the data parallel size 6"),
         ({"DATA": "EMPTY"}, 2, "EMPTY"),

@@ -36,8 +36,9 @@ case ${1:-} in
 -h | --help) ;;
 *)
   [[ -n $RELEASE ]] || fail 2 "RELEASE is not set; set it to the folder to create"
-  need_release
   if [[ -n $MODEL ]]; then need_model; fi
+  need_release
+  last_checkpoint >/dev/null
   ;;
 esac
 begin "$@"

@@ -62,6 +62,11 @@ def as_hydra_reads(overrides: Sequence[str]) -> list[str]:
     return made
 
 
+def as_text(path: object) -> str:
+    """A path as the value of a setting that is a text; unescaped, `${` would begin the name of another setting."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", str(path))
+
+
 def quoted(text: str) -> str:
     """A text in Hydra's quotes; backslashes count there only before a quote."""
     # At the end the closing quote comes next.

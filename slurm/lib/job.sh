@@ -124,6 +124,9 @@ need_model() { # MODEL, mounted with the folder that the links of a Hugging Face
 
 need_release() { # RELEASE, whose folder is to be written in
   whole_path RELEASE
+  if [[ -n $MODEL && ($RELEASE/ == "$MODEL"/* || $MODEL/ == "$RELEASE"/*) ]]; then
+    fail 2 "RELEASE=$RELEASE: MODEL=$MODEL is there; choose another folder"
+  fi
   # In a later life it may be there: the job was ended between its release and its end.
   [[ ! -e $RELEASE || $FORCE == 1 || $RESTARTS -gt 0 ]] ||
     fail 2 "RELEASE=$RELEASE: exists; choose another folder, or set FORCE=1 to replace it once the new one is whole"

@@ -66,6 +66,8 @@ unset RANK WORLD_SIZE LOCAL_RANK
 START=$RUN/$([[ $ENGINE == nemo_aligner ]] && echo model.nemo || echo megatron)
 # How many lives in a row may end where they began.
 MAX_IDLE_LIVES=3
+# More steps than a life has, restarts of the reward server with them.
+MAX_STEPS=16
 # How long ranks wait for one another in the canary.
 CANARY_MINUTES=5
 
@@ -305,6 +307,7 @@ begin_job() { # sets NODES, HEAD, LOGS and what every rank finds in its environm
   trap 'exit 143' TERM
   trap 'exit 130' INT
   trap time_is_up USR1
+  number_steps_apart
 }
 
 look_before() { # the settings on the first node, and a canary on every rank, before anything costs hours

@@ -45,7 +45,8 @@ case ${1:-} in
 -h | --help) ;;
 *)
   need_files TEST_DATA "a JSONL file of test examples"
-  [[ $NAME == *[![:space:]]* && $NAME != @(*/*|.|..) ]] || fail 2 "NAME=$NAME: expected a name that a file can have, without /"
+  [[ $NAME == *[![:space:]]* && $NAME != @(*/*|.|..) ]] ||
+    fail 2 "NAME=$NAME: expected a name that a file can have, without /"
   need_one_line NAME
   whole_path CHECKPOINT
   if [[ -n $MODEL ]]; then

@@ -21,8 +21,8 @@
 #   REPO              this repository, if the job is not submitted from its root
 #   DRY_RUN           1 prints the commands and runs nothing
 # Arguments, instead of sbatch: --help; --check [SBATCH OPTION...] finds what can be known before submission; --submit
-# [SBATCH OPTION...] checks, copies the code into RUN and submits that copy, so that a queued job does not change with the
-# checkout. The number of nodes is sbatch's: sbatch --nodes=4 slurm/... Relative paths are those of the folder of submission.
+# [SBATCH OPTION...] checks, copies the code into RUN and submits that copy, so that a queued job does not change with
+# the checkout. The number of nodes is sbatch's: sbatch --nodes=4 slurm/... Relative paths begin where they were typed.
 #
 # Ahead of the time limit the ranks save and stop, and the job goes on in its next life, as it does after a lost node,
 # as long as each life brings the run further. A life runs the code of the first one, from RUN/code/NAME-JOB.
@@ -311,7 +311,8 @@ begin_job() { # sets NODES, HEAD, LOGS and what every rank finds in its environm
 }
 
 look_before() { # the settings on the first node, and a canary on every rank, before anything costs hours
-  settings "$(model_to_check)" "parallel.processes=$((NODES * TASKS_PER_NODE))" "parallel.timeout_minutes=$CANARY_MINUTES"
+  settings "$(model_to_check)" "parallel.processes=$((NODES * TASKS_PER_NODE))" \
+    "parallel.timeout_minutes=$CANARY_MINUTES"
   on_head "$CPUS_PER_TASK" "$PYTHON" -m recipes.preflight --for "$GPU_JOB" "${SETTINGS[@]}"
   run_step preflight
   on_every_gpu "$PYTHON" -m recipes.canary "${SETTINGS[@]}"

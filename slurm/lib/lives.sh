@@ -2,8 +2,8 @@
 # shellcheck shell=bash
 #
 # A life is one start of the job script. RUN/logs/WORK.lives holds a line for each: job, restarts, and the run's last
-# saved step when it began. The job of the last line owns that work as long as Slurm knows it. Slurm itself begins a new life after a lost node (sbatch --requeue); after a time limit this script
-# asks for it.
+# saved step when it began. The job of the last line owns that work as long as Slurm knows it. Slurm itself begins a new
+# life after a lost node (sbatch --requeue); after a time limit this script asks for it.
 
 last_step() { # prints the number of the run's last published checkpoint, 0 without one
   local path last=0
@@ -26,14 +26,14 @@ begin_life() { # stops a job whose work another one is at, or that keeps startin
   lives=$RUN/logs/$(work).lives
   step=$(last_step)
   exec {lock}>>"$lives"
-  # A file system without locks refuses: then two jobs that begin in the same moment are told apart by the trainer's lock.
+  # A file system without locks refuses: then the trainer's lock tells jobs apart that begin in the same moment.
   flock -w 30 "$lock" || true
   JOBS=$(squeue --noheader --format='%A %o %T on [%N] since %S') ||
     fail 1 "squeue does not answer, so it is not known whether another job is at RUN=$RUN; submit again"
   owner=$(tail -n 1 "$lives" | cut -d ' ' -f 1)
   if [[ -n $owner && $owner != "$SLURM_JOB_ID" ]] && owner=$(grep -m 1 "^$owner " <<<"$JOBS"); then
-    fail 2 "RUN=$RUN: job ${owner%% *} is at its $(work) (${owner##*.sh }); wait for that job, cancel it, or set RUN to" \
-      "another folder"
+    fail 2 "RUN=$RUN: job ${owner%% *} is at its $(work) (${owner##*.sh }); wait for that job, cancel it, or set RUN" \
+      "to another folder"
   fi
   # A new submission is a person's decision; only what goes on by itself is counted.
   if ((RESTARTS == 0)); then : >"$lives"; fi

@@ -52,7 +52,8 @@ need_number() { # NAME LOW HIGH: a whole number in these limits, or nothing
 need_one_line() { # NAME...: a line break or another control character is a mistake, not part of a name
   local name
   for name in "$@"; do
-    [[ ${!name:-} != *[[:cntrl:]]* ]] || fail 2 "$name=$(printf %q "${!name}"): expected one line without control characters"
+    [[ ${!name:-} != *[[:cntrl:]]* ]] ||
+      fail 2 "$name=$(printf %q "${!name}"): expected one line without control characters"
   done
 }
 
@@ -67,7 +68,7 @@ whole_path() { # NAME...: makes these paths whole, since steps run in a folder o
   done
 }
 
-need_files() { # NAME WHAT: files with commas between, in quotes where a name has one; makes their paths whole, and mounts
+need_files() { # NAME WHAT: files with commas between, in quotes where a name has one; made whole paths and mounted
   local rest=${!1} element file made=() quoted=$'^[ \t\n]*(\'([^\']+)\'|"([^"]+)")[ \t\n]*(,|$)'
   [[ $rest == *[![:space:]]* ]] || fail 2 "$1 is not set; set it to $2"
   rest+=,

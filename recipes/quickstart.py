@@ -23,7 +23,7 @@ from conversion import command
 from conversion.errors import ConversionError
 from recipes.monitor.console import OutputConsole
 from recipes.monitor.run_folder import RunFolderError, evaluation_path, replace_file, summary_path
-from recipes.runtime.overrides import quoted
+from recipes.runtime.overrides import as_text, quoted
 from reward_server.client import RewardServerUnavailable
 
 BASE = Path(__file__).parent / "data" / "tiny_base"
@@ -78,8 +78,8 @@ class Quickstart:
             "check of the export",
             "recipes.check_export",
             "experiment=quickstart_base",
-            f"output={self.output}",
-            f"model.path={final}",
+            f"output={as_text(self.output)}",
+            f"model.path={as_text(final)}",
             f"data.test={_file_list(data / 'validation.jsonl')}",
         )
         summary = self._summary()
@@ -129,7 +129,12 @@ class Quickstart:
         url: str | None = None,
         *extra: str,
     ) -> None:
-        arguments = [f"experiment={experiment}", f"output={output}", f"model.path={model}", f"seed={self.seed}"]
+        arguments = [
+            f"experiment={experiment}",
+            f"output={as_text(output)}",
+            f"model.path={as_text(model)}",
+            f"seed={self.seed}",
+        ]
         arguments.append(f"data.train={_file_list(*files)}")
         if url:
             arguments.append(f"reward.url={url}")
@@ -141,8 +146,8 @@ class Quickstart:
             "recipes.evaluate",
             "experiment=quickstart_base",
             f"name={name}",
-            f"output={self.output}",
-            f"model.path={model}",
+            f"output={as_text(self.output)}",
+            f"model.path={as_text(model)}",
             f"data.test={_file_list(self.output / 'data' / 'test.jsonl')}",
             f"reward.url={url}",
         )
@@ -180,7 +185,7 @@ class Quickstart:
 
 def _file_list(*files: Path) -> str:
     """Files as a list of settings; quoted where a comma would end a name."""
-    return f"[{','.join(quoted(str(file)) if ',' in str(file) else str(file) for file in files)}]"
+    return f"[{','.join(quoted(as_text(file)) if ',' in str(file) else as_text(file) for file in files)}]"
 
 
 def _interrupted(stage: subprocess.Popen[bytes]) -> int:

@@ -38,9 +38,12 @@ fi
 case ${1:-} in
 -h | --help) ;;
 *)
-  [[ -d $SRC ]] || fail 2 "SRC=$SRC: no such folder; set it to a Hugging Face model folder or a Megatron checkpoint"
+  whole_path SRC DST
+  [[ -f $SRC/manifest.json || -f $SRC/config.json ]] ||
+    fail 2 "SRC=$SRC: no config.json or manifest.json there; expected a Hugging Face model folder or a Megatron checkpoint"
   [[ -n $DST ]] || fail 2 "DST is not set; set it to the folder to create"
-  SRC=$(realpath "$SRC") DST=$(realpath -m "$DST")
+  # In a later life it may be there: the job was ended between its conversion and its end.
+  [[ ! -e $DST || $RESTARTS -gt 0 ]] || fail 2 "DST=$DST: exists; choose another folder, or delete it"
   mount_folder "$SRC"
   mount_folder "$(dirname "$DST")"
   ;;

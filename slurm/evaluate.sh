@@ -44,14 +44,20 @@ fi
 case ${1:-} in
 -h | --help) ;;
 *)
-  need_files TEST_DATA "$TEST_DATA" "a JSONL file of test examples"
-  mount_folders_of "$TEST_DATA"
+  need_files TEST_DATA "a JSONL file of test examples"
+  [[ $NAME == *[![:space:]]* && $NAME != @(*/*|.|..) ]] ||
+    fail 2 "NAME=$NAME: expected a name that a file can have, without /"
+  need_one_line NAME
+  whole_path CHECKPOINT
   if [[ -n $MODEL ]]; then
+    [[ -z $CHECKPOINT ]] || fail 2 "MODEL and CHECKPOINT are both set; set the one to evaluate"
     need_model
   elif [[ -z $CHECKPOINT ]]; then
     CHECKPOINT=$(last_checkpoint)
+  else
+    [[ -f $CHECKPOINT/manifest.json ]] || fail 2 "CHECKPOINT=$CHECKPOINT: no manifest.json there; expected a checkpoint"
   fi
-  if [[ -n $CHECKPOINT ]]; then mount_folder "$(realpath -m "$CHECKPOINT")"; fi
+  if [[ -n $CHECKPOINT ]]; then mount_folder "$CHECKPOINT"; fi
   ;;
 esac
 begin "$@"

@@ -13,7 +13,7 @@
 #   DRY_RUN=1 RUN=... RELEASE=... CONTAINER=none slurm/release.sh    prints the commands, needs no Slurm
 #
 # Settings, from the environment:
-#   RELEASE           folder to create; an existing one is replaced once the new one is whole (required)
+#   RELEASE           folder to create (required)
 #   MODEL             Hugging Face folder of the base model, to compare config, tokenizer and template with
 
 set -euo pipefail
@@ -36,8 +36,9 @@ case ${1:-} in
 -h | --help) ;;
 *)
   [[ -n $RELEASE ]] || fail 2 "RELEASE is not set; set it to the folder to create"
-  need_release
   if [[ -n $MODEL ]]; then need_model; fi
+  need_release
+  last_checkpoint >/dev/null
   ;;
 esac
 begin "$@"

@@ -62,6 +62,11 @@ def as_hydra_reads(overrides: Sequence[str]) -> list[str]:
     return made
 
 
+def as_text(path: object) -> str:
+    """A path as the value of a setting that is a text; unescaped, `${` would begin the name of another setting."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", str(path))
+
+
 def quoted(text: str) -> str:
     """A text in Hydra's quotes; backslashes count there only before a quote."""
     # At the end the closing quote comes next.
@@ -75,7 +80,8 @@ def _value(key: str, kind: Any, value: str) -> str:
         return value if null or _is_quoted(value.strip()) else quoted(value)
     text = value.strip()
     if kind != list[str] or text.startswith("${"):
-        return value
+        # Hydra's grammar knows no line ends.
+        return re.sub(r"\s", " ", value)
     if not (text.startswith("[") and text.endswith("]")):
         raise ConfigError(f"{key}={value}: expected a list; give it as {key}=[{value}]")
     return f"[{','.join(each if _is_quoted(each) else quoted(each) for each in _elements(text[1:-1]))}]"

@@ -1,6 +1,7 @@
 # Settings of every job, from the environment:
 #   RUN               the run's folder, on a file system that all nodes see (runs/EXPERIMENT)
-#   EXTRA             more overrides for training and evaluation: EXTRA="trainer.steps=50 rollout.group_size=32"
+#   EXTRA             more overrides for training and evaluation, with blanks or line ends between, which within quotes
+#                     or brackets belong to the setting: EXTRA="trainer.steps=50 data.mix={choice: 2, text: 1}"
 #   ENGINE            megatron or nemo_aligner (megatron)
 #   CONTAINER         pyxis, apptainer, or none to run with VENV or the python3 on PATH (pyxis)
 #   CONTAINER_IMAGE   image built from ./Dockerfile: a .sqsh or .sif file or a registry reference
@@ -16,23 +17,27 @@
 #   REQUEUE           how the job goes on after the time limit: requeue, chain (a new job that waits for this one, where
 #                     the cluster forbids requeueing) or none (requeue)
 #   MAX_RESTARTS      how often it may go on, after time limits and lost nodes together (20)
+#   FORCE             1 replaces a RELEASE that is there, once the new one is whole (0)
 #   REPO              this repository, if the job is not submitted from its root
 #   DRY_RUN           1 prints the commands and runs nothing
-# Arguments, instead of sbatch: --help; --check finds what can be known before submission; --submit [SBATCH OPTION...]
-# checks, copies the code into RUN and submits that copy, so that a queued job does not change with the checkout.
-# The number of nodes is sbatch's: sbatch --nodes=4 slurm/...
+# Arguments, instead of sbatch: --help; --check [SBATCH OPTION...] finds what can be known before submission; --submit
+# [SBATCH OPTION...] checks, copies the code into RUN and submits that copy, so that a queued job does not change with
+# the checkout. The number of nodes is sbatch's: sbatch --nodes=4 slurm/... Relative paths begin where they were typed.
 #
 # Ahead of the time limit the ranks save and stop, and the job goes on in its next life, as it does after a lost node,
-# as long as each life brings the run further. A life runs the code of the first one, from RUN/code/NAME.
+# as long as each life brings the run further. A life runs the code of the first one, from RUN/code/NAME-JOB.
 
 # This file is sourced by slurm/*.sh once REPO is known; theirs is the order of the steps, here is what a step takes.
 # shellcheck shell=bash
 
-RUN=$(realpath -m "${RUN:-runs/${EXPERIMENT:-job}}")
+# shellcheck source=slurm/lib/steps.sh
+. "$REPO/slurm/lib/steps.sh"
+RUN=${RUN:-runs/${EXPERIMENT:-job}}
+whole_path RUN REPO
 RESTARTS=$((${SLURM_RESTART_COUNT:-0} + ${CHAINED:-0}))
-REPO=$(realpath "$REPO")
-# Each script has a copy of its own: an evaluation beside a training must not replace what that one runs.
-CODE=$RUN/code/${JOB_FILE%.sh}
+# Each job has a copy of its own: one that begins beside another must not replace what that one runs.
+CODE=$RUN/code/${JOB_FILE%.sh}-${SLURM_JOB_ID:-JOB_ID}
+if [[ $REPO == "$RUN"/code/* ]]; then CODE=$REPO; fi
 if ((RESTARTS > 0)) && [[ $REPO != "$CODE" && -f $CODE/slurm/lib/job.sh ]]; then
   REPO=$CODE
   # shellcheck source=slurm/lib/job.sh
@@ -53,19 +58,21 @@ REWARD_NODES=${REWARD_NODES:-0}
 READY_DEADLINE=${READY_DEADLINE:-600}
 REQUEUE=${REQUEUE:-requeue}
 MAX_RESTARTS=${MAX_RESTARTS:-20}
+FORCE=${FORCE:-0}
 DRY_RUN=${DRY_RUN:-0}
+# What a shell on a GPU node may have left behind; ranks would take it for their own.
+unset RANK WORLD_SIZE LOCAL_RANK
 # The converted model, in the form that the engine begins with.
 START=$RUN/$([[ $ENGINE == nemo_aligner ]] && echo model.nemo || echo megatron)
 # How many lives in a row may end where they began.
 MAX_IDLE_LIVES=3
+# More steps than a life has, restarts of the reward server with them.
+MAX_STEPS=16
 # How long ranks wait for one another in the canary.
 CANARY_MINUTES=5
 
-# shellcheck source=slurm/lib/steps.sh
-. "$REPO/slurm/lib/steps.sh"
 # shellcheck source=slurm/lib/lives.sh
 . "$REPO/slurm/lib/lives.sh"
-read -ra EXTRA_SETTINGS <<<"$EXTRA"
 
 # --- the beginning ----------------------------------------------------------------------------------------------------
 
@@ -82,16 +89,27 @@ begin() { # ARGUMENT...: answers --help, --check and --submit; in a job it sets 
   need_one_of CONTAINER "$CONTAINER" pyxis apptainer none
   need_one_of ENGINE "$ENGINE" megatron nemo_aligner
   need_one_of REQUEUE "$REQUEUE" requeue chain none
+  need_one_of REWARD_NODES "$REWARD_NODES" 0 1
+  need_one_of FORCE "$FORCE" 0 1
+  need_one_of DRY_RUN "$DRY_RUN" 0 1
+  need_number TASKS_PER_NODE 1 1024
+  need_number CPUS_PER_TASK 1 4096
+  need_number MASTER_PORT 1024 65535
+  need_number REWARD_WORKERS 1 1024
+  need_number READY_DEADLINE 1 86400
+  need_number MAX_RESTARTS 0 1000
+  need_one_line EXPERIMENT CONTAINER_MOUNTS
   need_runtime
+  need_extra
   local folder
   for folder in "$REPO" "$RUN"; do mount_folder "$folder"; done
   case ${1:-} in
   --check)
-    check_before_submission
+    check_before_submission "${@:2}"
     exit
     ;;
   --submit)
-    check_before_submission
+    check_before_submission "${@:2}"
     submit "${@:2}"
     exit
     ;;
@@ -101,14 +119,19 @@ begin() { # ARGUMENT...: answers --help, --check and --submit; in a job it sets 
 }
 
 need_model() { # MODEL, mounted with the folder that the links of a Hugging Face cache lead to
-  need_hf_model MODEL "$MODEL"
-  MODEL=$(realpath "$MODEL")
+  need_hf_model MODEL
   mount_folder "$MODEL"
   mount_folder "$(dirname "$(realpath "$MODEL/config.json")")"
 }
 
 need_release() { # RELEASE, whose folder is to be written in
-  RELEASE=$(realpath -m "$RELEASE")
+  whole_path RELEASE
+  if [[ -n $MODEL && ($RELEASE/ == "$MODEL"/* || $MODEL/ == "$RELEASE"/*) ]]; then
+    fail 2 "RELEASE=$RELEASE: MODEL=$MODEL is there; choose another folder"
+  fi
+  # In a later life it may be there: the job was ended between its release and its end.
+  [[ ! -e $RELEASE || $FORCE == 1 || $RESTARTS -gt 0 ]] ||
+    fail 2 "RELEASE=$RELEASE: exists; choose another folder, or set FORCE=1 to replace it once the new one is whole"
   mkdir -p "$(dirname "$RELEASE")" || fail 2 "RELEASE=$RELEASE: cannot write to its folder; choose another"
   mount_folder "$(dirname "$RELEASE")"
 }
@@ -116,9 +139,8 @@ need_release() { # RELEASE, whose folder is to be written in
 need_grpo_inputs() { # ARGUMENT...: what training takes, unless only help is asked for
   case ${1:-} in -h | --help) return ;; esac
   need_model
-  need_files DATA "$DATA" "a JSONL file of training examples"
-  if [[ -n $TEST_DATA ]]; then need_files TEST_DATA "$TEST_DATA" "a JSONL file of test examples"; fi
-  mount_folders_of "$DATA${TEST_DATA:+,$TEST_DATA}"
+  need_files DATA "a JSONL file of training examples"
+  if [[ -n $TEST_DATA ]]; then need_files TEST_DATA "a JSONL file of test examples"; fi
   if [[ -n $RELEASE ]]; then need_release; fi
 }
 
@@ -133,17 +155,43 @@ grpo_job() { # ARGUMENT...: from MODEL to a checkpoint, its evaluation and its r
   finish
 }
 
-settings() { # MODEL_PATH MORE...: prints the overrides of training, evaluation and their checks, one a line
-  printf '%s\n' ${EXPERIMENT:+"experiment=$EXPERIMENT"} "output=$(hydra_path "$RUN")" "model.path=$(hydra_path "$1")"
-  if [[ -n ${DATA:-} ]]; then printf '%s\n' "data.train=$(hydra_files "$DATA")"; fi
-  if [[ -n ${TEST_DATA:-} ]]; then printf '%s\n' "data.test=$(hydra_files "$TEST_DATA")"; fi
-  if [[ $ENGINE != megatron ]]; then printf '%s\n' "engine=$ENGINE"; fi
-  if (($# > 1)); then printf '%s\n' "${@:2}"; fi
-  if ((${#EXTRA_SETTINGS[@]})); then printf '%s\n' "${EXTRA_SETTINGS[@]}"; fi
+need_extra() { # fills WORDS with the settings of EXTRA, which may not say again what a variable says
+  local i key own
+  split_settings "$EXTRA"
+  for i in "${!WORDS[@]}"; do
+    key=${WORDS[i]%%=*} own=
+    case ${key##+} in
+    output) own=RUN ;;
+    model.path) own="MODEL, or CHECKPOINT of evaluate.sh" ;;
+    data.train) own=DATA ;;
+    data.test) own=TEST_DATA ;;
+    engine) own=ENGINE ;;
+    name) own="NAME of evaluate.sh" ;;
+    parallel.processes) own="TASKS_PER_NODE and sbatch --nodes" ;;
+    data.validation)
+      EXTRA_FILES=${WORDS[i]#*=}
+      if [[ $EXTRA_FILES != [[]*[^[:space:]]*[]] ]]; then continue; fi
+      EXTRA_FILES=${EXTRA_FILES:1:-1}
+      need_files EXTRA_FILES "a JSONL file for EXTRA's data.validation"
+      WORDS[i]="$key=[$(as_text "$EXTRA_FILES")]"
+      ;;
+    esac
+    [[ -z $own ]] || fail 2 "EXTRA: ${WORDS[i]}: set it by $own, which other steps of the job read too"
+  done
+  # As --submit hands it on.
+  if ((${#WORDS[@]})); then printf -v EXTRA '%s\n' "${WORDS[@]}"; fi
+}
+
+settings() { # MODEL_PATH MORE...: fills SETTINGS, the overrides of training, evaluation and their checks
+  SETTINGS=(${EXPERIMENT:+"experiment=$EXPERIMENT"} "output=$(as_text "$RUN")" "model.path=$(as_text "$1")")
+  if [[ -n ${DATA:-} ]]; then SETTINGS+=("data.train=[$(as_text "$DATA")]"); fi
+  if [[ -n ${TEST_DATA:-} ]]; then SETTINGS+=("data.test=[$(as_text "$TEST_DATA")]"); fi
+  if [[ $ENGINE != megatron ]]; then SETTINGS+=("engine=$ENGINE"); fi
+  SETTINGS+=("${@:2}" "${WORDS[@]}")
 }
 
 model_to_check() { # prints the model that the job will begin with, as far as it is there
-  if [[ -n ${CHECKPOINT:-} ]]; then
+  if [[ $GPU_JOB == evaluate && -n $CHECKPOINT ]]; then
     printf '%s' "$CHECKPOINT"
   elif [[ -f $START/manifest.json || -z ${MODEL:-} ]]; then
     printf '%s' "$START"
@@ -152,13 +200,30 @@ model_to_check() { # prints the model that the job will begin with, as far as it
   fi
 }
 
-check_before_submission() { # what can be known on a login node
-  local nodes python="${VENV:+$VENV/bin/}python3" checks
+nodes_of() { # SBATCH_OPTION...: prints how many the job will have
+  local nodes
   nodes=$(sed -n 's/^#SBATCH --nodes=//p' "$0")
+  while (($#)); do
+    case $1 in
+    --nodes=* | -N?*) nodes=${1#--nodes=} nodes=${nodes#-N} ;;
+    --nodes | -N) nodes=${2:-} ;;
+    :) break ;;
+    esac
+    shift
+  done
+  # Of a range Slurm gives the most it can.
+  nodes=${nodes##*-}
+  [[ $nodes =~ ^[1-9][0-9]{0,5}$ ]] || fail 2 "--nodes=$nodes: expected a number of nodes"
+  printf '%s' "$nodes"
+}
+
+check_before_submission() { # SBATCH_OPTION...: what can be known on a login node
+  local nodes python="${VENV:+$VENV/bin/}python3"
+  nodes=$(nodes_of "$@")
   if [[ -n ${GPU_JOB:-} ]]; then
     if (cd "$REPO" && "$python" -c 'import recipes.preflight') 2>/dev/null; then
-      mapfile -t checks < <(settings "$(model_to_check)" "parallel.processes=$((nodes * TASKS_PER_NODE))")
-      (cd "$REPO" && "$python" -m recipes.preflight --for "$GPU_JOB" "${checks[@]}") ||
+      settings "$(model_to_check)" "parallel.processes=$((nodes * TASKS_PER_NODE))"
+      (cd "$REPO" && "$python" -m recipes.preflight --for "$GPU_JOB" "${SETTINGS[@]}") ||
         fail 2 "not fit to be submitted; the reason is above"
     else
       say "$python cannot import this project, so the job itself will check the settings; set VENV to check them here"
@@ -169,21 +234,45 @@ check_before_submission() { # what can be known on a login node
 
 submit() { # SBATCH_OPTION...
   command -v sbatch >/dev/null || fail 2 "sbatch: not found; this is no login node of a Slurm cluster"
+  if [[ $REPO != "$CODE" ]]; then CODE=$RUN/code/${JOB_FILE%.sh}-$(date +%Y%m%d-%H%M%S)-$HOSTNAME-$$; fi
   keep_code
   export REPO=$CODE RUN
   exec sbatch "$@" "$CODE/slurm/$JOB_FILE"
 }
 
 keep_code() { # copies the code into the run's folder, whole or not at all
-  if [[ $REPO == "$CODE" ]]; then return; fi
-  local copy=$CODE.partial-$$
+  if [[ $REPO == "$CODE" || -d $CODE ]]; then return; fi
+  local copy=$CODE.partial
+  # A node may have been lost while it copied.
+  rm -rf "$copy"
   mkdir -p "$copy" || fail 2 "cannot write to RUN=$RUN; set RUN to a folder on a file system that all nodes see"
   if ! tar -C "$REPO" --exclude=__pycache__ -cf - configs conversion recipes reward_server slurm | tar -C "$copy" -xf -; then
     rm -rf "$copy"
     fail 2 "cannot copy the code to RUN=$RUN; free some space there, or set RUN to another file system"
   fi
-  rm -rf "$CODE"
   mv "$copy" "$CODE"
+}
+
+drop_old_code() { # the copies of jobs that are over; a younger one may be that of a job about to be submitted
+  local copy name
+  for copy in "$RUN"/code/*-*/; do
+    copy=${copy%/} name=${copy##*/}
+    name=${name%.partial}
+    if [[ -O $copy && $copy != "$CODE" && -n $(find "$copy" -maxdepth 0 -mmin +60) ]] &&
+      ! grep -qF -e "$copy/slurm/" <<<"$JOBS" && ! grep -q "^${name##*-} " <<<"$JOBS"; then
+      rm -rf "$copy"
+    fi
+  done
+}
+
+need_code_as_submitted() { # a plain sbatch leaves the code in the checkout until the first life copies it
+  local since changed
+  since=$(SLURM_TIME_FORMAT=standard squeue --noheader --jobs="$SLURM_JOB_ID" --format=%V | head -n 1)
+  # Not the time of modification, which rsync and cp bring along. Slurm's times are whole seconds.
+  changed=$(cd "$REPO" && find configs conversion recipes reward_server slurm -type f ! -path '*/__pycache__/*' \
+    -newerct "@$(($(date -d "$since" +%s) + 1))" -print -quit)
+  [[ -z $changed ]] || fail 2 "$REPO/$changed: changed after this job was submitted ($since); submit it again, best" \
+    "with slurm/$JOB_FILE --submit, whose jobs keep the code that they were submitted with"
 }
 
 begin_job() { # sets NODES, HEAD, LOGS and what every rank finds in its environment
@@ -205,9 +294,11 @@ begin_job() { # sets NODES, HEAD, LOGS and what every rank finds in its environm
   LOGS=$RUN/logs/$SLURM_JOB_ID
   if ((RESTARTS)); then LOGS+=.$RESTARTS; fi
   mkdir -p "$LOGS" || fail 2 "cannot write to RUN=$RUN; set RUN to a folder on a file system that all nodes see"
-  if ((RESTARTS == 0)); then keep_code; fi
-  REPO=$CODE
   begin_life
+  if [[ $REPO != "$CODE" ]] && ((RESTARTS == 0)); then need_code_as_submitted; fi
+  keep_code
+  REPO=$CODE
+  drop_old_code
   # Without it srun gives a task one core.
   CPUS_PER_TASK=${CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE > TASKS_PER_NODE ? SLURM_CPUS_ON_NODE / TASKS_PER_NODE : 1))}
   # Below the range that the kernel hands out, and another one for every job on a shared node.
@@ -216,15 +307,15 @@ begin_job() { # sets NODES, HEAD, LOGS and what every rank finds in its environm
   trap 'exit 143' TERM
   trap 'exit 130' INT
   trap time_is_up USR1
+  number_steps_apart
 }
 
 look_before() { # the settings on the first node, and a canary on every rank, before anything costs hours
-  local checks
-  mapfile -t checks < <(settings "$(model_to_check)" "parallel.processes=$((NODES * TASKS_PER_NODE))" \
-    "parallel.timeout_minutes=$CANARY_MINUTES")
-  on_head "$CPUS_PER_TASK" "$PYTHON" -m recipes.preflight --for "$GPU_JOB" "${checks[@]}"
+  settings "$(model_to_check)" "parallel.processes=$((NODES * TASKS_PER_NODE))" \
+    "parallel.timeout_minutes=$CANARY_MINUTES"
+  on_head "$CPUS_PER_TASK" "$PYTHON" -m recipes.preflight --for "$GPU_JOB" "${SETTINGS[@]}"
   run_step preflight
-  on_every_gpu "$PYTHON" -m recipes.canary "${checks[@]}"
+  on_every_gpu "$PYTHON" -m recipes.canary "${SETTINGS[@]}"
   run_step canary
 }
 
@@ -239,9 +330,8 @@ convert_model() { # MODEL to START, unless it is there
 }
 
 train() { # MODULE: goes on from the run's last checkpoint, or begins with the converted model
-  local chosen
-  mapfile -t chosen < <(settings "$START" ${REWARD_URL:+"reward.url=$REWARD_URL"})
-  on_every_gpu "$PYTHON" -m "$1" "${chosen[@]}"
+  settings "$START" ${REWARD_URL:+"reward.url=$REWARD_URL"}
+  on_every_gpu "$PYTHON" -m "$1" "${SETTINGS[@]}"
   run_step training
   CHECKPOINT=$(last_checkpoint)
   RESULT="checkpoint $CHECKPOINT"
@@ -249,18 +339,18 @@ train() { # MODULE: goes on from the run's last checkpoint, or begins with the c
 
 evaluate_model() { # NAME: answers TEST_DATA with CHECKPOINT, where there is any
   if [[ -z ${TEST_DATA:-} ]]; then return; fi
-  local chosen
-  mapfile -t chosen < <(settings "$CHECKPOINT" "reward.url=$REWARD_URL" "name=$1")
-  on_every_gpu "$PYTHON" -m recipes.evaluate "${chosen[@]}"
+  settings "$CHECKPOINT" "reward.url=$REWARD_URL" "name=$(as_text "$1")"
+  on_every_gpu "$PYTHON" -m recipes.evaluate "${SETTINGS[@]}"
   run_step evaluation
   RESULT="${RESULT:+$RESULT, }evaluation $RUN/evaluation/$1.json"
 }
 
 release_model() { # the run's last checkpoint to the folder RELEASE, where one is named
   if [[ -z ${RELEASE:-} ]]; then return; fi
-  local base=()
-  if [[ -n ${MODEL:-} ]]; then base=(--base "$MODEL"); fi
-  on_head "$CPUS_PER_TASK" "$PYTHON" -m conversion.release "$RUN" "$RELEASE" "${base[@]}" --force
+  local more=()
+  if [[ -n ${MODEL:-} ]]; then more=(--base "$MODEL"); fi
+  if [[ $FORCE == 1 ]]; then more+=(--force); fi
+  on_head "$CPUS_PER_TASK" "$PYTHON" -m conversion.release "$RUN" "$RELEASE" "${more[@]}"
   run_step release
   RESULT="${RESULT:+$RESULT, }release $RELEASE"
 }

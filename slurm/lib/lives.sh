@@ -1,9 +1,9 @@
 # How a job goes on after its time limit or a lost node, and when it no longer may. Sourced by job.sh.
 # shellcheck shell=bash
 #
-# A life is one start of the job script. RUN/logs/NAME.lives holds a line for each: job, restarts, and the run's last
-# saved step when it began. Slurm itself begins a new life after a lost node (sbatch --requeue); after a time limit this script
-# asks for it.
+# A life is one start of the job script. RUN/logs/WORK.lives holds a line for each: job, restarts, and the run's last
+# saved step when it began. The job of the last line owns that work as long as Slurm knows it. Slurm itself begins a new
+# life after a lost node (sbatch --requeue); after a time limit this script asks for it.
 
 last_step() { # prints the number of the run's last published checkpoint, 0 without one
   local path last=0
@@ -13,12 +13,32 @@ last_step() { # prints the number of the run's last published checkpoint, 0 with
   printf '%s' "$last"
 }
 
-begin_life() { # stops a job that keeps starting without getting anywhere
-  local step count lives=$RUN/logs/${JOB_FILE%.sh}.lives
+work() { # prints what no two jobs may do in one run at a time
+  case ${GPU_JOB:-} in
+  grpo | sft) printf training ;;
+  evaluate) printf 'evaluation-%s' "$NAME" ;;
+  *) printf '%s-%s' "${JOB_FILE%.sh}" "$SLURM_JOB_ID" ;;
+  esac
+}
+
+begin_life() { # stops a job whose work another one is at, or that keeps starting without getting anywhere
+  local step count lock owner lives
+  lives=$RUN/logs/$(work).lives
   step=$(last_step)
+  exec {lock}>>"$lives"
+  # A file system without locks refuses: then the trainer's lock tells jobs apart that begin in the same moment.
+  flock -w 30 "$lock" || true
+  JOBS=$(squeue --noheader --format='%A %o %T on [%N] since %S') ||
+    fail 1 "squeue does not answer, so it is not known whether another job is at RUN=$RUN; submit again"
+  owner=$(tail -n 1 "$lives" | cut -d ' ' -f 1)
+  if [[ -n $owner && $owner != "$SLURM_JOB_ID" ]] && owner=$(grep -m 1 "^$owner " <<<"$JOBS"); then
+    fail 2 "RUN=$RUN: job ${owner%% *} is at its $(work) (${owner##*.sh }); wait for that job, cancel it, or set RUN" \
+      "to another folder"
+  fi
   # A new submission is a person's decision; only what goes on by itself is counted.
-  if ((RESTARTS == 0)); then rm -f "$lives"; fi
+  if ((RESTARTS == 0)); then : >"$lives"; fi
   printf '%s %s %s\n' "$SLURM_JOB_ID" "$RESTARTS" "$step" >>"$lives"
+  exec {lock}>&-
   if ((RESTARTS == 0)); then return; fi
   say "life $((RESTARTS + 1)) of this job: goes on after step $step"
   ((RESTARTS <= MAX_RESTARTS)) ||
@@ -27,6 +47,17 @@ begin_life() { # stops a job that keeps starting without getting anywhere
   ((count <= MAX_IDLE_LIVES)) ||
     fail 1 "the last $MAX_IDLE_LIVES lives saved nothing after step $step; see the logs in $RUN/logs, then submit again" \
       "with a longer time limit or a smaller trainer.save_every"
+}
+
+number_steps_apart() { # keeps the signals that Slurm still owes the life before away from the steps of this one
+  # Slurm counts each life's steps from 0. To a node that was lost it hands a step's end when the node is back, a minute
+  # or more later, and so ends the step of that number in the next life.
+  local i
+  if ((${SLURM_RESTART_COUNT:-0} % 2 == 0)); then return; fi
+  for ((i = 0; i < MAX_STEPS; i++)); do
+    timeout "$ANSWER_S" srun --overlap --nodes=1 --ntasks=1 "--nodelist=$HEAD" --gpus-per-node=0 true >/dev/null 2>&1 &
+  done
+  wait
 }
 
 go_on_later() { # ends this life; the next one goes on from the last checkpoint

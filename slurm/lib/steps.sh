@@ -42,22 +42,69 @@ need_one_of() { # NAME VALUE ALLOWED...
   fail 2 "$name=$value: expected one of: $*"
 }
 
-need_files() { # NAME FILES WHAT: comma-separated files
-  local file files
-  [[ -n $2 ]] || fail 2 "$1 is not set; set it to $3"
-  IFS=, read -ra files <<<"$2"
-  for file in "${files[@]}"; do
-    [[ -f $file ]] || fail 2 "$1: $file: no such file; expected $3"
+need_number() { # NAME LOW HIGH: a whole number in these limits, or nothing
+  local value=${!1:-}
+  if [[ -z $value ]]; then return; fi
+  if [[ $value =~ ^(0|[1-9][0-9]{0,8})$ ]] && ((value >= $2 && value <= $3)); then return; fi
+  fail 2 "$1=$value: expected a whole number from $2 to $3"
+}
+
+need_one_line() { # NAME...: a line break or another control character is a mistake, not part of a name
+  local name
+  for name in "$@"; do
+    [[ ${!name:-} != *[[:cntrl:]]* ]] ||
+      fail 2 "$name=$(printf %q "${!name}"): expected one line without control characters"
   done
 }
 
-need_hf_model() { # NAME PATH
-  [[ -n $2 ]] || fail 2 "$1 is not set; set it to a Hugging Face model folder (config.json, tokenizer, safetensors)"
-  [[ -f $2/config.json ]] || fail 2 "$1=$2: no config.json there; expected a Hugging Face model folder"
+whole_path() { # NAME...: makes these paths whole, since steps run in a folder of their own; an empty one stays empty
+  local name path
+  need_one_line "$@"
+  for name in "$@"; do
+    path=${!name}
+    # The shell itself puts the home folder in, but not in quotes.
+    if [[ $path =~ ^~(/|$) ]]; then path=$HOME${path:1}; fi
+    if [[ -n $path ]]; then printf -v "$name" %s "$(realpath -m -- "$path")"; fi
+  done
+}
+
+need_files() { # NAME WHAT: files with commas between, in quotes where a name has one; made whole paths and mounted
+  local rest=${!1} element file made=() quoted=$'^[ \t\n]*(\'([^\']+)\'|"([^"]+)")[ \t\n]*(,|$)'
+  [[ $rest == *[![:space:]]* ]] || fail 2 "$1 is not set; set it to $2"
+  rest+=,
+  while [[ -n $rest ]]; do
+    if [[ $rest =~ $quoted ]]; then
+      element=${BASH_REMATCH[0]} file=${BASH_REMATCH[2]}${BASH_REMATCH[3]}
+    else
+      element=${rest%%,*},
+      file=${element%,}
+      file=${file#"${file%%[![:space:]]*}"} file=${file%"${file##*[![:space:]]}"}
+    fi
+    rest=${rest#"$element"}
+    [[ -n $file ]] || fail 2 "$1=${!1}: names a file without a name; is a variable of the shell unset?"
+    [[ $file != *[[:cntrl:]]* ]] || fail 2 "$1: $(printf %q "$file"): no such file; files stand between commas"
+    whole_path file
+    [[ -f $file ]] || fail 2 "$1: $file: no such file; expected $2"
+    mount_folder "$(dirname "$file")"
+    if [[ $file == *,* ]]; then
+      [[ $file != *[\'\"\\]* ]] || fail 2 "$1: $file: a comma and a quote or backslash in one name; rename it"
+      file="'$file'"
+    fi
+    made+=("$file")
+  done
+  printf -v "$1" '%s,' "${made[@]}"
+  printf -v "$1" %s "${!1%,}"
+}
+
+need_hf_model() { # NAME: makes its path whole
+  [[ -n ${!1} ]] || fail 2 "$1 is not set; set it to a Hugging Face model folder (config.json, tokenizer, safetensors)"
+  whole_path "$1"
+  [[ -f ${!1}/config.json ]] || fail 2 "$1=${!1}: no config.json there; expected a Hugging Face model folder"
 }
 
 need_runtime() { # sets PYTHON
   PYTHON=python3
+  whole_path VENV
   if [[ $CONTAINER == none ]]; then
     PYTHON=${VENV:+$VENV/bin/}python3
     command -v "$PYTHON" >/dev/null ||
@@ -67,7 +114,11 @@ need_runtime() { # sets PYTHON
   [[ -n $CONTAINER_IMAGE ]] ||
     fail 2 "CONTAINER_IMAGE is not set; set it to the image built from ./Dockerfile (a .sqsh or .sif file or a registry" \
       "reference), or set CONTAINER=none to run with VENV or the python3 on PATH"
-  [[ $CONTAINER_IMAGE != /* || -e $CONTAINER_IMAGE ]] || fail 2 "CONTAINER_IMAGE=$CONTAINER_IMAGE: no such file"
+  # What looks like a file, or is one, is no reference to a registry.
+  if [[ $CONTAINER_IMAGE == @(*[[:cntrl:]]*|/*|./*|../*|\~/*|*.sqsh|*.sif) || -e $CONTAINER_IMAGE ]]; then
+    whole_path CONTAINER_IMAGE
+    [[ -e $CONTAINER_IMAGE ]] || fail 2 "CONTAINER_IMAGE=$CONTAINER_IMAGE: no such file"
+  fi
 }
 
 mount_folder() { # PATH: the folder is to be seen in the container, under its own name
@@ -79,21 +130,36 @@ mount_folder() { # PATH: the folder is to be seen in the container, under its ow
   MOUNTS+=("$1")
 }
 
-mount_folders_of() { # comma-separated files
-  local file files
-  IFS=, read -ra files <<<"$1"
-  for file in "${files[@]}"; do mount_folder "$(dirname "$(realpath "$file")")"; done
+as_text() { # PATH: as a setting whose text it is (recipes/runtime/overrides.py); unescaped, ${ begins another setting
+  sed -E 's/(\\*)\$\{/\1\1\\${/g' <<<"$1"
 }
 
-hydra_path() { # PATH: as a Hydra value; quoted only where its grammar asks for it
-  if [[ $1 =~ ^[A-Za-z0-9_./-]+$ ]]; then printf '%s' "$1"; else printf "'%s'" "${1//\'/\\\'}"; fi
-}
-
-hydra_files() { # comma-separated files: as a Hydra list of absolute paths
-  local file list='' files
-  IFS=, read -ra files <<<"$1"
-  for file in "${files[@]}"; do list+=,$(hydra_path "$(realpath "$file")"); done
-  printf '[%s]' "${list#,}"
+split_settings() { # TEXT: fills WORDS; blanks and line ends stand between settings, in quotes and brackets they belong
+  local rest=$1 word='' depth=0 quoted=$'^(\'([^\'\\]|\\.)*\'|"([^"\\]|\\.)*")'
+  WORDS=()
+  while [[ -n $rest ]]; do
+    if [[ $word =~ =$ || ($depth -gt 0 && $word =~ [[{,:][[:space:]]*$) ]]; then
+      if [[ $rest =~ $quoted ]]; then
+        word+=${BASH_REMATCH[0]} rest=${rest:${#BASH_REMATCH[0]}}
+        continue
+      fi
+      [[ $rest != [\'\"]* ]] || fail 2 "EXTRA: $word$rest: a quote is left open"
+    fi
+    case ${rest:0:1} in
+    '[' | '{') if ((depth)) || [[ $word == *= ]]; then depth=$((depth + 1)); fi ;;
+    ']' | '}') depth=$((depth > 0 ? depth - 1 : 0)) ;;
+    [[:space:]])
+      if ((depth == 0)); then
+        WORDS+=(${word:+"$word"})
+        word='' rest=${rest:1}
+        continue
+      fi
+      ;;
+    esac
+    word+=${rest:0:1} rest=${rest:1}
+  done
+  ((depth == 0)) || fail 2 "EXTRA: $word: a bracket is left open"
+  WORDS+=(${word:+"$word"})
 }
 
 # What srun says of a task that failed; of one that a signal killed it says "Killed" and the like.
@@ -149,7 +215,7 @@ show() { # COMMAND...: as one line that a shell would read back
   for word in "$@"; do
     if [[ $word =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]]; then
       line+=" $word"
-    elif [[ $word != *[\"\$\`\\!]* ]]; then
+    elif [[ $word != *[\"\$\`\\![:cntrl:]]* ]]; then
       line+=" \"$word\""
     else
       line+=" $(printf '%q' "$word")"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from recipes.runtime.config import ConfigError
 from recipes.runtime.loading import load
-from recipes.runtime.overrides import as_hydra_reads
+from recipes.runtime.overrides import as_hydra_reads, as_text
 
 MODEL = "model.path=checkpoint"
 PATHS = [
@@ -54,8 +54,14 @@ def test_a_path_is_what_stands_behind_the_equals_sign(path: str) -> None:
 
 
 def test_a_composed_configuration_has_the_paths_as_they_were_given() -> None:
+    begins_a_setting = r"runs/${x} \${seed} \\${"
+    config = load([f"output={as_text(begins_a_setting)}", MODEL, f"data.train=[{as_text(begins_a_setting)},b]"])
+    assert (config.output, config.data.train) == (begins_a_setting, [begins_a_setting, "b"])
     odd = 'runs/my run=1 "x", ü'
-    config = load([f"output={odd}", f"model.path={odd}", "data.train=[a=b.jsonl,ü (1).jsonl]"])
+    config = load(
+        [f"output={odd}", f"model.path={odd}", "data.train=[a=b.jsonl,ü (1).jsonl]", "data.mix={choice:\n 1}"]
+    )
+    assert config.data.mix == {"choice": 1}
     assert (config.output, config.model.path, config.data.train) == (odd, odd, ["a=b.jsonl", "ü (1).jsonl"])
 
 

@@ -43,9 +43,9 @@ class Cluster:
     def __init__(self, configuration: Path, folder: Path, small_disk: Path) -> None:
         self._configuration, self._folder, self.small_disk = configuration, folder, small_disk
 
-    def submit(self, *flags: str, script: Path = SCRIPT, **settings: object) -> int:
+    def submit(self, *flags: str, script: Path = SCRIPT, checkout: Path = REPO, **settings: object) -> int:
         """The id of a job of `script` with sbatch's `flags` and `settings` as environment."""
-        return self._submitted(["sbatch"], [*flags, str(script.relative_to(REPO))], REPO, settings)
+        return self._submitted(["sbatch"], [*flags, str(script.relative_to(REPO))], checkout, settings)
 
     def submit_code(self, checkout: Path, *flags: str, **settings: object) -> int:
         """The id of a job that `grpo_70b.sh --submit` of another checkout submits."""

@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -144,7 +145,7 @@ def _process(run: Path, module: str) -> int:
 
 def test_one_job_converts_trains_evaluates_and_releases(whole: Path) -> None:
     assert steps(whole) == list(range(1, STEPS + 1))
-    assert (whole / "code" / "grpo_70b" / "recipes" / "grpo.py").is_file()
+    assert len(list(whole.glob("code/grpo_70b-*/recipes/grpo.py"))) == 1
 
 
 def test_a_job_that_is_asked_to_stop_is_requeued_and_ends_as_if_it_had_not_been(
@@ -208,11 +209,12 @@ def test_a_job_goes_on_so_often_and_as_long_as_it_gets_further(
     """The fourth life of a run that has saved step 3; `began` are the steps after which the lives before it began."""
     (run / "checkpoints" / "step_000003").mkdir(parents=True)
     (run / "checkpoints" / "step_000003" / "manifest.json").touch()
-    shutil.copytree(REPO / "slurm", run / "code" / "grpo_70b" / "slurm")
+    kept = run / "code" / "grpo_70b-7"
+    shutil.copytree(REPO / "slurm", kept / "slurm")
     (run / "logs").mkdir()
-    (run / "logs" / "grpo_70b.lives").write_text("".join(f"7 {life} {step}\n" for life, step in enumerate(began)))
+    (run / "logs" / "training.lives").write_text("".join(f"7 {life} {step}\n" for life, step in enumerate(began)))
     venv = fake_venv(tmp_path / "venv", {"recipes.preflight": "exit 4"})
-    settings = given | {"VENV": venv, "CHAINED": 3, "MAX_RESTARTS": limit}
+    settings = given | {"VENV": venv, "CHAINED": 3, "MAX_RESTARTS": limit, "REPO": kept}
     ended = _failed(cluster, cluster.submit("--nodes=1", **settings), code, 60)
 
     assert ended.last_line.startswith(f"grpo_70b.sh: {message.format(run=run)}")
@@ -220,25 +222,67 @@ def test_a_job_goes_on_so_often_and_as_long_as_it_gets_further(
     assert ("srun " in ended.output) == (code == 4)  # whether anything was started
 
 
-def test_a_submitted_copy_of_the_code_does_not_change_with_the_checkout(
+def test_a_queued_job_does_not_change_with_the_checkout(
     cluster: Cluster, given: Settings, run: Path, tmp_path: Path
 ) -> None:
+    """Paths that were typed from the checkout and an EXTRA of several lines come through whole as well."""
     checkout = tmp_path / "checkout"
     for part in ("configs", "conversion", "recipes", "reward_server", "slurm"):
         shutil.copytree(REPO / part, checkout / part, ignore=shutil.ignore_patterns("__pycache__"))
-    (checkout / "recipes" / "mark").write_text("as it was submitted\n")
-    # The login node's check passes, the job's says which code it looks at.
-    looks = '[ -n "$SLURM_JOB_ID" ] || exit 0; cat recipes/mark; exit 4'
+    mark = checkout / "recipes" / "mark"
+    mark.write_text("as it was submitted\n")
+    # The login node's check passes, the job's says which code it looks at and what it was given.
+    looks = '[ -n "$SLURM_JOB_ID" ] || exit 0; cat recipes/mark; printf "<%s>\\n" "$@"; exit 4'
     venv = fake_venv(tmp_path / "venv", {"recipes.preflight": looks})
-    job = cluster.submit_code(checkout, "--nodes=1", "--hold", **given | {"VENV": venv})
-    (checkout / "recipes" / "mark").write_text("edited since\n")
+    settings = given | {"VENV": venv, "EXTRA": "trainer.steps=3\n\n rollout.stop=['a b',\n c]"}
+    plain = cluster.submit("--nodes=1", "--hold", checkout=checkout, **settings)
+    relative = {name: os.path.relpath(str(settings[name]), checkout) for name in ("MODEL", "DATA", "RUN", "VENV")}
+    copied = cluster.submit_code(checkout, "--nodes=1", "--hold", f"--chdir={tmp_path}", **settings | relative)
+    time.sleep(1.1)  # Slurm's times are whole seconds
+    # As rsync leaves a file: with a time before the jobs'.
+    mark.write_text("edited since\n")
+    os.utime(mark, (1, 1))
+    cluster.release(plain)
+    refused = _failed(cluster, plain, 2, 60)
     for script in (checkout / "slurm").rglob("*.sh"):
         script.write_text("exit 9\n")
-    cluster.release(job)
-    ended = _failed(cluster, job, 4, 60)
+    cluster.release(copied)
+    ended = _failed(cluster, copied, 4, 60)
 
+    assert f"{mark}: changed after this job was submitted" in refused.last_line
+    assert "srun " not in refused.output
     assert "\nas it was submitted\n" in ended.output
-    assert f"--chdir={run}/code/grpo_70b " in ended.output
+    assert f"\n<data.train=[{given['DATA']}]>\n" in ended.output
+    assert "\n<trainer.steps=3>\n<rollout.stop=['a b',\n c]>\n" in ended.output
+    assert f"--chdir={run}/code/grpo_70b-" in ended.output
+
+
+def test_a_run_belongs_to_the_job_that_is_at_it(cluster: Cluster, given: Settings, run: Path, tmp_path: Path) -> None:
+    settings = _played(given, tmp_path / "venv", {"recipes.grpo": "echo ranks wait; exec sleep 600"})
+    old, young = (run / "code" / f"grpo_70b-{job}" for job in (900001, 900002))
+    for copy in (old, young):
+        copy.mkdir(parents=True)
+    os.utime(old, (1, 1))
+    first = _waiting(cluster, settings)
+    code = run / "code" / f"grpo_70b-{first}"
+    os.utime(code, (1, 1))
+    second = _failed(cluster, cluster.submit("--nodes=1", **settings), 2, 60)
+    assert second.last_line.startswith(f"grpo_70b.sh: RUN={run}: job {first} is at its training (RUNNING on [node")
+    assert "srun " not in second.output
+    other = {"TEST_DATA": given["DATA"], "CHECKPOINT": run / "megatron"}
+    evaluation = settings | other | {"VENV": fake_venv(tmp_path / "no", {"recipes.preflight": "exit 4"})}
+    del evaluation["MODEL"]
+    _failed(cluster, cluster.submit("--nodes=1", script=REPO / "slurm" / "evaluate.sh", **evaluation), 4, 60)
+    assert cluster.state(first)[0] == "RUNNING"
+    assert (code / "recipes" / "grpo.py").is_file()
+    assert (old.exists(), young.exists()) == (False, True)
+
+    cluster.cancel(first)
+    cluster.wait(first, 30)
+    third = _waiting(cluster, settings)
+    assert not code.exists()
+    cluster.cancel(third)
+    cluster.wait(third, 30)
 
 
 def test_a_job_that_lost_a_node_goes_on_when_it_is_back(

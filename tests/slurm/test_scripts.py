@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -16,10 +17,11 @@ from tests.slurm.cluster import REPO, SCRIPT, SCRIPTS, environment
 _LIBRARY = REPO / "slurm" / "lib" / "job.sh"
 
 
-def _run(*arguments: str, script: Path = SCRIPT, **settings: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(script), *arguments], env=environment(settings), capture_output=True, text=True, timeout=300
-    )
+def _run(
+    *arguments: str, script: Path = SCRIPT, folder: Path = REPO, **settings: object
+) -> subprocess.CompletedProcess[str]:
+    command = [str(script), *arguments]
+    return subprocess.run(command, cwd=folder, env=environment(settings), capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture
@@ -38,12 +40,21 @@ def given(tmp_path: Path) -> dict[str, object]:
     }
 
 
-def _plan(script: Path = SCRIPT, **settings: object) -> dict[str, list[str]]:
+def _plan(script: Path = SCRIPT, folder: Path = REPO, **settings: object) -> dict[str, list[str]]:
     """The srun command lines of a dry run, as a shell would read them, by the module that each starts."""
-    done = _run(script=script, DRY_RUN=1, **settings)
+    done = _run(script=script, folder=folder, DRY_RUN=1, **settings)
     assert (done.returncode, done.stderr) == (0, "")
-    commands = [shlex.split(line) for line in done.stdout.splitlines() if line.startswith("srun ")]
+    commands = [_words(line) for line in done.stdout.splitlines() if line.startswith("srun ")]
     return {command[command.index("-m") + 1]: command for command in commands}
+
+
+def _words(line: str) -> list[str]:
+    if "$'" not in line:  # which shlex does not know, and bash does
+        return shlex.split(line)
+    read = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {line}"], env=environment({}), capture_output=True, check=True
+    )
+    return read.stdout.decode().split("\0")[:-1]
 
 
 def _after(word: str, command: list[str]) -> list[str]:
@@ -84,7 +95,7 @@ def test_the_other_scripts_steps(given: dict[str, object], tmp_path: Path) -> No
     assert f"model.path={tmp_path}/run/checkpoints/LAST_STEP" in after["recipes.evaluate"]
     release = _plan(folder / "release.sh", **given | {"RELEASE": tmp_path / "out"})
     assert _after("conversion.release", release["conversion.release"]) == [
-        *(f"{tmp_path}/run", f"{tmp_path}/out", "--base", f"{tmp_path}/hf", "--force")
+        *(f"{tmp_path}/run", f"{tmp_path}/out", "--base", f"{tmp_path}/hf")
     ]
     for source, module in ((tmp_path / "hf", "hf_to_megatron"), (tmp_path / "megatron", "megatron_to_hf")):
         source.mkdir(exist_ok=True)
@@ -130,15 +141,51 @@ def test_training_takes_files_settings_and_overrides(given: dict[str, object], t
     ]
 
 
-def test_what_training_is_given_is_a_valid_configuration(given: dict[str, object], tmp_path: Path) -> None:
-    # A path that Hydra's grammar would take apart, unquoted.
-    run = tmp_path / "run lr=1e-6, it's"
-    settings = _after("recipes.grpo", _plan(**given | {"RUN": run})["recipes.grpo"])
+@pytest.mark.parametrize("odd", ["lr=1e-6, it's", "ü \\'", "${x} \\${seed}", "[1] {a: b} #~\\"])
+def test_what_training_is_given_is_what_was_typed(odd: str, given: dict[str, object], tmp_path: Path) -> None:
+    """Names that Hydra's grammar would take apart, and an EXTRA of several lines."""
+    run, data, comma = tmp_path / f"run {odd}", tmp_path / f"{odd.replace(',', '')}.jsonl", tmp_path / "a, b.jsonl"
+    for file in (data, comma):
+        file.touch()
+    extra = """
+        trainer.steps=3\toptimizer.betas=[0.8, 0.9]
+        data.mix={choice: 2,
+                  text: 1}  rollout.stop=[it's, "b, ] c", '} "']
+        data.validation=[FOLDER/train.jsonl, 'FOLDER/a, b.jsonl' ]
+    """.replace("FOLDER", str(tmp_path))
+    files = f"{data},\n  '{comma}'"
+    settings = _after("recipes.grpo", _plan(**given | {"RUN": run, "DATA": files, "EXTRA": extra})["recipes.grpo"])
     # The port is known when the server has one.
     config = load([setting.replace("REWARD_PORT", "8000") for setting in settings])
-    assert config.output == str(run)
-    assert config.data.train == [str(tmp_path / "train.jsonl")]
+    assert (config.output, config.model.path) == (str(run), f"{run}/megatron")
+    assert config.data.train == [str(data), str(comma)]
+    assert config.data.validation == [str(tmp_path / "train.jsonl"), str(comma)]
+    assert (config.trainer.steps, list(config.optimizer.betas)) == (3, [0.8, 0.9])
+    assert config.data.mix == {"choice": 2, "text": 1}
+    assert config.rollout.stop == ["it's", "b, ] c", '} "']
     assert (config.parallel.processes, config.model.fp8) == (64, "blockwise")
+
+
+def test_a_relative_path_is_that_of_the_folder_where_it_was_typed(given: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "image").touch()
+    absolute = given | {
+        "TEST_DATA": tmp_path / "test.jsonl",
+        "RELEASE": tmp_path / "release",
+        "CONTAINER_IMAGE": tmp_path / "image",
+        "EXTRA": f"data.validation=[{tmp_path}/more.jsonl]",
+    }
+    names = [name for name in absolute if name not in ("CONTAINER", "EXTRA")]
+    relative = {name: os.path.relpath(str(absolute[name]), tmp_path) for name in names}
+    relative["EXTRA"] = "data.validation=[more.jsonl]"
+    for container in ("none", "apptainer"):
+        changed = {"CONTAINER": container}
+        assert _plan(folder=tmp_path, **relative | changed) == _plan(**absolute | changed)
+    (tmp_path / "run" / "checkpoints" / "step_000001").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "step_000001" / "manifest.json").touch()
+    checkpoint = {"CHECKPOINT": "run/checkpoints/step_000001", "CONTAINER": "none"}
+    settings = {name: value for name, value in relative.items() if name != "MODEL"} | checkpoint
+    plan = _plan(REPO / "slurm" / "evaluate.sh", tmp_path, **settings)
+    assert f"model.path={tmp_path}/run/checkpoints/step_000001" in plan["recipes.evaluate"]
 
 
 def test_a_converted_model_is_not_converted_again(given: dict[str, object], tmp_path: Path) -> None:
@@ -198,6 +245,22 @@ def test_a_container_sees_all_that_the_settings_name(given: dict[str, object], t
         ),
         ({"ENGINE": "nemo"}, "ENGINE=nemo: expected one of: megatron nemo_aligner"),
         ({"REQUEUE": "yes"}, "REQUEUE=yes: expected one of: requeue chain none"),
+        ({"TASKS_PER_NODE": "eight"}, "TASKS_PER_NODE=eight: expected a whole number from 1 to 1024"),
+        ({"TASKS_PER_NODE": "08"}, "TASKS_PER_NODE=08: expected a whole number"),
+        ({"CPUS_PER_TASK": "-1"}, "CPUS_PER_TASK=-1: expected a whole number"),
+        ({"REWARD_WORKERS": 0}, "REWARD_WORKERS=0: expected a whole number from 1 to 1024"),
+        ({"REWARD_NODES": "yes"}, "REWARD_NODES=yes: expected one of: 0 1"),
+        ({"MASTER_PORT": 99999}, "MASTER_PORT=99999: expected a whole number from 1024 to 65535"),
+        ({"DRY_RUN": "yes"}, "DRY_RUN=yes: expected one of: 0 1"),
+        ({"RUN": "/a\n/b"}, "RUN=$'/a\\n/b': expected one line"),
+        ({"DATA": "/a.jsonl\n/b.jsonl"}, "DATA: $'/a.jsonl\\n/b.jsonl': no such file; files stand between commas"),
+        ({"DATA": ", /b.jsonl"}, "DATA=, /b.jsonl: names a file without a name; is a variable of the shell unset?"),
+        ({"EXTRA": "a=1\nb='c d"}, "EXTRA: b='c d: a quote is left open"),
+        ({"EXTRA": "a=[1, 2 b=3"}, "EXTRA: a=[1, 2 b=3: a bracket is left open"),
+        ({"EXTRA": "+output=/elsewhere"}, "EXTRA: +output=/elsewhere: set it by RUN, which other steps of the job"),
+        ({"EXTRA": "data.validation=[no.jsonl]"}, f"EXTRA_FILES: {REPO}/no.jsonl: no such file; expected a JSONL file"),
+        ({"RELEASE": REPO}, f"RELEASE={REPO}: exists; choose another folder, or set FORCE=1 to replace it"),
+        ({"CONTAINER": "pyxis", "CONTAINER_IMAGE": "no.sqsh"}, f"CONTAINER_IMAGE={REPO}/no.sqsh: no such file"),
         ({"DRY_RUN": "0"}, "not in a Slurm job; submit it with sbatch, or set DRY_RUN=1"),
     ],
 )
@@ -235,11 +298,11 @@ _FITS = {
 @pytest.mark.parametrize(
     ("changed", "code", "message"),
     [
-        ({}, 0, "nothing found that would stop the job on 8 nodes of 1 tasks"),
+        ({}, 0, "nothing found that would stop the job on 4 nodes of 1 tasks"),
         # The tiny model has two key-value heads.
-        ({"EXTRA": "parallel.tensor=8"}, 2, "parallel.tensor=8 does not divide the model's 2 key-value heads"),
+        ({"EXTRA": "parallel.tensor=4"}, 2, "parallel.tensor=4 does not divide the model's 2 key-value heads"),
         ({"EXTRA": "parallel.tensr=2"}, 2, "parallel.tensr"),
-        ({"TASKS_PER_NODE": 3}, 2, "rollout.prompts=8 is not divisible by the data parallel size 12"),
+        ({"TASKS_PER_NODE": 3}, 2, "rollout.prompts=8 is not divisible by the data parallel size 6"),
         ({"DATA": "EMPTY"}, 2, "EMPTY"),
     ],
 )
@@ -256,7 +319,7 @@ def test_the_check_before_submission(
     if changed.get("DATA") == "EMPTY":
         settings["DATA"] = tmp_path / "EMPTY.jsonl"
         (tmp_path / "EMPTY.jsonl").write_text('{"id": 1}\n')
-    done = _run("--check", **settings)
+    done = _run("--check", "--nodes=4", **settings)
     assert done.returncode == code, done.stdout + done.stderr
     assert message in (done.stderr if code else done.stdout)
     assert not (tmp_path / "run").exists()

@@ -19,6 +19,7 @@ import dataclasses
 from functools import partial
 from typing import TYPE_CHECKING
 
+from recipes.monitor.run_folder import lock_path
 from recipes.runtime.config import AlgorithmConfig, Config
 from recipes.runtime.launch import is_leader, run
 from recipes.runtime.rules import Stage
@@ -132,4 +133,4 @@ def _objective(algorithm: AlgorithmConfig) -> Objective:
 
 
 if __name__ == "__main__":
-    run(train, "recipes.grpo", __doc__, Stage.GRPO)
+    run(train, "recipes.grpo", __doc__, Stage.GRPO, owns=lambda config: lock_path(config.output))

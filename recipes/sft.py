@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from recipes.monitor.run_folder import lock_path
 from recipes.runtime.config import Config
 from recipes.runtime.launch import is_leader, run
 from recipes.runtime.rules import Stage
@@ -90,4 +91,4 @@ def response_sequence(prompt: Prompt, tokenizer: Any) -> TokenSequence:
 
 
 if __name__ == "__main__":
-    run(train, "recipes.sft", __doc__, Stage.SFT)
+    run(train, "recipes.sft", __doc__, Stage.SFT, owns=lambda config: lock_path(config.output))

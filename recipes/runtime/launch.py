@@ -9,6 +9,7 @@ Whatever needs torch imports it where it is used, so that `--help` and a mistake
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import datetime
 import logging
@@ -18,8 +19,9 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from conversion import command
+from conversion import command, lock
 from recipes.runtime import interruption
 from recipes.runtime.config import Config, ConfigError
 from recipes.runtime.loading import load, world_size
@@ -176,7 +178,13 @@ def _told(error: Exception, config: Config) -> str:
     return said
 
 
-def run(main: Callable[[Config], None], module: str, description: str, stage: Stage) -> None:
+def run(
+    main: Callable[[Config], None],
+    module: str,
+    description: str,
+    stage: Stage,
+    owns: Callable[[Config], Path] | None = None,
+) -> None:
     """Command line of a training entry point: `python -m MODULE [GROUP=NAME ...] [key=value ...]`.
 
     Args:
@@ -184,20 +192,27 @@ def run(main: Callable[[Config], None], module: str, description: str, stage: St
         module: the entry point's name, for starting the ranks.
         description: what `--help` says.
         stage: which settings it uses.
+        owns: the lock file that the run holds while it works, see `conversion.lock`; None for none.
     """
     _adopt_slurm()
     # torchrun says of itself and of all ranks that it was interrupted.
     speaks = is_leader() and "TORCHELASTIC_RUN_ID" not in os.environ
     sys.exit(
         command.run(
-            lambda: _command(main, module, description, stage),
+            lambda: _command(main, module, description, stage, owns),
             name=module,
             interrupted=f"{module}: interrupted; the same command starts it again" if speaks else None,
         )
     )
 
 
-def _command(main: Callable[[Config], None], module: str, description: str, stage: Stage) -> int:
+def _command(
+    main: Callable[[Config], None],
+    module: str,
+    description: str,
+    stage: Stage,
+    owns: Callable[[Config], Path] | None,
+) -> int:
     overrides = sys.argv[1:]
     if {"-h", "--help"} & set(overrides):
         print(f"usage: python -m {module} [GROUP=NAME ...] [key=value ...]\n\n{description}")
@@ -220,7 +235,8 @@ def _command(main: Callable[[Config], None], module: str, description: str, stag
     import torch.distributed as dist
 
     try:
-        main(config)
+        with lock.held(owns(config)) if owns and is_leader() else contextlib.nullcontext():
+            main(config)
     except interruption.Stopped:
         # srun kills the ranks that are left when one ends with an error code; none may be in the middle of something.
         dist.barrier()

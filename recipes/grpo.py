@@ -16,6 +16,7 @@ Left out: a learned critic and reward models; rollouts older than the policy.
 from __future__ import annotations
 
 import dataclasses
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,7 @@ def train(config: Config) -> None:
         step, seconds, skipped, saved_reward = state["step"], state["seconds"], state["skipped"], state["reward"]
         order.restore(state["order"])
 
-    with reward_client(config.reward) as client, TrainingMonitor(config, step) as monitor:
+    with closing(engine), reward_client(config.reward) as client, TrainingMonitor(config, step) as monitor:
         if is_leader() and dropped:
             print(f"{dropped} of {len(examples)} prompts are longer than the context allows and were left out")
         reward = reward_definition(client, config.reward)

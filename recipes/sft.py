@@ -11,6 +11,7 @@ trainer.steps, trainer.max_seconds, optimizer.learning_rate.
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from recipes.monitor.run_folder import lock_path
@@ -64,7 +65,7 @@ def train(config: Config) -> None:
         step, seconds, skipped = state["step"], state["seconds"], state["skipped"]
         order.restore(state["order"])
 
-    with TrainingMonitor(config, step) as monitor:
+    with closing(engine), TrainingMonitor(config, step) as monitor:
         if is_leader() and dropped:
             print(f"{dropped} of {len(examples)} rows are longer than model.max_length and were left out")
         going = not is_finished(config.trainer, step, seconds)
@@ -76,7 +77,11 @@ def train(config: Config) -> None:
             sums = engine.train_step(batch, loss, learning_rate=rate, reference=False)
             seconds = from_leader(seconds + phases.total)
             skipped = count_skipped(skipped, [sums], config.trainer.max_skipped)
-            metrics = {"policy/loss": sums["loss"] / sums["tokens"], "policy/learning_rate": rate}
+            metrics = {
+                "policy/loss": sums["loss"] / sums["tokens"],
+                "policy/learning_rate": rate,
+                "policy/skipped_updates": 1 - sums["stepped"],
+            }
             monitor.record(step, metrics, seconds, phases.total)
             own = {"skipped": skipped, "order": order.state()}
             going = saving.after_step(step, seconds, own, monitor.score)

@@ -224,6 +224,7 @@ def _command(
     except ConfigError as error:
         # Every rank has read the same settings.
         raise SystemExit(f"configuration: {error}" if is_leader() else 1) from None
+    command.outlive_output()
     if world_size() is None and config.parallel.processes > 1:
         return _start_ranks(module, overrides, config.parallel.processes)
     if world_size() is not None:
@@ -240,8 +241,6 @@ def _command(
     except interruption.Stopped:
         # srun kills the ranks that are left when one ends with an error code; none may be in the middle of something.
         dist.barrier()
-        raise
-    except BrokenPipeError:
         raise
     except Exception as error:
         if not _fails_first():

@@ -6,6 +6,7 @@ same command; beside them `optimizer/` and `state.json`. It is written under ano
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import shutil
@@ -35,6 +36,8 @@ from conversion.checkpoint import (
     publish,
     write_manifest,
 )
+from recipes.engines.base import NonFiniteError
+from recipes.engines.megatron.finite import check_weights
 from recipes.engines.megatron.writer import WriterProcess
 from recipes.runtime import platform
 from recipes.runtime.agreement import any_rank
@@ -55,7 +58,7 @@ def load_weights(module: Any, checkpoint: Checkpoint) -> None:
     """Fills the module from a checkpoint written at any parallel layout.
 
     Raises:
-        CheckpointError: when it does not hold this model's tensors.
+        CheckpointError: when it does not hold this model's tensors, or holds values that are not finite.
     """
     folder, prefix = checkpoint.model_dir, LAYOUTS[checkpoint.manifest.layout].prefix
     sharded = module.sharded_state_dict(prefix=prefix)
@@ -67,6 +70,10 @@ def load_weights(module: Any, checkpoint: Checkpoint) -> None:
             "convert the checkpoint again with `python -m conversion.hf_to_megatron`"
         ) from error
     module.load_state_dict({key.removeprefix(prefix): value for key, value in loaded.items()}, strict=False)
+    try:
+        check_weights(module, "in this checkpoint")
+    except NonFiniteError as error:
+        raise CheckpointError(f"{folder}: {error}; take an earlier checkpoint, or convert the source again") from error
 
 
 @dataclass
@@ -136,11 +143,12 @@ class Saves:
         for part in parts.values():
             part.forget()
 
-    def finish(self, wait: bool) -> Path | None:
+    def finish(self, wait: bool, before: Callable[[], None] = lambda: None) -> Path | None:
         """Publishes the checkpoint that all ranks have written; returns its folder, or None where there was none.
 
         Args:
             wait: for the writers, at most `deadline_s`; otherwise a save that is still under way is left to go on.
+            before: called on rank 0 right before it is published.
 
         Raises:
             CheckpointError: a writer failed, died or missed the deadline, or publishing failed; on every rank, with
@@ -165,7 +173,7 @@ class Saves:
             if not wait:
                 return None
             save.writer.wait(_EXCHANGE_S)
-        self._publish(save)
+        self._publish(save, before)
         return save.folder
 
     def _prepare(self, partial: Path, folder: Path, source: Checkpoint, loop_state: str) -> None:
@@ -182,7 +190,7 @@ class Saves:
         if save is not None:
             save.writer.stop()
             if dist.get_rank() == 0:
-                shutil.rmtree(save.partial, ignore_errors=True)
+                _discard(save.partial)
 
     def _give_up(self, save: _Save, failure: str | None) -> NoReturn:
         """Stops the writers of all ranks, deletes what they wrote and raises."""
@@ -192,9 +200,9 @@ class Saves:
             _raise_together(save.folder, failure)
         finally:
             if dist.get_rank() == 0:
-                shutil.rmtree(save.partial, ignore_errors=True)
+                _discard(save.partial)
 
-    def _publish(self, save: _Save) -> None:
+    def _publish(self, save: _Save, before: Callable[[], None]) -> None:
         written: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
         dist.gather_object(save.writer.result(), written, 0)
 
@@ -206,6 +214,7 @@ class Saves:
                     part.writer.finish(part.metadata, [list(chain(*results[name])) for results in written])
                     save_config(CheckpointingConfig(*_FORMAT), str(save.partial / name))
                 write_manifest(save.partial, source=save.source.manifest.source, layout=self.layout)
+                before()
                 publish(save.partial, save.folder, force=True)
             except BaseException:
                 shutil.rmtree(save.partial, ignore_errors=True)
@@ -267,6 +276,15 @@ def _write(writer: Any, buckets: list[Any]) -> list[list[WriteResult]]:
             raise outcome
         found.append(outcome)
     return found
+
+
+def _discard(partial: Path) -> None:
+    """Deletes what was written of a save, as far as can be, also where other ranks' writers are still at it."""
+    # Under another name no writer finds it to put further files in.
+    gone = partial.with_name(f"{partial.name}.gone")
+    with contextlib.suppress(OSError):
+        partial.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _together(folder: Path, action: Callable[[], None]) -> None:

@@ -105,10 +105,8 @@ def outlive_output() -> None:
     """From now on what standard output and standard error do not take is lost, and no error.
 
     For work of hours, which is worth more than its log: the reader of a pipe goes, the disk under a log is full. The
-    first loss of standard output is told on standard error.
+    first loss of standard output is told on standard error. Call it before anything is printed.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
     sys.stdout, sys.stderr = (
         io.TextIOWrapper(
             io.BufferedWriter(_Outlived(number, "w", closefd=False)),

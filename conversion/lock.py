@@ -19,6 +19,7 @@ import shlex
 import signal
 import socket
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -89,7 +90,7 @@ class _Owner:
             "kernel": _kernel(),
             "locked": locked,
             "since": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
-            "command": " ".join(shlex.join(sys.orig_argv).split())[:500],
+            "command": textwrap.shorten(shlex.join(sys.orig_argv), 200, placeholder=" ..."),
             "job": _job(),
         }
         with naming(path):
@@ -156,10 +157,8 @@ def _wait_until_free(path: Path, file: int, kind: int) -> tuple[bool, dict[str, 
         if free or (given is not False and waited >= patience):
             return given is True, owner
         if waited >= patience or (record and seen is not None and record != seen):
-            raise LockedError(
-                f"{path.parent}: in use by {_named(owner)}; wait for its end, or stop it first. If you are sure that "
-                f"it is gone, delete {path}"
-            )
+            sure = "" if here else f". If you are sure that it is gone, delete {path}"
+            raise LockedError(f"{path.parent}: in use by {_named(owner)}; wait for its end, or stop it first{sure}")
         if not told and waited >= 1:
             print(f"{path}: waiting to see whether {_named(owner)} lives", file=sys.stderr, flush=True)
             told = True

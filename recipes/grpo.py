@@ -47,7 +47,7 @@ def train(config: Config) -> None:
     from recipes.runtime.phases import Phases
     from recipes.runtime.run_folder import RunFolder
     from recipes.runtime.saving import Saving
-    from recipes.runtime.schedule import is_finished, learning_rate, progress
+    from recipes.runtime.schedule import learning_rate, progress
     from recipes.runtime.tokenizer import load_tokenizer
 
     folder = RunFolder(config.output)
@@ -77,7 +77,7 @@ def train(config: Config) -> None:
         reward = reward_definition(client, config.reward)
         check_same_reward(saved_reward, reward, config.reward)
         check_rows([prompt.example for prompt in prompts], client, config.reward)
-        going = not is_finished(config.trainer, step, seconds)
+        going = saving.goes_on(step, seconds)
         while going:
             step, phases = step + 1, Phases()
             rollout = collect(order, engine, step, tokenizer=tokenizer, client=client, config=config, phases=phases)

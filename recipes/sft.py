@@ -38,7 +38,7 @@ def train(config: Config) -> None:
     from recipes.runtime.phases import Phases
     from recipes.runtime.run_folder import RunFolder
     from recipes.runtime.saving import Saving
-    from recipes.runtime.schedule import is_finished, learning_rate, progress
+    from recipes.runtime.schedule import learning_rate, progress
     from recipes.runtime.tokenizer import load_tokenizer
 
     folder = RunFolder(config.output)
@@ -68,7 +68,7 @@ def train(config: Config) -> None:
     with closing(engine), TrainingMonitor(config, step) as monitor:
         if is_leader() and dropped:
             print(f"{dropped} of {len(examples)} rows are longer than model.max_length and were left out")
-        going = not is_finished(config.trainer, step, seconds)
+        going = saving.goes_on(step, seconds)
         while going:
             step, phases = step + 1, Phases()
             batch = TokenBatch(tuple(sequences[p.example.id] for p in order.next(config.trainer.batch)))

@@ -17,8 +17,9 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from conversion import command, lock
@@ -30,6 +31,8 @@ from recipes.runtime.rules import Stage
 _PR_SET_PDEATHSIG = 1
 # How long rank 0, whose store tells who failed first, waits for the others to ask.
 _LAST_WORDS_S = 5.0
+# How long a rank that a launcher started waits for the others without a word.
+_PATIENCE_S = 60.0
 
 
 class MeetingError(RuntimeError):
@@ -59,6 +62,43 @@ def _adopt_slurm() -> None:
     if "RANK" not in os.environ and "SLURM_PROCID" in os.environ and "MASTER_ADDR" in os.environ:
         names = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
         os.environ.update({name: os.environ[slurm] for name, slurm in names.items()})
+
+
+def _check_launcher() -> None:
+    """Ends where the environment names a rank as no launcher does, as a variable left in a shell would."""
+    rank, size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    if (rank, size) in ((None, None), (None, "1")):
+        return
+    numbers = [int(value) for value in (rank, size) if value and value.isdecimal()]
+    if len(numbers) < 2 or numbers[0] >= numbers[1]:
+        found = ", ".join(f"{name}={os.environ[name]}" for name in ("RANK", "WORLD_SIZE") if name in os.environ)
+        raise SystemExit(
+            f"{found} in the environment: expected both or none, the rank (from 0) and the number of ranks, as a "
+            "launcher sets them (torchrun, srun); without one unset them"
+        )
+
+
+@contextlib.contextmanager
+def _telling_of_a_wait(place: str, minutes: float) -> Iterator[None]:
+    """Inside, this rank waits for others: it says so at once where no launcher that we know started it, else later."""
+
+    def tell() -> None:
+        print(
+            f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} waits at {place} for the others, at most "
+            f"{minutes:g} minutes. A launcher (torchrun, srun) starts them; without one unset RANK and WORLD_SIZE",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    launched = any(name in os.environ for name in ("TORCHELASTIC_RUN_ID", "SLURM_PROCID"))
+    timer = threading.Timer(_PATIENCE_S if launched else 0.0, tell)
+    timer.daemon = True
+    if os.environ["WORLD_SIZE"] != "1":
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _start_ranks(module: str, overrides: list[str], processes: int) -> int:
@@ -116,7 +156,8 @@ def init_process_group(config: Config) -> None:
     minutes = config.parallel.timeout_minutes
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
-        dist.init_process_group(platform.backend(), timeout=datetime.timedelta(minutes=minutes))
+        with _telling_of_a_wait(place, minutes):
+            dist.init_process_group(platform.backend(), timeout=datetime.timedelta(minutes=minutes))
     except ValueError as error:
         names = ", ".join(f"{name}={os.environ[name]}" for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
         raise MeetingError(f"{error}; the environment says {names}, which a launcher sets: unset or mend it") from error
@@ -153,7 +194,11 @@ def _fails_first() -> bool:
         while is_leader() and "TORCHELASTIC_RUN_ID" not in os.environ and ended < ranks and time.monotonic() < deadline:
             time.sleep(0.05)
             ended = store.add("failed", 0)
-    except (dist.DistNetworkError, dist.DistStoreError):
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        if "TORCHELASTIC_RUN_ID" not in os.environ and os.environ["LOCAL_RANK"] == "0":
+            # torchrun tells which rank it has lost; srun gives a number at most.
+            said = str(error).splitlines()[0]
+            print(f"rank {rank}: rank 0 is gone, and with it what stopped the run ({said})", file=sys.stderr)
         return False
     return first
 
@@ -219,6 +264,7 @@ def _command(
         return 0
     # As early as can be: until then the signal kills, and what follows imports and reads for seconds.
     interruption.listen()
+    _check_launcher()
     try:
         config = load(overrides, stage)
     except ConfigError as error:

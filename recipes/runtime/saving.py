@@ -26,6 +26,16 @@ class Saving:
         # Step and score of the save under way.
         self._saved: tuple[int, float | None] = 0, None
 
+    def goes_on(self, step: int, seconds: float) -> bool:
+        """Whether a run that has come so far has steps left; of one that was resumed for nothing rank 0 says so."""
+        finished = is_finished(self._trainer, step, seconds)
+        if finished and is_leader():
+            print(
+                f"{self._folder.path}: finished after step {step}, nothing is left to do; raise trainer.steps"
+                f"{' or trainer.max_seconds' if self._trainer.max_seconds else ''} to go on"
+            )
+        return not finished
+
     def after_step(self, step: int, seconds: float, state: dict[str, Any], score: Callable[[], float | None]) -> bool:
         """Saves where it is due; collective.
 

@@ -79,7 +79,7 @@ def test_a_second_process_is_refused_until_the_first_has_ended(path: Path, capsy
             assert re.match(
                 rf"{path.parent}: in use by process {first.pid} on {host} since 20.* UTC \(", str(caught.value)
             )
-            assert "lock.held" in str(caught.value), "the command is not named"
+            assert "from conversion import lock" in str(caught.value), "the command is not named"
         first.send_signal(signal.SIGKILL)
         first.wait()
         with lock.held(path):

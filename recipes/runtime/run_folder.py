@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from conversion.checkpoint import CheckpointError, open_checkpoint
+from recipes.monitor.run_folder import replace_file
 from recipes.runtime.config import Config, ConfigError, from_yaml, to_yaml
 
 _STEP = re.compile(r"step_(\d{6})")
@@ -61,7 +62,7 @@ class RunFolder:
                     "order from here on, so its figures equal those of the old layout up to rounding, not bit for bit",
                     file=sys.stderr,
                 )
-        written.write_text(to_yaml(config))
+        replace_file(written, to_yaml(config).encode())
 
     def step_path(self, step: int) -> Path:
         """Where the checkpoint after `step` belongs."""

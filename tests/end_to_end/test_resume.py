@@ -142,7 +142,10 @@ def test_asked_to_stop_it_saves_and_goes_on_bit_identical(whole: Whole, settings
 
 
 def test_the_reward_server_may_be_away_for_a_while(whole: Whole, settings: Settings, tmp_path: Path) -> None:
-    """The run waits, says so, and is the same run when another server stands at the same address."""
+    """The run waits, says so, and is the same run when another server stands at the same address.
+
+    While it waits, a second start in its folder is refused and takes nothing from it.
+    """
     folder, log = tmp_path / "run", tmp_path / "log"
     with RewardServerProcess() as server:
         url = server.url
@@ -151,7 +154,9 @@ def test_the_reward_server_may_be_away_for_a_while(whole: Whole, settings: Setti
         wait_for(lambda: len(steps(folder)) >= 2, process, log)
         kill([server.pid, *descendants(server.pid)])
     wait_for(lambda: "waiting for the reward server" in log.read_text(), process, log)
-    time.sleep(3)
+    second = run("recipes.grpo", *overrides, *LAYOUTS["tp1"], log=tmp_path / "second", fails=True)
+    owner = ranks(process.pid)[0]
+    assert second.splitlines()[-1].startswith(f"recipes.grpo, rank 0: output={folder}: in use by process {owner} on ")
     assert process.poll() is None
     with RewardServerProcess(port=int(url.rsplit(":", 1)[1])):
         output = finish(process, log, 120)

@@ -193,6 +193,16 @@ def test_a_resume_may_change_length_layout_and_address(
     folder.prepare(dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **changes)}))
 
 
+@pytest.mark.parametrize("text", ["", "model: {path: m", "- a list", "model: 3", "nonsense: 1"])
+def test_a_damaged_configuration_is_named(text: str, config: Config) -> None:
+    folder = RunFolder(config.output)
+    folder.prepare(config)
+    _published(folder, 3)
+    (folder.path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"config.yaml in the run's folder is not the configuration of a run \("):
+        folder.prepare(config)
+
+
 def test_without_a_checkpoint_settings_are_free(config: Config) -> None:
     """A run that failed before its first save is simply begun again."""
     folder = RunFolder(config.output)

@@ -102,6 +102,8 @@ class Saves:
     def __init__(self, deadline_s: float) -> None:
         self.deadline_s = deadline_s
         self._save: _Save | None = None
+        # The folder being filled, from before it is there.
+        self._partial: Path | None = None
 
     def start(self, module: Any, optimizer: Any, source: Checkpoint, folder: Path, loop_state: dict[str, Any]) -> None:
         """Takes a snapshot and begins to write it; see the module's docstring for its files.
@@ -119,10 +121,16 @@ class Saves:
             CheckpointError: the earlier save failed, or this one cannot begin; on every rank.
         """
         self.finish(wait=True)
-        state = json.dumps(loop_state, indent=1) + "\n"
+        try:
+            self._begin(module, optimizer, source, folder, json.dumps(loop_state, indent=1) + "\n")
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, module: Any, optimizer: Any, source: Checkpoint, folder: Path, state: str) -> None:
         name = [str(partial_path(folder))]
         dist.broadcast_object_list(name, 0)
-        partial = Path(name[0])
+        self._partial = partial = Path(name[0])
         _together(folder, lambda: self._prepare(partial, folder, source, state) if dist.get_rank() == 0 else None)
         place = LAYOUTS[self.layout]
         parts = {place.weights: _plan(module.sharded_state_dict(prefix=place.prefix), partial / place.weights)}
@@ -135,11 +143,7 @@ class Saves:
             writer = WriterProcess(lambda: {name: _write(parts[name].writer, found) for name, found in buckets.items()})
             self._save = _Save(folder, partial, source, parts, writer)
 
-        try:
-            _together(folder, begin)
-        except CheckpointError:
-            self.close()
-            raise
+        _together(folder, begin)
         for part in parts.values():
             part.forget()
 
@@ -186,11 +190,11 @@ class Saves:
 
     def close(self) -> None:
         """Gives up a save that `finish` has not published; each rank for itself."""
-        save, self._save = self._save, None
+        save, partial, self._save, self._partial = self._save, self._partial, None, None
         if save is not None:
             save.writer.stop()
-            if dist.get_rank() == 0:
-                _discard(save.partial)
+        if partial is not None and dist.get_rank() == 0:
+            _discard(partial)
 
     def _give_up(self, save: _Save, failure: str | None) -> NoReturn:
         """Stops the writers of all ranks, deletes what they wrote and raises."""
@@ -222,6 +226,7 @@ class Saves:
 
         self._save = None
         _together(save.folder, seal)
+        self._partial = None
 
 
 class _Part(TorchDistSaveShardedStrategy):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from conversion.errors import ConversionError
 
@@ -97,6 +99,38 @@ def explain(error: OSError) -> str:
     place = error.filename if error.filename2 is None else f"{error.filename} to {error.filename2}"
     fix = _FIXES.get(error.errno)
     return f"{'' if place is None else f'{place}: '}{error.strerror}{'' if fix is None else f'; {fix}'}"
+
+
+def outlive_output() -> None:
+    """From now on what standard output and standard error do not take is lost, and no error.
+
+    For work of hours, which is worth more than its log: the reader of a pipe goes, the disk under a log is full. The
+    first loss of standard output is told on standard error. Call it before anything is printed.
+    """
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(
+            io.BufferedWriter(_Outlived(number, "w", closefd=False)),
+            encoding=stream.encoding,
+            errors=stream.errors,
+            line_buffering=bool(stream.line_buffering),
+        )
+        for number, stream in ((1, sys.stdout), (2, sys.stderr))
+    )
+
+
+class _Outlived(io.FileIO):
+    """A file descriptor that takes everything, and loses what does not go on."""
+
+    _told = False
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError as error:
+            if self.fileno() == 1 and not self._told:
+                self._told = True
+                print(f"standard output takes no more ({error.strerror}); the work goes on", file=sys.stderr)
+            return len(data)
 
 
 def mute_output() -> None:

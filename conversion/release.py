@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from conversion import command, console, megatron_to_hf
+from conversion import command, console, lock, megatron_to_hf
 from conversion.checkpoint import Checkpoint, companion_files, open_checkpoint, read_config
 from conversion.digests import SHOWN, file_digest
 from conversion.errors import ConversionError
@@ -96,8 +96,11 @@ def release(
 
     Raises:
         ReleaseError: a check failed; nothing was written.
+        LockedError: the run goes on.
         ConversionError: a file is damaged or missing, as the other commands say.
     """
+    # Of a run that goes on, checkpoints and evaluations come and go.
+    lock.check_free(run / lock.RUN_LOCK)
     config = _run_config(run)
     checkpoint = open_checkpoint(_checkpoint_path(run, step))
     state = _state(checkpoint)

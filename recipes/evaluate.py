@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes.data.example import REPORT_GROUPS, read_examples
-from recipes.monitor.run_folder import evaluation_path, replace_file
+from recipes.monitor.run_folder import evaluation_lock_path, evaluation_path, replace_file
 from recipes.rollout.consistency import contradicts
 from recipes.runtime.config import Config
 from recipes.runtime.launch import is_leader, run
@@ -144,4 +144,10 @@ def described(result: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    run(evaluate, "recipes.evaluate", __doc__, Stage.EVALUATE)
+    run(
+        evaluate,
+        "recipes.evaluate",
+        __doc__,
+        Stage.EVALUATE,
+        owns=lambda config: evaluation_lock_path(config.output, config.name),
+    )

@@ -16,9 +16,11 @@ Left out: a learned critic and reward models; rollouts older than the policy.
 from __future__ import annotations
 
 import dataclasses
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 
+from recipes.monitor.run_folder import lock_path
 from recipes.runtime.config import AlgorithmConfig, Config
 from recipes.runtime.launch import is_leader, run
 from recipes.runtime.rules import Stage
@@ -46,7 +48,7 @@ def train(config: Config) -> None:
     from recipes.runtime.phases import Phases
     from recipes.runtime.run_folder import RunFolder
     from recipes.runtime.saving import Saving
-    from recipes.runtime.schedule import is_finished, learning_rate, progress
+    from recipes.runtime.schedule import learning_rate, progress
     from recipes.runtime.tokenizer import load_tokenizer
 
     folder = RunFolder(config.output)
@@ -71,13 +73,13 @@ def train(config: Config) -> None:
         step, seconds, skipped, saved_reward = state["step"], state["seconds"], state["skipped"], state["reward"]
         order.restore(state["order"])
 
-    with reward_client(config.reward) as client, TrainingMonitor(config, step) as monitor:
+    with closing(engine), reward_client(config.reward) as client, TrainingMonitor(config, step) as monitor:
         if is_leader() and dropped:
             print(f"{dropped} of {len(examples)} prompts are longer than the context allows and were left out")
         reward = reward_definition(client, config.reward)
         check_same_reward(saved_reward, reward, config.reward)
         check_rows([prompt.example for prompt in prompts], client, config.reward)
-        going = not is_finished(config.trainer, step, seconds)
+        going = saving.goes_on(step, seconds)
         while going:
             step, phases = step + 1, Phases()
             rollout = collect(order, engine, step, tokenizer=tokenizer, client=client, config=config, phases=phases)
@@ -134,4 +136,4 @@ def _objective(algorithm: AlgorithmConfig) -> Objective:
 
 
 if __name__ == "__main__":
-    run(train, "recipes.grpo", __doc__, Stage.GRPO)
+    run(train, "recipes.grpo", __doc__, Stage.GRPO, owns=lambda config: lock_path(config.output))

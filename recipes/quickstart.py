@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from conversion import command
+from conversion import command, lock
 from conversion.errors import ConversionError
 from recipes.monitor.console import OutputConsole
 from recipes.monitor.run_folder import RunFolderError, evaluation_path, replace_file, summary_path
@@ -28,7 +28,7 @@ from reward_server.client import RewardServerUnavailable
 
 BASE = Path(__file__).parent / "data" / "tiny_base"
 STAGE_DEADLINE_S = 900
-_MARK = "quickstart.json"
+_MARK, _LOCK = "quickstart.json", "quickstart.lock"
 # How long a stage may take to end after Ctrl-C: to hear it from the terminal, and then to stop its ranks.
 _SAME_CTRL_C_S, _END_S = 1.0, 40.0
 
@@ -36,8 +36,9 @@ _SAME_CTRL_C_S, _END_S = 1.0, 40.0
 class Quickstart:
     """The stages, in order; each leaves its files under `output`."""
 
-    def __init__(self, output: Path, *, seed: int, base: Path, overrides: list[str]) -> None:
+    def __init__(self, output: Path, *, seed: int, base: Path, overrides: list[str], force: bool = False) -> None:
         self.output = output
+        self.force = force
         self.seed = seed
         self.base = base
         self.overrides = overrides
@@ -50,14 +51,21 @@ class Quickstart:
         """Everything from data to report; returns the summary that it wrote.
 
         Raises:
-            SystemExit: a stage failed; its own message stands above.
+            SystemExit: a stage failed, and its own message stands above; or `output` holds what is not to be deleted.
+            LockedError: another process works in `output`.
         """
+        if self.output.exists() and not any((self.output / name).is_file() for name in (_MARK, _LOCK)):
+            raise SystemExit(f"{self.output}: exists and is no quickstart's; choose another --output")
+        with lock.held(self.output / _LOCK):
+            self._clear()
+            return self._run(sft_control)
+
+    def _run(self, sft_control: bool) -> dict[str, object]:
         # These take seconds to import: --help does without.
         from recipes.monitor.report import write_report
         from recipes.runtime.run_folder import last_checkpoint
         from reward_server.process import RewardServerProcess
 
-        self._clear()
         data, megatron, sft = self.output / "data", self.output / "base", self.output / "sft"
         self._stage("data", "recipes.prepare_data", "embedded", str(data), "--seed", str(self.seed))
         self._stage("Hugging Face to Megatron", "conversion.hf_to_megatron", str(self.base), str(megatron))
@@ -89,10 +97,17 @@ class Quickstart:
         return summary
 
     def _clear(self) -> None:
-        if self.output.exists() and not (self.output / _MARK).is_file():
-            raise SystemExit(f"{self.output}: exists and is no quickstart's; choose another --output")
-        shutil.rmtree(self.output, ignore_errors=True)
-        self.output.mkdir(parents=True)
+        """Deletes what an earlier quickstart left, unless it is finished or somebody works there."""
+        if summary_path(self.output).is_file() and not self.force:
+            raise SystemExit(
+                f"{self.output}: holds a finished quickstart; choose another --output, or delete it with --force"
+            )
+        for other in self.output.rglob("*.lock"):
+            if other.name != _LOCK:
+                lock.check_free(other)
+        for path in self.output.iterdir():
+            if path.name not in (_LOCK, _MARK):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         (self.output / _MARK).write_text(json.dumps({"seed": self.seed, "base": str(self.base)}) + "\n")
 
     def _stage(self, title: str, module: str, *arguments: str) -> None:
@@ -212,9 +227,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of training data and sampling (default: %(default)s)")
     parser.add_argument("--base", type=command.path_argument, default=BASE, help="Hugging Face folder to start from")
     parser.add_argument("--sft-control", action="store_true", help="also measure equally long further SFT (minutes)")
+    parser.add_argument("--force", action="store_true", help="delete a finished quickstart that stands there")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings for both training stages")
     args = parser.parse_args()
-    quickstart = Quickstart(args.output, seed=args.seed, base=args.base, overrides=args.overrides)
+    quickstart = Quickstart(args.output, seed=args.seed, base=args.base, overrides=args.overrides, force=args.force)
     quickstart.run(sft_control=args.sft_control)
 
 

@@ -11,8 +11,10 @@ trainer.steps, trainer.max_seconds, optimizer.learning_rate.
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from recipes.monitor.run_folder import lock_path
 from recipes.runtime.config import Config
 from recipes.runtime.launch import is_leader, run
 from recipes.runtime.rules import Stage
@@ -37,7 +39,7 @@ def train(config: Config) -> None:
     from recipes.runtime.phases import Phases
     from recipes.runtime.run_folder import RunFolder
     from recipes.runtime.saving import Saving
-    from recipes.runtime.schedule import is_finished, learning_rate, progress
+    from recipes.runtime.schedule import learning_rate, progress
     from recipes.runtime.tokenizer import load_tokenizer
 
     folder = RunFolder(config.output)
@@ -65,10 +67,10 @@ def train(config: Config) -> None:
         step, seconds, skipped = state["step"], state["seconds"], state["skipped"]
         order.restore(state["order"])
 
-    with TrainingMonitor(config, step) as monitor:
+    with closing(engine), TrainingMonitor(config, step) as monitor:
         if is_leader() and dropped:
             print(f"{dropped} of {len(examples)} rows are longer than model.max_length and were left out")
-        going = not is_finished(config.trainer, step, seconds)
+        going = saving.goes_on(step, seconds)
         while going:
             step, phases = step + 1, Phases()
             batch = TokenBatch(tuple(sequences[p.example.id] for p in order.next(config.trainer.batch)))
@@ -77,7 +79,11 @@ def train(config: Config) -> None:
             sums = engine.train_step(batch, loss, learning_rate=rate, reference=False)
             seconds = from_leader(seconds + phases.total)
             skipped = count_skipped(skipped, [sums], config.trainer.max_skipped)
-            metrics = {"policy/loss": sums["loss"] / sums["tokens"], "policy/learning_rate": rate}
+            metrics = {
+                "policy/loss": sums["loss"] / sums["tokens"],
+                "policy/learning_rate": rate,
+                "policy/skipped_updates": 1 - sums["stepped"],
+            }
             monitor.record(step, metrics, seconds, phases.total)
             own = {"skipped": skipped, "order": order.state(), "origin": origin}
             going = saving.after_step(step, seconds, own, monitor.score)
@@ -92,4 +98,4 @@ def response_sequence(prompt: Prompt, tokenizer: Any) -> TokenSequence:
 
 
 if __name__ == "__main__":
-    run(train, "recipes.sft", __doc__, Stage.SFT)
+    run(train, "recipes.sft", __doc__, Stage.SFT, owns=lambda config: lock_path(config.output))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -14,6 +14,10 @@ from recipes.rl.losses import Loss
 
 class EngineError(RuntimeError):
     """An engine that cannot do what it was asked; the message names rank, file or value and what to do."""
+
+
+class NonFiniteError(EngineError):
+    """Weights or logits hold infinities or no numbers, and all that follows would be in vain; names the tensor."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,11 @@ class PolicyEngine(Protocol):
     """A policy spread over ranks; all ranks call each method together and with the same arguments."""
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
-        """Samples `sampling.copies` responses to every prompt; the same result on every rank."""
+        """Samples `sampling.copies` responses to every prompt; the same result on every rank.
+
+        Raises:
+            NonFiniteError: the logits are not finite.
+        """
         ...
 
     def logprobs(self, batch: TokenBatch, model: Literal["policy", "reference"] = "policy") -> list[list[float]]:
@@ -136,6 +144,9 @@ class PolicyEngine(Protocol):
         """One optimizer step; returns the loss's sums over the batch, `grad_norm`, and 1.0 or 0.0 as `stepped`.
 
         Where the loss or the gradient is not finite nothing changes and `stepped` is 0.
+
+        Raises:
+            NonFiniteError: a weight is not finite after the step.
         """
         ...
 
@@ -146,16 +157,18 @@ class PolicyEngine(Protocol):
         way is waited for and published first.
 
         Raises:
+            NonFiniteError: a weight or a moment of the optimizer is not finite; nothing is written.
             CheckpointError: the earlier save failed, or this one cannot begin; on every rank.
         """
         ...
 
-    def finish_saves(self, wait: bool) -> Path | None:
+    def finish_saves(self, wait: bool, before: Callable[[], None] = ...) -> Path | None:
         """Publishes a checkpoint that all ranks have written; returns its folder, or None where there was none.
 
         Args:
             wait: until it is published, at most `parallel.timeout_minutes`; otherwise it returns at once, and a save
                 still under way goes on.
+            before: called on rank 0 once all is written, right before it appears.
 
         Raises:
             CheckpointError: a writer failed, died or missed the deadline; on every rank, naming folder, rank and
@@ -165,4 +178,8 @@ class PolicyEngine(Protocol):
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Restores weights and optimizer from a checkpoint of `save` and returns its `state`."""
+        ...
+
+    def close(self) -> None:
+        """Gives up a save that is not published, and deletes what it wrote; each rank for itself."""
         ...

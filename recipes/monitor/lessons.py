@@ -1,7 +1,8 @@
-"""Steps of GRPO in which no group taught anything, and the likely reason, as their metrics tell.
+"""Steps that changed nothing, and the likely reason, as their metrics tell.
 
-A group whose rewards are all equal has no advantage to learn from. A run of nothing else costs as much as any and
-leaves the model as it was, so it is told from the first step, and at the head of the report.
+Of GRPO mostly those in which no group taught anything: a group whose rewards are all equal has no advantage to learn
+from. A run of nothing else costs as much as any and leaves the model as it was, so it is told from the first step, and
+at the head of the report.
 """
 
 from __future__ import annotations
@@ -15,27 +16,38 @@ _ISSUE = "format/issue/"
 
 
 class LessonWatch:
-    """Says when a run learns nothing: at its first step, after 10 such steps in a row, 100, 1,000, and when it ends."""
+    """Says when a run learns nothing: at its first step, after 10 such steps in a row, 100, 1,000, and at its end."""
 
     def __init__(self) -> None:
         self._without = 0
         self._taught = False
         self._told = False
+        self._steps = 0
+        self._why = ""
 
     def look(self, step: int, metrics: Metrics) -> str | None:
         """What to tell of a finished step, in one line; None for nothing."""
         why = reason(metrics)
+        self._steps += 1
         if why is None:
             told, self._told, self._without = self._told, False, 0
-            self._taught |= "policy/updates" in metrics
+            self._taught = True
             return f"step {step}: groups teach again" if told else None
+        self._why = why
         self._without += 1
         # Of a run that has learned before, a single such step may be chance.
         if str(self._without).rstrip("0") != "1" or (self._without == 1 and self._taught):
             return None
         self._told = True
-        count = "no group taught anything" if self._without == 1 else f"{self._without} steps without a lesson"
+        nothing = "no step was taken" if metrics.get("policy/updates") != 0 else "no group taught anything"
+        count = nothing if self._without == 1 else f"{self._without} steps without a lesson"
         return f"step {step}: {count}; {why}"
+
+    def last_words(self) -> str | None:
+        """What to tell of a run that ends and has taken no step; None where it took one, or had none to take."""
+        if self._taught or not self._steps:
+            return None
+        return f"{self._steps} steps, and none has changed the model; {self._why}"
 
 
 def without_lesson(rows: Sequence[Metrics]) -> tuple[int, str] | None:
@@ -46,7 +58,9 @@ def without_lesson(rows: Sequence[Metrics]) -> tuple[int, str] | None:
 
 
 def reason(metrics: Metrics) -> str | None:
-    """The likely reason why a step made no update, with what to change; None where it made one, and for SFT."""
+    """The likely reason why a step made no update, with what to change; None where it made one."""
+    if (skipped := metrics.get("policy/skipped_updates")) and skipped == metrics.get("policy/updates", 1.0):
+        return "loss or gradient was not finite: lower optimizer.learning_rate, or look at the data"
     if metrics.get("policy/updates") != 0:
         return None
 

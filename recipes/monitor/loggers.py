@@ -9,16 +9,18 @@ texts (rollout samples have their own parquet files).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from conversion.command import naming
+from conversion.command import explain, naming
 from recipes.monitor.run_folder import RunFolderError, metrics_path, replace_file, tensorboard_dir
 from recipes.monitor.trackers import Status, Tracker, TrackerFeed
 
@@ -33,6 +35,8 @@ class MetricsLogger:
     """Appends one line a step to ``RUN/metrics.jsonl`` and the same values to ``RUN/tensorboard/``.
 
     A torn last line left by a killed process is removed on opening, because appending to it would spoil two steps.
+    What cannot be written stops nothing: it is told on stderr when it begins, a step that metrics.jsonl does not take
+    is missing there, and TensorBoard is dropped.
 
     Args:
         run_dir: the run's folder; made when absent.
@@ -46,12 +50,15 @@ class MetricsLogger:
     def __init__(self, run_dir: Path | str, trackers: Sequence[Tracker] = ()) -> None:
         self._path = metrics_path(run_dir)
         self._events_dir = tensorboard_dir(run_dir)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         self._writer: SummaryWriter | None = None
+        self._board = True
         self._purge_step: int | None = None
         self._file: BinaryIO | None = None
+        self._closed = self._failing = False
+        # Steps above it are forgotten when the file is next opened.
+        self._until: int | None = None
         self._last_step: int | None = None
-        self._open()
+        self._record(b"")
         self._feeds = [TrackerFeed(tracker) for tracker in trackers]
 
     def __enter__(self) -> MetricsLogger:
@@ -78,7 +85,7 @@ class MetricsLogger:
         Raises:
             ValueError: a step recorded already, a reserved key, a value that is no number, or a closed logger.
         """
-        if self._file is None:
+        if self._closed:
             raise ValueError(f"{self._path}: the metrics logger is closed; log inside its `with` block")
         if self._last_step is not None and step <= self._last_step:
             raise ValueError(
@@ -89,28 +96,57 @@ class MetricsLogger:
             raise ValueError(f"metric names {reserved} are reserved by metrics.jsonl; give them another name")
         values = {name: _number(name, value) for name, value in {"seconds": seconds, **metrics}.items()}
         line = json.dumps({"step": int(step), **values}, allow_nan=False) + "\n"
-        with naming(self._path):
-            self._append(line.encode())
+        self._record(line.encode())
         self._last_step = step
-        writer = self._tensorboard()
         finite = {name: value for name, value in values.items() if value is not None}
-        for name, value in finite.items():
-            writer.add_scalar(name, value, global_step=step)
-        writer.flush()
+        self._show(step, finite)
         for feed in self._feeds:
             feed.log(step, finite)
 
-    def _append(self, line: bytes) -> None:
+    @property
+    def last_step(self) -> int | None:
+        """The last step recorded."""
+        return self._last_step
+
+    def _record(self, line: bytes) -> None:
+        """Appends a line to the file, which is opened where it is not; on a full disk the next line may go again."""
+        try:
+            with naming(self._path):
+                file = self._file or self._open()
+                self._append(file, line)
+        except OSError as error:
+            if not self._failing:
+                print(f"{explain(error)}; training goes on, its figures are not recorded until then", file=sys.stderr)
+            self._failing = True
+        else:
+            self._failing = False
+
+    def _append(self, file: BinaryIO, line: bytes) -> None:
         """Writes the whole line or, on a full disk, none of it: the next one would be glued to a part."""
-        assert self._file is not None
-        before = self._file.seek(0, os.SEEK_END)
+        before = file.seek(0, os.SEEK_END)
         try:
             # Unbuffered, so that what is left to write fails by itself where there is room for a part alone.
-            while line := line[self._file.write(line) :]:
+            while line := line[file.write(line) :]:
                 pass
         except OSError:
-            self._file.truncate(before)
+            file.truncate(before)
             raise
+
+    def _show(self, step: int, finite: Mapping[str, float]) -> None:
+        if not self._board:
+            return
+        try:
+            writer = self._tensorboard()
+            for name, value in finite.items():
+                writer.add_scalar(name, value, global_step=step)
+            writer.flush()
+        except Exception as error:  # whatever a library makes of its full disk
+            self._board = False
+            print(
+                f"{self._events_dir}: takes no more ({type(error).__name__}: {error}); training goes on without "
+                "TensorBoard, metrics.jsonl has the same figures",
+                file=sys.stderr,
+            )
 
     def truncate_after(self, step: int) -> None:
         """Forget every step above ``step``: a resumed run is about to do them again.
@@ -120,13 +156,12 @@ class MetricsLogger:
         forget: they keep the older points beside those of the steps done again.
         """
         self._close_files()
-        kept = [line for line, row in _lines(self._path) if row["step"] <= step]
-        replace_file(self._path, b"".join(kept))
-        self._purge_step = step + 1
-        self._open()
+        self._purge_step, self._until, self._last_step = step + 1, step, None
+        self._record(b"")
 
     def close(self, status: Status = "finished") -> None:
         """Close the files, then the trackers, which learn how the run ended; calling it twice is harmless."""
+        self._closed = True
         self._close_files()
         for feed in self._feeds:
             feed.close(status)
@@ -136,17 +171,25 @@ class MetricsLogger:
             self._file.close()
             self._file = None
         if self._writer is not None:
-            self._writer.close()
+            # One that has failed fails again.
+            with contextlib.suppress(Exception):
+                self._writer.close()
             self._writer = None
 
-    def _open(self) -> None:
+    def _open(self) -> BinaryIO:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         if self._path.exists():
-            lines = list(_lines(self._path))
-            self._last_step = lines[-1][1]["step"] if lines else None
+            lines = [
+                (line, row) for line, row in _lines(self._path) if self._until is None or row["step"] <= self._until
+            ]
             whole = b"".join(line for line, _ in lines)
             if whole != self._path.read_bytes():
                 replace_file(self._path, whole)
+            if lines:
+                self._last_step = lines[-1][1]["step"]
         self._file = self._path.open("ab", buffering=0)
+        self._until = None
+        return self._file
 
     def _tensorboard(self) -> SummaryWriter:
         if self._writer is None:

@@ -6,9 +6,11 @@ import contextlib
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 
+from conversion.command import explain
+from recipes.engines.base import NonFiniteError
 from recipes.monitor.lessons import LessonWatch
 from recipes.monitor.loggers import MetricsLogger
 from recipes.monitor.profiler import StepProfiler
@@ -16,11 +18,14 @@ from recipes.monitor.progress import TrainingProgress
 from recipes.monitor.rollouts import RolloutRecord, write_rollouts
 from recipes.monitor.trackers import make_trackers
 from recipes.runtime.config import Config
+from recipes.runtime.health import diverged
 from recipes.runtime.launch import is_leader
 
 
 class TrainingMonitor:
-    """Context manager of a run's outward signs; on ranks other than 0 it does nothing.
+    """Context manager of a run's outward signs; on ranks other than 0 it shows nothing.
+
+    It knows the step, so an engine's NonFiniteError leaves it as a TrainingError that says in which step it came.
 
     Args:
         config: of the run.
@@ -47,6 +52,9 @@ class TrainingMonitor:
             with contextlib.ExitStack() as stack:
                 self._logger = stack.enter_context(MetricsLogger(config.output, trackers))
                 self._logger.truncate_after(step)
+                last = self._logger.last_step or 0
+                if last < step:
+                    self._say(f"metrics.jsonl ends at step {last}, and the run goes on after {step}: it lost some")
                 self._progress = stack.enter_context(
                     TrainingProgress(config.trainer.steps, config.name, initial_step=step)
                 )
@@ -59,6 +67,10 @@ class TrainingMonitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.__exit__(kind, error, trace)
+        if isinstance(error, NonFiniteError):
+            raise diverged(self._step + 1, error) from error
+        if self._leads and kind is None and (said := self._lessons.last_words()):
+            self._say(said)
 
     def record(
         self,
@@ -77,19 +89,35 @@ class TrainingMonitor:
             step_seconds: of this step.
             samples: called every `rollout.samples_every` steps, its rollouts to write.
         """
+        self._step = step
         if not self._leads:
             return
-        self._profiler.step()
+        with self._spared("profile"):
+            self._profiler.step()
         self._logger.log(step, metrics, seconds)
         self._progress.update(step, metrics, step_seconds)
         if said := self._lessons.look(step, metrics):
-            print(f"{self._config.name}  {said}", file=sys.stderr, flush=True)
+            self._say(said)
         every = self._config.rollout.samples_every
         if samples and every and (step == 1 or step % every == 0):
-            write_rollouts(self._config.output, step, samples())
+            records = samples()
+            with self._spared("rollouts"):
+                write_rollouts(self._config.output, step, records)
         value = metrics.get(self._config.trainer.best)
         if value is not None and math.isfinite(value):
             self._scores.append(value)
+
+    @contextlib.contextmanager
+    def _spared(self, what: str) -> Iterator[None]:
+        """Inside, what cannot be written is told, and training goes on: its hours are worth more."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            said = explain(error) if isinstance(error, OSError) else str(error)
+            self._say(f"step {self._step}: {what} not written: {said}")
+
+    def _say(self, what: str) -> None:
+        print(f"{self._config.name}  {what}", file=sys.stderr, flush=True)
 
     def score(self) -> float | None:
         """Mean of `trainer.best` since it was last asked for; None where it has no value, and on other ranks."""

@@ -71,14 +71,16 @@ class StepProfiler:
         """Call at the end of every training step; writes the step's files if it was asked for.
 
         Raises:
-            OSError: the folder cannot be written or the disk is full.
+            OSError, RuntimeError: the folder cannot be written or the disk is full, by whoever found it so.
         """
-        if self._profile is not None:
-            recorded, self._profile = self._profile, None
-            recorded.stop()
-            self._write(recorded)
-        self._next += 1
-        self._begin()
+        try:
+            if self._profile is not None:
+                recorded, self._profile = self._profile, None
+                recorded.stop()
+                self._write(recorded)
+        finally:
+            self._next += 1
+            self._begin()
 
     def _begin(self) -> None:
         if self._next not in self._steps:

@@ -6,7 +6,6 @@ Left out: any decision about ranks. Only rank 0 constructs a :class:`TrainingPro
 from __future__ import annotations
 
 import math
-import sys
 from collections import deque
 from collections.abc import Mapping
 from types import TracebackType
@@ -17,7 +16,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from conversion.command import mute_output
 from recipes.monitor.console import OutputConsole
 
 # Steps whose mean gives the time left: long enough to be calm, short enough to follow growing responses.
@@ -90,20 +88,11 @@ class TrainingProgress:
         self._seconds.append(seconds)
         self._metrics = metrics
         self._bar.update(self._task, completed=step)
-        try:
-            if self._live is not None:
-                self._live.update(self._panel())
-            elif step % self._every == 0 or step in (self._first, self._total):
-                # soft_wrap: a log line stays one line, however narrow the console believes it is.
-                self._console.print(self._line(step), soft_wrap=True, markup=False, highlight=False)
-        except OSError as error:
-            # Hours of training are worth more than its log: the reader of a pipe has gone, or the disk is full.
-            mute_output()
-            print(
-                f"{self._description}: standard output takes no more ({error.strerror}); training goes on, "
-                "metrics.jsonl has its figures",
-                file=sys.stderr,
-            )
+        if self._live is not None:
+            self._live.update(self._panel())
+        elif step % self._every == 0 or step in (self._first, self._total):
+            # soft_wrap: a log line stays one line, however narrow the console believes it is.
+            self._console.print(self._line(step), soft_wrap=True, markup=False, highlight=False)
 
     def seconds_left(self) -> float | None:
         """Return the estimated seconds to the last step, or None before the first step is done."""

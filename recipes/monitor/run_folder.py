@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from conversion.command import naming
+from conversion.lock import RUN_LOCK
 
 
 class RunFolderError(ValueError):
@@ -20,6 +21,11 @@ class RunFolderError(ValueError):
 def config_path(run_dir: Path | str) -> Path:
     """Return the path of the resolved configuration, YAML."""
     return Path(run_dir) / "config.yaml"
+
+
+def lock_path(run_dir: Path | str) -> Path:
+    """Return the path of the lock file of whoever trains there."""
+    return Path(run_dir) / RUN_LOCK
 
 
 def metrics_path(run_dir: Path | str) -> Path:
@@ -50,6 +56,11 @@ def rollouts_dir(run_dir: Path | str) -> Path:
 def evaluation_path(run_dir: Path | str, name: str) -> Path:
     """Return the path of one evaluation (``before``, ``after`` or ``sft_control``), JSON."""
     return Path(run_dir) / "evaluation" / f"{name}.json"
+
+
+def evaluation_lock_path(run_dir: Path | str, name: str) -> Path:
+    """Return the path of the lock file of whoever makes that evaluation."""
+    return evaluation_path(run_dir, name).with_suffix(".lock")
 
 
 def summary_path(run_dir: Path | str) -> Path:

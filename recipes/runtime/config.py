@@ -292,8 +292,21 @@ def to_yaml(config: Config) -> str:
 
 
 def from_yaml(text: str) -> Config:
-    """A configuration written by `to_yaml`."""
-    from omegaconf import OmegaConf
+    """A configuration written by `to_yaml`.
 
-    config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text)))
+    Raises:
+        ConfigError: it is none.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(text)))
+    except (OmegaConfBaseException, YAMLError, AssertionError) as error:
+        said = str(error).splitlines()[0]
+        raise ConfigError(
+            f"config.yaml in the run's folder is not the configuration of a run ({said}); restore it, or choose "
+            "another output folder"
+        ) from error
     return config

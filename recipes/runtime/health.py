@@ -1,4 +1,4 @@
-"""When a run has stopped learning for good: steps in a row that could not be taken."""
+"""When a run has stopped learning for good: steps in a row that could not be taken, weights that are no numbers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from collections.abc import Mapping, Sequence
 
 class TrainingError(RuntimeError):
     """A run that cannot go on; the message says why and what to change."""
+
+
+def diverged(step: int, error: Exception) -> TrainingError:
+    """What ends a run whose weights or logits are not finite in `step`; `error` names the tensor."""
+    return TrainingError(
+        f"step {step}: {error}. Start again from the last checkpoint with a lower optimizer.learning_rate, or look at "
+        "the data"
+    )
 
 
 def count_skipped(before: int, updates: Sequence[Mapping[str, float]], most: int) -> int:

@@ -9,6 +9,7 @@ Whatever needs torch imports it where it is used, so that `--help` and a mistake
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import datetime
 import logging
@@ -16,10 +17,12 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from conversion import command
+from conversion import command, lock
 from recipes.runtime import interruption
 from recipes.runtime.config import Config, ConfigError
 from recipes.runtime.loading import load, world_size
@@ -28,6 +31,8 @@ from recipes.runtime.rules import Stage
 _PR_SET_PDEATHSIG = 1
 # How long rank 0, whose store tells who failed first, waits for the others to ask.
 _LAST_WORDS_S = 5.0
+# How long a rank that a launcher started waits for the others without a word.
+_PATIENCE_S = 60.0
 
 
 class MeetingError(RuntimeError):
@@ -57,6 +62,43 @@ def _adopt_slurm() -> None:
     if "RANK" not in os.environ and "SLURM_PROCID" in os.environ and "MASTER_ADDR" in os.environ:
         names = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
         os.environ.update({name: os.environ[slurm] for name, slurm in names.items()})
+
+
+def _check_launcher() -> None:
+    """Ends where the environment names a rank as no launcher does, as a variable left in a shell would."""
+    rank, size = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    if (rank, size) in ((None, None), (None, "1")):
+        return
+    numbers = [int(value) for value in (rank, size) if value and value.isdecimal()]
+    if len(numbers) < 2 or numbers[0] >= numbers[1]:
+        found = ", ".join(f"{name}={os.environ[name]}" for name in ("RANK", "WORLD_SIZE") if name in os.environ)
+        raise SystemExit(
+            f"{found} in the environment: expected both or none, the rank (from 0) and the number of ranks, as a "
+            "launcher sets them (torchrun, srun); without one unset them"
+        )
+
+
+@contextlib.contextmanager
+def _telling_of_a_wait(place: str, minutes: float) -> Iterator[None]:
+    """Inside, this rank waits for others: it says so at once where no launcher that we know started it, else later."""
+
+    def tell() -> None:
+        print(
+            f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} waits at {place} for the others, at most "
+            f"{minutes:g} minutes. A launcher (torchrun, srun) starts them; without one unset RANK and WORLD_SIZE",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    launched = any(name in os.environ for name in ("TORCHELASTIC_RUN_ID", "SLURM_PROCID"))
+    timer = threading.Timer(_PATIENCE_S if launched else 0.0, tell)
+    timer.daemon = True
+    if os.environ["WORLD_SIZE"] != "1":
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _start_ranks(module: str, overrides: list[str], processes: int) -> int:
@@ -114,7 +156,8 @@ def init_process_group(config: Config) -> None:
     minutes = config.parallel.timeout_minutes
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
-        dist.init_process_group(platform.backend(), timeout=datetime.timedelta(minutes=minutes))
+        with _telling_of_a_wait(place, minutes):
+            dist.init_process_group(platform.backend(), timeout=datetime.timedelta(minutes=minutes))
     except ValueError as error:
         names = ", ".join(f"{name}={os.environ[name]}" for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
         raise MeetingError(f"{error}; the environment says {names}, which a launcher sets: unset or mend it") from error
@@ -151,7 +194,11 @@ def _fails_first() -> bool:
         while is_leader() and "TORCHELASTIC_RUN_ID" not in os.environ and ended < ranks and time.monotonic() < deadline:
             time.sleep(0.05)
             ended = store.add("failed", 0)
-    except (dist.DistNetworkError, dist.DistStoreError):
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        if "TORCHELASTIC_RUN_ID" not in os.environ and os.environ["LOCAL_RANK"] == "0":
+            # torchrun tells which rank it has lost; srun gives a number at most.
+            said = str(error).splitlines()[0]
+            print(f"rank {rank}: rank 0 is gone, and with it what stopped the run ({said})", file=sys.stderr)
         return False
     return first
 
@@ -176,7 +223,13 @@ def _told(error: Exception, config: Config) -> str:
     return said
 
 
-def run(main: Callable[[Config], None], module: str, description: str, stage: Stage) -> None:
+def run(
+    main: Callable[[Config], None],
+    module: str,
+    description: str,
+    stage: Stage,
+    owns: Callable[[Config], Path] | None = None,
+) -> None:
     """Command line of a training entry point: `python -m MODULE [GROUP=NAME ...] [key=value ...]`.
 
     Args:
@@ -184,31 +237,40 @@ def run(main: Callable[[Config], None], module: str, description: str, stage: St
         module: the entry point's name, for starting the ranks.
         description: what `--help` says.
         stage: which settings it uses.
+        owns: the lock file that the run holds while it works, see `conversion.lock`; None for none.
     """
     _adopt_slurm()
     # torchrun says of itself and of all ranks that it was interrupted.
     speaks = is_leader() and "TORCHELASTIC_RUN_ID" not in os.environ
     sys.exit(
         command.run(
-            lambda: _command(main, module, description, stage),
+            lambda: _command(main, module, description, stage, owns),
             name=module,
             interrupted=f"{module}: interrupted; the same command starts it again" if speaks else None,
         )
     )
 
 
-def _command(main: Callable[[Config], None], module: str, description: str, stage: Stage) -> int:
+def _command(
+    main: Callable[[Config], None],
+    module: str,
+    description: str,
+    stage: Stage,
+    owns: Callable[[Config], Path] | None,
+) -> int:
     overrides = sys.argv[1:]
     if {"-h", "--help"} & set(overrides):
         print(f"usage: python -m {module} [GROUP=NAME ...] [key=value ...]\n\n{description}")
         return 0
     # As early as can be: until then the signal kills, and what follows imports and reads for seconds.
     interruption.listen()
+    _check_launcher()
     try:
         config = load(overrides, stage)
     except ConfigError as error:
         # Every rank has read the same settings.
         raise SystemExit(f"configuration: {error}" if is_leader() else 1) from None
+    command.outlive_output()
     if world_size() is None and config.parallel.processes > 1:
         return _start_ranks(module, overrides, config.parallel.processes)
     if world_size() is not None:
@@ -220,12 +282,11 @@ def _command(main: Callable[[Config], None], module: str, description: str, stag
     import torch.distributed as dist
 
     try:
-        main(config)
+        with lock.held(owns(config)) if owns and is_leader() else contextlib.nullcontext():
+            main(config)
     except interruption.Stopped:
         # srun kills the ranks that are left when one ends with an error code; none may be in the middle of something.
         dist.barrier()
-        raise
-    except BrokenPipeError:
         raise
     except Exception as error:
         if not _fails_first():

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from conversion.checkpoint import CheckpointError, open_checkpoint
+from recipes.monitor.run_folder import replace_file
 from recipes.runtime.config import Config, ConfigError, from_yaml, to_yaml
 from recipes.runtime.origin import check_same_origin, read_state
 
@@ -31,6 +33,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
+        self._told: set[str] = set()
 
     def prepare(self, config: Config, origin: Mapping[str, Any]) -> None:
         """Creates the folder, refuses a resume of another run, and clears leftovers of a killed save.
@@ -45,11 +48,14 @@ class RunFolder:
         """
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         for replaced in self.checkpoints.glob("*.replaced-*"):
-            # A save killed between its two renames left the old checkpoint here, and nothing in its place.
+            # A save killed between its two renames left here what made room for it, and has put nothing in its place.
             target = replaced.with_name(replaced.name.split(".replaced-")[0])
-            shutil.rmtree(replaced) if target.exists() else replaced.rename(target)
-        for leftover in self.checkpoints.glob("*.partial-*"):
-            leftover.unlink() if leftover.is_symlink() else shutil.rmtree(leftover)
+            newest = self.latest()
+            if newest is None or newest.name < target.name:
+                replaced.rename(target)
+        for pattern in ("*.replaced-*", "*.partial-*"):
+            for leftover in self.checkpoints.glob(pattern):
+                self._delete(leftover)
         written = self.path / "config.yaml"
         if (latest := self.latest()) is not None:
             if not written.is_file():
@@ -73,7 +79,7 @@ class RunFolder:
                     "order from here on, so its figures equal those of the old layout up to rounding, not bit for bit",
                     file=sys.stderr,
                 )
-        written.write_text(to_yaml(config))
+        replace_file(written, to_yaml(config).encode())
 
     def step_path(self, step: int) -> Path:
         """Where the checkpoint after `step` belongs."""
@@ -92,26 +98,90 @@ class RunFolder:
 
     def best(self) -> int | None:
         """The step of the kept checkpoint with the highest score, the later of equal ones; None without scores."""
-        scores = {
-            step: json.loads((self.step_path(step) / "state.json").read_text()).get("score") for step in self.steps()
-        }
-        known = {step: score for step, score in scores.items() if score is not None}
-        return max(known, key=lambda step: (known[step], step)) if known else None
+        return _best(self._scores())
+
+    def make_room(self, keep: int, step: int, score: float | None) -> None:
+        """Takes so many checkpoints out of the way that with the one of `step` there are at most `keep` and the best.
+
+        Call it right before that one appears, and `prune` afterwards: killed in between, `prepare` puts back what is
+        still needed. What cannot be moved stays, with a word.
+        """
+        scores = self._scores()
+        old = [each for each in _outlived({**scores, step: score}, keep) if each != step]
+        for each in old[: max(0, len(scores) - max(1, keep))]:
+            path = self.step_path(each)
+            with self._tolerating(path):
+                path.rename(path.with_name(f"{path.name}.replaced-{os.getpid()}"))
 
     def prune(self, keep: int) -> None:
-        """Deletes all but the last `keep` checkpoints and the best, to which `checkpoints/best` is made to point."""
-        best = self.best()
+        """Deletes all but the last `keep` checkpoints and the best, to which `checkpoints/best` is made to point.
+
+        What cannot be deleted stays, with a word: no run ends for want of order.
+        """
+        scores = self._scores()
+        best = _best(scores)
         if best is not None:
-            link = self.checkpoints / f"best.partial-{os.getpid()}"
-            link.unlink(missing_ok=True)
-            link.symlink_to(self.step_path(best).name)
-            pointer = self.checkpoints / "best"
-            if pointer.is_dir() and not pointer.is_symlink():
-                shutil.rmtree(pointer)  # a copy of the run that followed links
-            link.replace(pointer)
-        for step in self.steps()[: -max(1, keep)]:
-            if step != best:
-                shutil.rmtree(self.step_path(step))
+            with self._tolerating(self.checkpoints / "best"):
+                self._point_to(best)
+        for step in _outlived(scores, keep):
+            self._delete(self.step_path(step))
+        for replaced in self.checkpoints.glob("*.replaced-*"):
+            self._delete(replaced)
+
+    def _scores(self) -> dict[int, float | None]:
+        """The score of every published checkpoint, in order; None where it has none that can be read."""
+        scores: dict[int, float | None] = {}
+        for step in self.steps():
+            path, scores[step] = self.step_path(step) / "state.json", None
+            try:
+                score = json.loads(path.read_bytes()).get("score")
+                scores[step] = None if score is None else float(score)
+            except (OSError, ValueError, AttributeError, TypeError) as error:
+                self._tell(path, f"cannot be read ({error}); this checkpoint is no candidate for the best")
+        return scores
+
+    def _point_to(self, best: int) -> None:
+        link = self.checkpoints / f"best.partial-{os.getpid()}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(self.step_path(best).name)
+        pointer = self.checkpoints / "best"
+        if pointer.is_dir() and not pointer.is_symlink():
+            shutil.rmtree(pointer)  # a copy of the run that followed links
+        link.replace(pointer)
+
+    def _delete(self, path: Path) -> None:
+        """Deletes a checkpoint or what is left of one; from the first moment on nothing half deleted has its name."""
+        with self._tolerating(path):
+            if path.is_symlink() or not path.is_dir():
+                path.unlink()
+            elif ".partial-" in path.name:
+                shutil.rmtree(path)
+            else:
+                shutil.rmtree(path.rename(path.with_name(f"{path.name.split('.')[0]}.partial-{os.getpid()}")))
+
+    @contextlib.contextmanager
+    def _tolerating(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._tell(path, f"not deleted or replaced ({error.strerror}: {error.filename}); it stays, look after it")
+
+    def _tell(self, path: Path, said: str) -> None:
+        """Says it once of each path."""
+        if str(path) not in self._told:
+            self._told.add(str(path))
+            print(f"{path}: {said}", file=sys.stderr, flush=True)
+
+
+def _best(scores: Mapping[int, float | None]) -> int | None:
+    known = {step: score for step, score in scores.items() if score is not None}
+    return max(known, key=lambda step: (known[step], step)) if known else None
+
+
+def _outlived(scores: Mapping[int, float | None], keep: int) -> list[int]:
+    """Of the steps those that are neither among the last `keep` nor the best, the oldest first."""
+    best = _best(scores)
+    return [step for step in sorted(scores)[: -max(1, keep)] if step != best]
 
 
 def last_checkpoint(run: str | Path) -> Path:

@@ -32,8 +32,10 @@ sys.exit(command.run(main, name="told"))
 """
 
 
-def _run(body: str, shell: str = "{}", unbuffered: bool = False) -> subprocess.CompletedProcess[str]:
-    program = _PROGRAM.format(body=textwrap.indent(textwrap.dedent(body) or "pass", "    "))
+def _run(
+    body: str, shell: str = "{}", unbuffered: bool = False, program: str = _PROGRAM
+) -> subprocess.CompletedProcess[str]:
+    program = program.format(body=textwrap.indent(textwrap.dedent(body) or "pass", "    "))
     line = shell.format(f"{sys.executable} -c '{program}'")
     # Unbuffered, a print fails by itself; with a buffer, its end does.
     environment = {**os.environ, "PYTHONUNBUFFERED": "1" if unbuffered else ""}
@@ -100,6 +102,26 @@ def test_output_without_a_buffer_fails_alike(shell: str, code: int) -> None:
     assert done.returncode == code
     assert done.stderr.startswith("told: standard output: No space left on device;" if code == 1 else "")
     assert done.stderr.count("\n") == (code == 1)
+
+
+@pytest.mark.parametrize("shell", ["{} | true", "{} >/dev/full", "{} 2>&1 | true", "{} >/dev/full 2>&1", "{} >&- 2>&-"])
+def test_work_of_hours_outlives_its_output(shell: str, tmp_path: Path) -> None:
+    """Whatever is printed, buffered or at once, on either stream; what can be told is told once."""
+    work = f"""
+    import time
+    time.sleep(0.3)
+    for _ in range(3):
+        print("x" * 10**6)
+        print("step", flush=True)
+        print("a word", file=sys.stderr)
+    open("{tmp_path / "done"}", "w")
+    """
+    done = _run(work, shell, program=_PROGRAM.replace("print(", "command.outlive_output(); print(", 1))
+    assert done.returncode == 0
+    assert (tmp_path / "done").exists()
+    told = 0 if "2>" in shell else 1
+    assert done.stderr.count("standard output takes no more (") == told
+    assert done.stderr.count("a word\n") == 3 * told
 
 
 def test_an_error_that_nobody_expected_keeps_its_traceback() -> None:

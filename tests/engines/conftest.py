@@ -234,6 +234,9 @@ class World:
             "train qwen3": self.train_task(KL, model="qwen3-untied"),
             "generate": self.generate_task(),
         }
+        if launch in ("tp1", "tp2"):
+            folder = str(self.saved_beside(f"{launch}-diverged"))
+            tasks["diverged"] = self.train_task(NO_KL, steps=1, kind="diverged", folder=folder)
         if launch != "pp2":
             for precision in ("float32", "bfloat16"):
                 tasks[f"snapshot {precision}"] = self.snapshot_task(

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from recipes.engines.base import Sampling, TokenBatch, TokenSequence
+import torch
+
+from conversion.checkpoint import CheckpointError
+from recipes.engines.base import NonFiniteError, Sampling, TokenBatch, TokenSequence
 from recipes.rl.losses import Objective, policy_loss
 from tests.engines.constants import CLIP_HIGH, CLIP_LOW, OBJECTIVES
 
@@ -53,3 +59,47 @@ def sample_all(engine: Any, task: dict[str, Any]) -> dict[str, Any]:
             "trainer": engine.logprobs(TokenBatch(tuple(sequences), sampling.temperature or 1.0)),
         }
     return found
+
+
+def diverge(engine: Any, batch: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What the engine says to a moment and to weights that are not finite, and what it leaves at `folder`."""
+
+    def said(act: Callable[[], Any]) -> str:
+        try:
+            return repr(act())
+        except (NonFiniteError, CheckpointError) as error:
+            return f"{type(error).__name__}: {error}"
+
+    take_steps(engine, [batch], "grpo")
+    inner = getattr(engine.optimizer, "chained_optimizers", [engine.optimizer])[0].optimizer
+    moment = next(iter(inner.state.values()))["exp_avg_sq"].view(-1)
+    kept, moment[3] = float(moment[3]), torch.inf
+    found = {"save moment": said(lambda: engine.save(folder, {}))}
+    moment[3] = kept
+    endless = {**batch, "learning_rate": torch.inf}
+    found["update"] = said(lambda: take_steps(engine, [endless], "grpo"))
+    prompts = [sequence["ids"][:4] for sequence in batch["sequences"][:2]]
+    found["sample"] = said(lambda: engine.generate(prompts, Sampling(2, 1.0, 4, ())))
+    found["save"] = said(lambda: engine.save(folder, {}))
+    found["left"] = [path.name for path in folder.parent.glob(f"{folder.name}*")]
+    # Past the check, to have such a checkpoint.
+    engine.saves.start(engine.module, engine._stored_optimizer, engine.checkpoint, folder, {})
+    engine.finish_saves(wait=True)
+    found["load"] = said(lambda: engine.load(folder))
+    return found
+
+
+def assert_named(found: dict[str, Any]) -> None:
+    """Of what `diverge` found: each is refused with the tensor named, and nothing is saved."""
+    assert re.match(
+        r"NonFiniteError: optimizer.exp_avg_sq: 1 of its \d+ values are not finite at the", found["save moment"]
+    )
+    weight = r"Error: .*weight: [1-9]\d* of its \d+ values are not finite "
+    for key, where in (
+        ("update", "after the update"),
+        ("sample", "and the model samples"),
+        ("save", r"at the save of \S*diverged, which is not made"),
+        ("load", r"in this checkpoint; take an earlier checkpoint"),
+    ):
+        assert re.search(weight + where, found[key]), found[key]
+    assert found["left"] == []

@@ -17,6 +17,7 @@ from conversion import megatron_to_hf
 from tests.engines import reference
 from tests.engines.conftest import GRADIENTS, KL, KL_COEF, World
 from tests.engines.constants import OBJECTIVES
+from tests.engines.steps import assert_named
 
 pytestmark = pytest.mark.multiprocess
 Expected = Callable[..., list[dict[str, float]]]
@@ -102,6 +103,12 @@ def test_a_step_into_nothing_is_not_taken(layout: str, world: World) -> None:
         before, after = rank["train in small micro-batches"]["steps"][1], found["steps"][2]
         assert after["loss"] == before["loss"]
         assert after["grad_norm"] == before["grad_norm"]
+
+
+@pytest.mark.parametrize("layout", ["tp1", "tp2"])
+def test_values_that_are_not_finite_stop_the_engine_by_name(layout: str, world: World) -> None:
+    for rank in world.results(layout):
+        assert_named(rank["diverged"])
 
 
 def test_the_batches_are_a_fair_trial(world: World, expected_training: Expected) -> None:

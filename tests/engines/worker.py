@@ -32,7 +32,7 @@ from recipes.engines.megatron.engine import MegatronEngine  # noqa: E402
 from recipes.engines.megatron.vocabulary import token_logprobs  # noqa: E402
 from recipes.runtime.launch import init_process_group  # noqa: E402
 from recipes.runtime.loading import load  # noqa: E402
-from tests.engines.steps import batch_of, sample_all, take_steps  # noqa: E402
+from tests.engines.steps import batch_of, diverge, sample_all, take_steps  # noqa: E402
 
 Task = dict[str, Any]
 
@@ -199,6 +199,11 @@ def poisoned(layout: list[str], task: Task) -> Any:
     return found
 
 
+def diverged(layout: list[str], task: Task) -> Any:
+    """What the engine says of values that are not finite."""
+    return diverge(_engine(layout, task), task["batches"][0], Path(task["folder"]))
+
+
 def snapshot(layout: list[str], task: Task) -> Any:
     """Two steps, a save, and two more before the writers may go on; then the checkpoint in a fresh engine."""
     engine, folder = _engine(layout, task), Path(task["folder"])
@@ -268,7 +273,7 @@ def hang(layout: list[str], task: Task) -> Any:
 
 TASKS = {
     **{"train": train, "gradient": gradient, "generate": generate, "start": start, "vocabulary": vocabulary},
-    **{"poisoned": poisoned, "snapshot": snapshot, "broken save": broken_save, "hang": hang},
+    **{"poisoned": poisoned, "diverged": diverged, "snapshot": snapshot, "broken save": broken_save, "hang": hang},
 }
 
 

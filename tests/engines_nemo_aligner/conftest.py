@@ -161,6 +161,7 @@ class World:
                     ],
                 },
                 "upstream": {**wrong, "kind": "upstream"},
+                "diverged": self._train("qwen2", "nemo", NO_KL, kind="diverged", folder=str(self.root / "diverged")),
                 "bfloat16": self._train("qwen2", "nemo", KL, "model.precision=bfloat16"),
             }
         else:

@@ -10,6 +10,7 @@ import yaml
 
 from conversion import megatron_to_hf
 from conversion.checkpoint import open_checkpoint
+from tests.engines.steps import assert_named
 from tests.engines_nemo_aligner.conftest import World
 from tests.engines_nemo_aligner.models import logits
 
@@ -55,3 +56,8 @@ def test_a_checkpoint_is_a_nemo_folder(world: World) -> None:
     assert settings["override_vocab_size"] == 128
     assert settings["tokenizer"]["type"] == str(folder / "hf")
     assert {"model_weights", "optimizer", "hf"} <= {path.name for path in folder.iterdir()}
+
+
+def test_values_that_are_not_finite_stop_the_engine_by_name(world: World) -> None:
+    for rank in world.results("tp2"):
+        assert_named(rank["diverged"])

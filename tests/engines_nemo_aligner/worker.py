@@ -19,7 +19,7 @@ from recipes.engines.base import EngineError
 from recipes.runtime.config import ConfigError
 from recipes.runtime.launch import init_process_group
 from recipes.runtime.loading import load
-from tests.engines.steps import batch_of, sample_all, take_steps
+from tests.engines.steps import batch_of, diverge, sample_all, take_steps
 
 Task = dict[str, Any]
 
@@ -55,6 +55,11 @@ def generate(layout: list[str], task: Task) -> Any:
     return sample_all(engine, task)
 
 
+def diverged(layout: list[str], task: Task) -> Any:
+    """What the engine says of values that are not finite."""
+    return diverge(_engine(layout, task), task["batches"][0], Path(task["folder"]))
+
+
 def refuse(layout: list[str], task: Task) -> Any:
     """What building the engine says."""
     try:
@@ -79,7 +84,7 @@ def upstream(layout: list[str], task: Task) -> Any:
     return found
 
 
-TASKS = {"train": train, "generate": generate, "refuse": refuse, "upstream": upstream}
+TASKS = {"train": train, "generate": generate, "diverged": diverged, "refuse": refuse, "upstream": upstream}
 
 
 def main() -> None:

@@ -79,6 +79,34 @@ def test_a_run_that_has_learned_is_not_alarmed_by_one_step() -> None:
     assert list(_steps_told(".t" + "." * 10)) == [1, 2, 12]
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([SILENT] * 3, "3 steps, and none has changed the model; each group is all right or all wrong"),
+        ([SILENT, {**SILENT, "policy/updates": 1.0}], None),
+        (
+            [{"policy/loss": None, "policy/skipped_updates": 1.0}] * 2,
+            "2 steps, and none has changed the model; loss or",
+        ),
+        (
+            [{**SILENT, "policy/updates": 4.0, "policy/skipped_updates": 4.0}],
+            "1 steps, and none has changed the model;",
+        ),
+        ([{"policy/loss": None, "policy/skipped_updates": 1.0}, {"policy/skipped_updates": 0.0}], None),
+        ([{**SILENT, "policy/updates": 4.0, "policy/skipped_updates": 3.0}], None),
+        ([], None),
+    ],
+)
+def test_a_run_that_ends_without_a_step_says_so(rows: list[dict[str, float | None]], said: str | None) -> None:
+    """GRPO and SFT, whose groups taught nothing or whose every update was skipped."""
+    watch = LessonWatch()
+    for step, row in enumerate(rows, 1):
+        watch.look(step, row)
+    told = watch.last_words()
+    assert (told or "").startswith(said or "")
+    assert (told is None) == (said is None)
+
+
 @pytest.mark.parametrize(("pattern", "count"), [("...", 3), ("t..", 2), ("..t", None), ("t", None), ("", None)])
 def test_the_last_steps_count(pattern: str, count: int | None) -> None:
     found = without_lesson([{**SILENT, "policy/updates": float(mark == "t")} for mark in pattern])

@@ -71,6 +71,10 @@ def test_a_rank_that_never_comes_is_told_of_in_time(tmp_path: Path) -> None:
     ]
     said = _ends(ranks, logs)
     assert [process.returncode for process in ranks] == [1, 1]
+    for number, output in enumerate(said):
+        assert output.startswith(
+            f"rank {number} of 2 waits at 127.0.0.1:{ports[number]} for the others, at most 0.05 min"
+        )
     lines = [output.splitlines()[-1] for output in said]
     assert lines[0] == f"recipes.canary, rank 0: not all 2 ranks came to 127.0.0.1:{ports[0]} in 0.05 minutes"
     assert lines[1].startswith(f"recipes.canary, rank 1: cannot reach rank 0 at 127.0.0.1:{ports[1]} (")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from conversion import lock
 from tests.conftest import REPOSITORY
 
 HEAVY = {"torch", "transformers", "megatron", "nemo", "datasets", "pandas", "sklearn", "scipy"}
@@ -36,11 +38,12 @@ def _entry_points() -> list[str]:
     return sorted(set(found) - {"reward_server.scorer", "reward_server.metrics"})
 
 
-def _run(module: str, *arguments: str, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+def _run(module: str, *arguments: str, cwd: Path = REPOSITORY, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=cwd,
-        env={"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin", "HOME": "/nowhere", "MEDATRON_DEVICE": "cpu"},
+        env={"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin", "HOME": "/nowhere", "MEDATRON_DEVICE": "cpu"}
+        | environment,
         capture_output=True,
         text=True,
         timeout=120,
@@ -136,3 +139,36 @@ def test_a_mistake_is_one_sentence(module: str, arguments: list[str], code: int,
     # argparse puts its usage before the sentence.
     assert done.stderr.count("\n") == 1 or done.stderr.startswith("usage: ")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("found", [{"RANK": "1"}, {"WORLD_SIZE": "2"}, {"RANK": "2", "WORLD_SIZE": "2"}, {"RANK": "x"}])
+def test_what_a_shell_has_left_of_a_launcher_is_refused(found: dict[str, str], tmp_path: Path) -> None:
+    """It would wait for ranks that nobody starts."""
+    done = _run("recipes.grpo", "output=o", "model.path=m", cwd=tmp_path, **found)
+    said = ", ".join(f"{name}={value}" for name, value in found.items())
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{said} in the environment: expected both or none")
+    assert done.stderr.endswith("without one unset them\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_quickstart_deletes_nothing_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a finished one, nor what anybody works at, even if asked."""
+    monkeypatch.setattr(lock, "_BEAT_S", 0.2)
+    run, kept = tmp_path / "run", tmp_path / "run" / "checkpoints" / "kept"
+    kept.mkdir(parents=True)
+    (run / "quickstart.json").write_text("{}")
+    (run / "summary.json").write_text("{}")
+    done = _run("recipes.quickstart", "--output", str(run))
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"{run}: holds a finished quickstart; choose another --output, or delete it with --force\n",
+    )
+    for busy in ("quickstart.lock", "run.lock", "sft/run.lock", "evaluation/before.lock"):
+        with lock.held(run / busy):
+            done = _run("recipes.quickstart", "--output", str(run), "--force")
+        assert done.returncode == 1
+        assert f"quickstart: {(run / busy).parent}: in use by process {os.getpid()} on " in done.stderr
+        assert "Traceback" not in done.stderr
+    assert kept.is_dir()
+    assert (run / "summary.json").is_file()

@@ -97,6 +97,62 @@ def test_the_best_is_kept_beside_the_last(config: Config) -> None:
     assert folder.latest() == folder.step_path(25)
 
 
+def test_never_are_there_more_than_one_beside_the_kept(config: Config) -> None:
+    """The best is one of these; and killed between making room and publishing, a run has lost nothing it needs."""
+    for keep, scores in ((1, (0.1, 0.9, 0.2, 0.3, 0.95, 0.4)), (2, (0.9, 0.1, 0.2, 0.3)), (3, (None,) * 6)):
+        folder = RunFolder(Path(config.output) / str(keep))
+        folder.checkpoints.mkdir(parents=True)
+        for step, score in enumerate(scores, 1):
+            before = folder.steps()
+            folder.make_room(keep, step, score)
+            assert len(folder.steps()) <= keep
+            copy = RunFolder(shutil.copytree(folder.path, folder.path.with_name("killed"), symlinks=True))
+            copy.prepare(dataclasses.replace(config, output=str(copy.path)))
+            assert before[-1:] == copy.steps()[-1:]
+            shutil.rmtree(copy.path)
+            _published(folder, step)
+            (folder.step_path(step) / "state.json").write_text(json.dumps({"score": score}))
+            assert len(folder.steps()) <= keep + 1
+            folder.prune(keep)
+            best = max(range(step), key=lambda i: (scores[i] or 0, i)) + 1
+            assert folder.steps() == sorted({*range(max(1, step - keep + 1), step + 1), best})
+            assert {path.name for path in folder.checkpoints.iterdir()} - {"best"} == {
+                folder.step_path(each).name for each in folder.steps()
+            }
+
+
+def test_what_cannot_be_pruned_ends_no_run(
+    config: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state that a killed deletion took along or damaged, a file where a folder was, a checkpoint that stays."""
+    folder = RunFolder(config.output)
+    _published(folder, 1, 2, 3, 4, 5, 6)
+    (folder.step_path(1) / "state.json").unlink()
+    for step, text in ((2, '{"score": 0.'), (3, "[1]"), (4, '{"score": "much"}'), (5, '{"score": 0.5}')):
+        (folder.step_path(step) / "state.json").write_text(text)
+    (folder.checkpoints / "x.partial-1").write_text("a file")
+    folder.prepare(config)
+    assert not (folder.checkpoints / "x.partial-1").exists()
+    stays = folder.step_path(2).name
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path.name == stays:
+            raise PermissionError(1, "Operation not permitted", str(path))
+        return move(path, target)
+
+    # As `chattr +i` makes it, which takes root and a file system that has it.
+    move = Path.rename
+    monkeypatch.setattr(Path, "rename", refuse)
+    folder.make_room(1, 7, 0.1)
+    _published(folder, 7)
+    folder.prune(1)
+    folder.prune(1)
+    assert folder.steps() == [2, 5, 7]
+    said = capsys.readouterr().err
+    assert [said.count(f"step_00000{step}/state.json: cannot be read (") for step in range(1, 7)] == [1, 1, 1, 1, 0, 0]
+    assert said.count(f"{stays}: not deleted or replaced (Operation not permitted: ") == 1
+
+
 @pytest.mark.parametrize(
     ("section", "changes", "said"),
     [
@@ -143,6 +199,16 @@ def test_a_resume_may_change_length_layout_and_address(
     _published(folder, 3)
     changed = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **changes)})
     folder.prepare(changed, ORIGIN)
+
+
+@pytest.mark.parametrize("text", ["", "model: {path: m", "- a list", "model: 3", "nonsense: 1"])
+def test_a_damaged_configuration_is_named(text: str, config: Config) -> None:
+    folder = RunFolder(config.output)
+    folder.prepare(config)
+    _published(folder, 3)
+    (folder.path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"config.yaml in the run's folder is not the configuration of a run \("):
+        folder.prepare(config)
 
 
 def test_without_a_checkpoint_settings_are_free(config: Config) -> None:

@@ -7,7 +7,7 @@ pipeline stages, context and expert parallelism.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from conversion.checkpoint import open_checkpoint
 from recipes.engines.base import Completion, Sampling, TokenBatch
-from recipes.engines.megatron import state
+from recipes.engines.megatron import finite, state
 from recipes.engines.megatron.batching import PackedBatch, deal, divide, fill, pack
 from recipes.engines.megatron.model import Stage, build_model
 from recipes.engines.megatron.passes import Passes
@@ -183,10 +183,11 @@ class MegatronEngine:
         self.optimizer.prepare_grads()
         grad_norm = float(self.optimizer.get_grad_norm())
         # megatron-core's float32 and bfloat16 optimizers would step into whatever they are given.
-        finite = math.isfinite(grad_norm) and math.isfinite(sums["loss"])
-        if finite:
+        stepped = math.isfinite(grad_norm) and math.isfinite(sums["loss"])
+        if stepped:
             self.optimizer.step()
-        return sums | {"grad_norm": grad_norm, "stepped": float(finite)}
+            finite.check_weights(self.module, "after the update")
+        return sums | {"grad_norm": grad_norm, "stepped": float(stepped)}
 
     def _gradient(
         self, micro_batches: list[PackedBatch], loss: Loss, temperature: float, references: list[Tensor] | None
@@ -232,17 +233,25 @@ class MegatronEngine:
         """The saves under way; waiting for one has `parallel.timeout_minutes`."""
         return state.Saves(deadline_s=60 * self.config.parallel.timeout_minutes)
 
+    @property
+    def _stored_optimizer(self) -> Any:
+        """The optimizer as checkpoints hold it."""
+        return self.optimizer
+
     def save(self, folder: Path, loop_state: dict[str, Any]) -> None:
         """Takes a snapshot of model, optimizer and `loop_state` and begins to write it; see `PolicyEngine.save`."""
-        self.saves.start(self.module, self.optimizer, self.checkpoint, folder, loop_state)
+        where = f"at the save of {folder}, which is not made"
+        finite.check_weights(self.module, where)
+        finite.check_optimizer(self.optimizer, where)
+        self.saves.start(self.module, self._stored_optimizer, self.checkpoint, folder, loop_state)
 
-    def finish_saves(self, wait: bool) -> Path | None:
+    def finish_saves(self, wait: bool, before: Callable[[], None] = lambda: None) -> Path | None:
         """Publishes what all ranks have written, by one rename on rank 0; see `PolicyEngine.finish_saves`."""
-        return self.saves.finish(wait)
+        return self.saves.finish(wait, before)
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Restores model and optimizer from a checkpoint of `save`; returns the loop's state."""
-        return state.load_checkpoint(self.module, self.optimizer, folder)
+        return state.load_checkpoint(self.module, self._stored_optimizer, folder)
 
     def close(self) -> None:
         """Gives up an unpublished save and forgets the model parallel groups; the process group stays."""

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from conversion.checkpoint import open_checkpoint
 from conversion.tokenizer_check import read_tokenizer
-from recipes.engines.base import Completion, EngineError, Sampling
+from recipes.engines.base import Completion, EngineError, NonFiniteError, Sampling
 from recipes.engines.megatron.attention import KVCache, SdpaAttention
 from recipes.engines.megatron.drawing import choose, uniform_draws
+from recipes.engines.megatron.finite import check_weights
 from recipes.engines.megatron.model import Stage
 
 Decode = Callable[[list[list[int]]], list[str]]
@@ -94,6 +95,7 @@ class Sampler:
 
         Raises:
             EngineError: `sampling.limits` has none for a prompt.
+            NonFiniteError: the logits were not finite.
         """
         if sampling.limits and max(numbers) >= len(sampling.limits):
             raise EngineError(
@@ -147,6 +149,7 @@ class Sampler:
             cache.length += 1
             logits = self._logits(hidden[0]) if self.last else None
 
+        self._check(logprobs, numbers, copies)
         completions = [
             Completion(tuple(ids[:count]), tuple(values[:count]), done)
             for ids, values, count, done in zip(
@@ -154,6 +157,17 @@ class Sampler:
             )
         ]
         return [completions[i : i + copies] for i in range(0, total, copies)]
+
+    def _check(self, logprobs: Tensor, numbers: Sequence[int], copies: int) -> None:
+        """Raises NonFiniteError where a drawn token's log-probability [rows, tokens] says that the logits were not."""
+        bad = (~logprobs.isfinite()).any(-1).tolist()
+        if any(bad):
+            check_weights(self.model, "and the model samples nothing but noise")
+            prompts = sorted({numbers[row // copies] for row, each in enumerate(bad) if each})
+            raise NonFiniteError(
+                f"logits: not finite for {sum(bad)} of {len(bad)} responses, of prompts {prompts[:8]} of this batch, "
+                f"though this rank's weights are; activations overflow {self.model.config.params_dtype}"
+            )
 
     def _prefill(
         self, prompts: Sequence[Sequence[int]], copies: int, limit: int, cache: KVCache

@@ -6,6 +6,7 @@ same command; beside them `optimizer/` and `state.json`. It is written under ano
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import shutil
@@ -36,6 +37,8 @@ from conversion.checkpoint import (
 )
 from conversion.digests import file_digest
 from conversion.publishing import partial_path, publish
+from recipes.engines.base import NonFiniteError
+from recipes.engines.megatron.finite import check_weights
 from recipes.engines.megatron.writer import WriterProcess
 from recipes.runtime import platform
 from recipes.runtime.agreement import any_rank
@@ -56,7 +59,7 @@ def load_weights(module: Any, checkpoint: Checkpoint) -> None:
     """Fills the module from a checkpoint written at any parallel layout.
 
     Raises:
-        CheckpointError: when it does not hold this model's tensors.
+        CheckpointError: when it does not hold this model's tensors, or holds values that are not finite.
     """
     folder, prefix = checkpoint.model_dir, LAYOUTS[checkpoint.manifest.layout].prefix
     sharded = module.sharded_state_dict(prefix=prefix)
@@ -70,6 +73,10 @@ def load_weights(module: Any, checkpoint: Checkpoint) -> None:
             "convert the checkpoint again with `python -m conversion.hf_to_megatron`"
         ) from error
     module.load_state_dict({key.removeprefix(prefix): value for key, value in loaded.items()}, strict=False)
+    try:
+        check_weights(module, "in this checkpoint")
+    except NonFiniteError as error:
+        raise CheckpointError(f"{folder}: {error}; take an earlier checkpoint, or convert the source again") from error
 
 
 @dataclass
@@ -98,6 +105,8 @@ class Saves:
     def __init__(self, deadline_s: float) -> None:
         self.deadline_s = deadline_s
         self._save: _Save | None = None
+        # The folder being filled, from before it is there.
+        self._partial: Path | None = None
 
     def start(self, module: Any, optimizer: Any, source: Checkpoint, folder: Path, loop_state: dict[str, Any]) -> None:
         """Takes a snapshot and begins to write it; see the module's docstring for its files.
@@ -115,10 +124,16 @@ class Saves:
             CheckpointError: the earlier save failed, or this one cannot begin; on every rank.
         """
         self.finish(wait=True)
-        state = json.dumps(loop_state, indent=1) + "\n"
+        try:
+            self._begin(module, optimizer, source, folder, json.dumps(loop_state, indent=1) + "\n")
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, module: Any, optimizer: Any, source: Checkpoint, folder: Path, state: str) -> None:
         name = [str(partial_path(folder))]
         dist.broadcast_object_list(name, 0)
-        partial = Path(name[0])
+        self._partial = partial = Path(name[0])
         _together(folder, lambda: self._prepare(partial, folder, source, state) if dist.get_rank() == 0 else None)
         place = LAYOUTS[self.layout]
         parts = {place.weights: _plan(module.sharded_state_dict(prefix=place.prefix), partial / place.weights)}
@@ -137,19 +152,16 @@ class Saves:
             )
             self._save = _Save(folder, partial, source, parts, writer)
 
-        try:
-            _together(folder, begin)
-        except CheckpointError:
-            self.close()
-            raise
+        _together(folder, begin)
         for part in parts.values():
             part.forget()
 
-    def finish(self, wait: bool) -> Path | None:
+    def finish(self, wait: bool, before: Callable[[], None] = lambda: None) -> Path | None:
         """Publishes the checkpoint that all ranks have written; returns its folder, or None where there was none.
 
         Args:
             wait: for the writers, at most `deadline_s`; otherwise a save that is still under way is left to go on.
+            before: called on rank 0 right before it is published.
 
         Raises:
             CheckpointError: a writer failed, died or missed the deadline, or publishing failed; on every rank, with
@@ -174,7 +186,7 @@ class Saves:
             if not wait:
                 return None
             save.writer.wait(_EXCHANGE_S)
-        self._publish(save)
+        self._publish(save, before)
         return save.folder
 
     def _prepare(self, partial: Path, folder: Path, source: Checkpoint, loop_state: str) -> None:
@@ -187,11 +199,11 @@ class Saves:
 
     def close(self) -> None:
         """Gives up a save that `finish` has not published; each rank for itself."""
-        save, self._save = self._save, None
+        save, partial, self._save, self._partial = self._save, self._partial, None, None
         if save is not None:
             save.writer.stop()
-            if dist.get_rank() == 0:
-                shutil.rmtree(save.partial, ignore_errors=True)
+        if partial is not None and dist.get_rank() == 0:
+            _discard(partial)
 
     def _give_up(self, save: _Save, failure: str | None) -> NoReturn:
         """Stops the writers of all ranks, deletes what they wrote and raises."""
@@ -201,9 +213,9 @@ class Saves:
             _raise_together(save.folder, failure)
         finally:
             if dist.get_rank() == 0:
-                shutil.rmtree(save.partial, ignore_errors=True)
+                _discard(save.partial)
 
-    def _publish(self, save: _Save) -> None:
+    def _publish(self, save: _Save, before: Callable[[], None]) -> None:
         written: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
         dist.gather_object(save.writer.result(), written, 0)
 
@@ -217,6 +229,7 @@ class Saves:
                     save_config(CheckpointingConfig(*_FORMAT), str(save.partial / name))
                     digests |= {f"{name}/{file}": d for results in written for file, d in results[name][1].items()}
                 write_manifest(save.partial, source=save.source.manifest.source, layout=self.layout, digests=digests)
+                before()
                 publish(save.partial, save.folder, force=True)
             except BaseException:
                 shutil.rmtree(save.partial, ignore_errors=True)
@@ -224,6 +237,7 @@ class Saves:
 
         self._save = None
         _together(save.folder, seal)
+        self._partial = None
 
 
 class _Part(TorchDistSaveShardedStrategy):
@@ -285,6 +299,15 @@ def _write(writer: Any, buckets: list[Any], *, digest: bool) -> tuple[list[list[
             file = Path(bucket[0])
             digests[file.name] = file_digest(file)
     return found, digests
+
+
+def _discard(partial: Path) -> None:
+    """Deletes what was written of a save, as far as can be, also where other ranks' writers are still at it."""
+    # Under another name no writer finds it to put further files in.
+    gone = partial.with_name(f"{partial.name}.gone")
+    with contextlib.suppress(OSError):
+        partial.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _together(folder: Path, action: Callable[[], None]) -> None:

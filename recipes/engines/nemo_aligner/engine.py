@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -69,10 +68,7 @@ class NemoAlignerEngine(MegatronEngine):
             deadline_s=60 * self.config.parallel.timeout_minutes, dtype=settings.parameters_dtype(self.config)
         )
 
-    def save(self, folder: Path, loop_state: dict[str, Any]) -> None:
-        """Begins to write a checkpoint in NeMo's form, `.nemo`'s folder with an optimizer; see `PolicyEngine.save`."""
-        self.saves.start(self.module, ModelSpaceOptimizer(self.optimizer), self.checkpoint, folder, loop_state)
-
-    def load(self, folder: Path) -> dict[str, Any]:
-        """Restores model and optimizer from a checkpoint of `save`; returns the loop's state."""
-        return state.load_checkpoint(self.module, ModelSpaceOptimizer(self.optimizer), folder)
+    @property
+    def _stored_optimizer(self) -> Any:
+        """The optimizer as checkpoints in NeMo's form hold it, those of a `.nemo`'s folder with an optimizer."""
+        return ModelSpaceOptimizer(self.optimizer)

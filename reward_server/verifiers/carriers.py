@@ -59,7 +59,10 @@ sure please
 _FILLER_WORDS = frozenset(_FILLER.split())
 _WORD = re.compile(r"[\s,:;.!()\"]*([^\s,:;.!()\"]+)")
 
-_ADJECTIVE = r"(?:(?:single|final|selected|chosen|predicted|correct|right|best|proper|most likely|most appropriate|most probable)\s)*+"
+_ADJECTIVE = (
+    r"(?:(?:single|final|selected|chosen|predicted|correct|right|best|proper|most likely|most appropriate"
+    r"|most probable)\s)*+"
+)
 _THING = r"(?:answer|option|choice|response|solution|diagnosis|ans)(?:\s(?:choice|option|letter|key))?+(?![a-z])"
 _COPULA = r"(?:\s?(?:is|are|would be|should be|must be|will be|remains)(?![a-z])|\s?(?:->|[:=\u2014]|-(?=\s)))"
 LEADS = (
@@ -88,7 +91,10 @@ LEADS = (
         tasks=("choice",),
     ),
     _carrier(
-        "JSON", r"[\"'](?:final_)?(?:answer|option|choice)[\"']\s?:\s?", '{{"answer": "{}"}}', tasks=("choice", "number")
+        "JSON",
+        r"[\"'](?:final_)?(?:answer|option|choice)[\"']\s?:\s?",
+        *('{{"answer": "{}"}}', "{{'answer': '{}'}}"),
+        tasks=("choice", "number"),
     ),
     _carrier(
         "I think",

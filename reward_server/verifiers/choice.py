@@ -46,7 +46,7 @@ from reward_server.verifiers.plain import clean, readable
 from reward_server.verifiers.reasons import LETTERED, denies, labels, named, split_reason, strays, takes_back
 from reward_server.verifiers.spelling import misspelt
 
-VERSION = "3"
+VERSION = "4"
 MAX_OPTIONS = 14  # A to N
 
 Match = Literal["strict", "lenient"]
@@ -109,7 +109,7 @@ def verify(answer: str, gold: str, options: Mapping[str, str], match: Match = "l
     exact = {letter: compared(clean(option)) for letter, option in options.items()}
     if len(set(texts.values())) < len(set(exact.values())):
         said, texts = text, exact
-    cased = {letter: clean(option) for letter, option in options.items()} if len(set(texts.values())) < len(texts) else {}
+    cased = {letter: clean(option) for letter, option in options.items()}
     read = _told_by_case(text, cased) if differ_by_case(cased) else _read(said, texts)
     return judged(read == gold, read) if isinstance(read, str) else read
 

@@ -33,9 +33,8 @@ _LAST_COMMA = re.compile(r",(?=\s(?:and|or)\s)", re.IGNORECASE)
 _POSSESSIVE = re.compile(r"\b(?!(?:it|that|here|there|let|what|who|he|she)')([a-z]{2,30})'s\b", re.IGNORECASE)
 _LATIN = re.compile("[\u00c0-\u024f\u1e00-\u1eff]")
 _CONTENT_WORD = re.compile(r"[^\W_]+")
-_CONTENTLESS = frozenset(
-    "a an the of for to in on at by with and or is are was be this that it its as from".split()
-)
+_EMPTY = "a an the of for to in on at by with and or is are was be this that it its as from"
+_CONTENTLESS = frozenset(_EMPTY.split())
 _AND_A_WORD = re.compile(r"\s(?!is\b|because\b|since\b|as\b)[a-z]")
 
 
@@ -99,8 +98,9 @@ def compared(plain: str) -> str:
 
 def lowered(text: str) -> str:
     """Lower case without accents, with every character in its place."""
-    lower = _unaccented(text).lower()
-    return lower if len(lower) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in _unaccented(text))
+    plain = _unaccented(text)
+    lower = plain.lower()
+    return lower if len(lower) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in plain)
 
 
 def phrases(text: str, options: Mapping[str, str], within: str = "") -> list[Span]:

@@ -40,8 +40,11 @@ _LOOKALIKES = str.maketrans(
 )
 _WORD_OF_LOOKALIKES = re.compile(f"(?<!\\w)(?:[A-Za-z]*[{''.join(map(chr, _LOOKALIKES))}]+[A-Za-z]*)+(?!\\w)")
 # Micro, ohm and pi stay: they belong to numbers.
-_GREEK_NAMES = """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda . nu xi omicron . rho sigma sigma tau
-upsilon phi chi psi omega""".split()
+_GREEK_LETTERS = """
+alpha beta gamma delta epsilon zeta eta theta iota kappa lambda . nu xi omicron . rho sigma sigma tau upsilon phi chi
+psi omega
+"""
+_GREEK_NAMES = _GREEK_LETTERS.split()
 _GREEK = str.maketrans(
     {
         **{chr(0x3B1 + place): name for place, name in enumerate(_GREEK_NAMES) if name != "."},
@@ -123,7 +126,7 @@ MARKUP = (
         r"\\[dtc]?frac(?: ?\{ ?([0-9.,]{1,30}) ?\} ?\{ ?([0-9.,]{1,30}) ?\}|([0-9])([0-9])|\s([0-9])\s([0-9]))",
         r" \1\3\5/\2\4\6 ",
     ),
-    _markup("LaTeX lowered digits", r"(?<=[A-Za-z])\}? ?_ ?\{? ?([0-9]{1,2})(?![0-9.,]) ?\}?", r"\1"),
+    _markup("LaTeX lowered digits", r"(?:(?<=[A-Z])|(?<=[A-Za-z]{2}))\}? ?_ ?\{? ?([0-9]{1,2})(?![0-9.,]) ?\}?", r"\1"),
     _markup("LaTeX wrappers", _WRAPPERS, "", r"\boxed{{\text{{{}}}}}"),
     _markup("LaTeX times", r"\\(?:times|cdot|ast)(?![A-Za-z])", "*"),
     _markup("LaTeX about", r"\\(?:approx|simeq|sim|cong)(?![A-Za-z])", "\u2248"),

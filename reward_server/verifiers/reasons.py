@@ -35,9 +35,10 @@ _RETRACTION = re.compile(
     r"|not sure|unsure|i guess|hmm+|nope|no(?=,)|the opposite|worst|ruled out|(?:all|both) (?:right|correct|wrong)"
     r"|my mistake|trick question|(?:letter|option|choice|one) (?:after|before|above|below|next))\b"
     r"|\b(?:this|that|it|they)(?:'s| is| are)? (?:drug |option |answer |choice )?(?:is |are )?"
-    r"(?:contraindicated|harmful|inappropriate|excluded|wrong|incorrect|false|unlikely|inferior|an error|a trap|the trap)\b"
-    r"|\b(?:this|that|it|they|these|others?|any)\b[^.;\n]{0,25}\b(?:avoided|be (?:an error|harmful|excluded|any)|bad|depends"
-    r"|equally|also (?:be )?(?:correct|right)|all possible|might be|may or may not|used to be|until)\b"
+    r"(?:contraindicated|harmful|inappropriate|excluded|wrong|incorrect|false|unlikely|inferior|an error|a trap"
+    r"|the trap)\b"
+    r"|\b(?:this|that|it|they|these|others?|any)\b[^.;\n]{0,25}\b(?:avoided|be (?:an error|harmful|excluded|any)|bad"
+    r"|depends|equally|also (?:be )?(?:correct|right)|all possible|might be|may or may not|used to be|until)\b"
     r"|\bi (?:was told|do not know|don't know|cannot decide|must pick)\b"
     r"|\b(?:this|that|it|which|answer|option|choice|letter|statement|diagnosis)\b[^.;\n]{0,30}?"
     r"(?:\b(?:is|was|are|be)(?:n't|\s(?:\w+\s)?(?:not|wrong|incorrect|false|unlikely|untrue|invalid|mistaken|no)\b))"
@@ -50,26 +51,27 @@ _DENIED = (
 )
 # "The answer is ..." and "... is the answer" within a reason.
 _CLAIM = re.compile(
-    r"\b(?:answer|option|choice)\b(?:\s(?:here|to (?:this|the) question))?\s?(?:is|was|would be|should be|must be|:|=)\s?"
+    r"\b(?:answer|option|choice)\b(?:\s(?:here|to (?:this|the) question))?\s?"
+    r"(?:is|was|would be|should be|must be|:|=)\s?"
     r"(?P<is>[^.;,\n]{1,80})"
     r"|(?:^|[.;,\n]|\b(?:because|since|that|so|thus|but)\b)\s?(?P<of>[^.;,\n]{1,80}?)\s(?:is|are|was|would be)\s"
     r"(?:the\s)?(?:(?:most likely|final|single)\s)?(?:correct|right|best|better|answer)\b",
     re.IGNORECASE,
 )
 # "Yes", "no" or "maybe" at the end of a clause, or said to be the answer: nothing else is meant by them there.
-_CONCLUSION = re.compile(
-    r"\b(yes|no|maybe|true|false)(?=\s?(?:[.,;!)\n]|$))", re.IGNORECASE
-)
+_CONCLUSION = re.compile(r"\b(yes|no|maybe|true|false)(?=\s?(?:[.,;!)\n]|$))", re.IGNORECASE)
 # "Options B, C and D are incorrect."
 _OTHERS_REJECTED = re.compile(
-    r"\b(?:options?|choices?|answers?)?\s?\(?[A-N]\)?(?:(?:,|,? and|,? or)\s\(?[A-N]\)?)*\s(?:are|is)\s(?:all\s|both\s|each\s)?"
+    r"\b(?:options?|choices?|answers?)?\s?\(?[A-N]\)?(?:(?:,|,? and|,? or)\s\(?[A-N]\)?)*"
+    r"\s(?:are|is)\s(?:all\s|both\s|each\s)?"
     r"(?:incorrect|wrong|false|unlikely|less likely|not (?:correct|right|likely|indicated|appropriate))\b",
     re.IGNORECASE,
 )
 _POINTING = frozenset({"this", "that", "it", "which", "clear", "obvious", "supported", "based"})
 _REJECTED = re.compile(
-    r"\bnot\b|n't\b|\b(?:in contrast|unlike|whereas|compared|would (?:present|cause|show|typically|usually)|less(?! (?:harmful|risky|toxic|dangerous))|unlikely|wrong|incorrect|contraindicated|never|without|rather than|instead of|fails?"
-    r"|cannot|avoid(?:ed)?|inappropriate|inferior|worse)\b",
+    r"\bnot\b|n't\b|\b(?:in contrast|unlike|whereas|compared|would (?:present|cause|show|typically|usually)"
+    r"|less(?! (?:harmful|risky|toxic|dangerous))|unlikely|wrong|incorrect|contraindicated|never|without|rather than"
+    r"|instead of|fails?|cannot|avoid(?:ed)?|inappropriate|inferior|worse)\b",
     re.IGNORECASE,
 )
 
@@ -107,7 +109,9 @@ def split_reason(text: str, spans: Sequence[Span]) -> tuple[str, str]:
 def takes_back(reason: str, letter: str, options: Mapping[str, str]) -> bool:
     """Whether a reason names another option as the answer, or denies the one that it is for."""
     own = options[letter]
-    reason = _OTHERS_REJECTED.sub(lambda found: " " if letter not in re.findall(r"\b[A-N]\b", found[0]) else found[0], reason)
+    reason = _OTHERS_REJECTED.sub(
+        lambda found: " " if letter not in re.findall(r"\b[A-N]\b", found[0]) else found[0], reason
+    )
     others = {name: option for name, option in options.items() if option != own and option not in COMMON_WORDS}
     if _RETRACTION.search(reason) or re.search(_DENIED.format(letter), reason):
         return True
@@ -119,7 +123,9 @@ def takes_back(reason: str, letter: str, options: Mapping[str, str]) -> bool:
         NEGATION.search(_around(reason, span)) for span in phrases(reason, {letter: own})
     ):
         return True
-    if own in COMMON_WORDS and {found[1].lower() for found in _CONCLUSION.finditer(reason)} & _common_others(options, own):
+    if own in COMMON_WORDS and {found[1].lower() for found in _CONCLUSION.finditer(reason)} & _common_others(
+        options, own
+    ):
         return True
     return any(len(_REJECTED.findall(_around(reason, span))) != 1 for span in phrases(reason, others, within=own))
 

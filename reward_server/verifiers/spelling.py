@@ -110,9 +110,9 @@ def _same(word: str, other: str) -> bool:
 
 def _other_term(word: str, other: str) -> bool:
     """Whether `word`, a letter or two from `other`, is a term of its own, or reads like one."""
-    if _term(word) is not None:
-        # The option may be what is misspelt ("amoxicilin"); only its letters' doubling is sure to make no other term.
-        return _term(other) is not None or _DOUBLED.sub(r"\1", word) != _DOUBLED.sub(r"\1", other)
+    # The option may be what is misspelt ("amoxicilin", "nadalol"), where no list has it.
+    if _term(word) is not None and (_term(other) is not None or _edits(word, other) > 1):
+        return _DOUBLED.sub(r"\1", word) != _DOUBLED.sub(r"\1", other)
     # Names of drugs are not made of such parts, and letters exchanged make none.
     if stem(other) in _list("drugs.txt") or sorted(word) == sorted(other):
         return False

@@ -15,9 +15,9 @@ from reward_server.verifiers import overlap
 from reward_server.verifiers.base import MALFORMED, MAX_ANSWER_CHARS, NO_ANSWER, Verdict, judged
 from reward_server.verifiers.plain import clean, readable, spelled_out
 
-VERSION = "3"
+VERSION = "4"
 # Of the instructions and the reading of verdicts in `reward_server.judge`, which this package does not import.
-JUDGE_VERSION = "1"
+JUDGE_VERSION = "2"
 
 _ARTICLES = frozenset({"a", "an", "the"})
 _EXTRACT_CHARS = 200
@@ -26,8 +26,8 @@ _PER_CENT = re.compile(r"(?<=[0-9])\s?(?:%|per\s?cent\b|pct\b)")
 _THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 _NAKED_DECIMAL = re.compile(r"(?<![\w.])\.(?=[0-9])")
 _WORD = re.compile(r"[^\W_]+(?:\.[0-9]+)?%?")
-# Punctuation says nothing between words. Between digits it makes a date, a ratio, a range; a hyphen is a sign or a charge
-# unless it joins two words; every other mark is one of its own.
+# Punctuation says nothing between words. Between digits it makes a date, a ratio, a range; a hyphen is a sign or a
+# charge unless it joins two words; every other mark is one of its own.
 _MARK_OR_WORD = re.compile(
     r"((?<=[0-9])\s?[,;:.(](?=\s?[0-9])|(?<=[0-9])!|!(?=\w)|\?|(?<![^\W_])-|-(?![^\W_])|(?<=[0-9])-(?=[0-9])"
     r"|[^\w\s,;:.!()\[\]\"\u2014\u2026-])"

@@ -197,7 +197,7 @@ def test_the_judges_model_is_part_of_the_rewards_identity(
     def identity(of: RewardServerProcess) -> Any:
         return httpx.get(f"{of.url}/v1/verifiers", trust_env=False).json()
 
-    assert {"name": "judge", "version": "1, grader"} in identity(judging)["verifiers"]
+    assert {"name": "judge", "version": "2, grader"} in identity(judging)["verifiers"]
     assert identity(judging)["presets"][0]["hash"] != identity(server)["presets"][0]["hash"]
 
 

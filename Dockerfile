@@ -20,6 +20,7 @@ RUN pip list --format=freeze >/tmp/before.txt \
     && PIP_CONSTRAINT=/tmp/keep.txt pip install --no-cache-dir \
         fastapi==0.165.0 \
         httptools==0.9.0 \
+        httpcore==1.0.9 \
         httpx==0.28.1 \
         hydra-core==1.3.2 \
         nltk==3.10.4 \
@@ -66,6 +67,7 @@ RUN pip list --format=freeze >/tmp/before.txt \
         datasets==4.8.5 \
         fastapi==0.165.0 \
         httptools==0.9.0 \
+        httpcore==1.0.9 \
         httpx==0.28.1 \
         huggingface-hub==1.33.0 \
         hydra-core==1.3.2 \

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from conversion import hf_to_megatron, megatron_folder, megatron_to_hf
 from conversion.checkpoint import open_checkpoint
+from conversion.publishing import MARKER_FILE
 from tests.conversion.companions import COMPANIONS
 from tests.conversion.models import CASES, save_folder
 
@@ -43,7 +44,7 @@ def test_round_trip_is_exact(
     back = megatron_to_hf.convert(megatron_folder(case, dtype), tmp_path / "back")
     _assert_same_weights(source, back)
     names = {"config.json", "generation_config.json", *COMPANIONS}
-    assert {file.name for file in back.iterdir()} == {*names, "model.safetensors"}
+    assert {file.name for file in back.iterdir()} == {*names, "model.safetensors", MARKER_FILE}
     for name in names:
         assert (back / name).read_bytes() == (source / name).read_bytes(), name
 

@@ -101,13 +101,13 @@ def test_never_are_there_more_than_one_beside_the_kept(config: Config) -> None:
     """The best is one of these; and killed between making room and publishing, a run has lost nothing it needs."""
     for keep, scores in ((1, (0.1, 0.9, 0.2, 0.3, 0.95, 0.4)), (2, (0.9, 0.1, 0.2, 0.3)), (3, (None,) * 6)):
         folder = RunFolder(Path(config.output) / str(keep))
-        folder.checkpoints.mkdir(parents=True)
+        folder.prepare(dataclasses.replace(config, output=str(folder.path)), ORIGIN)
         for step, score in enumerate(scores, 1):
             before = folder.steps()
             folder.make_room(keep, step, score)
             assert len(folder.steps()) <= keep
             copy = RunFolder(shutil.copytree(folder.path, folder.path.with_name("killed"), symlinks=True))
-            copy.prepare(dataclasses.replace(config, output=str(copy.path)))
+            copy.prepare(dataclasses.replace(config, output=str(copy.path)), ORIGIN)
             assert before[-1:] == copy.steps()[-1:]
             shutil.rmtree(copy.path)
             _published(folder, step)
@@ -126,12 +126,13 @@ def test_what_cannot_be_pruned_ends_no_run(
 ) -> None:
     """A state that a killed deletion took along or damaged, a file where a folder was, a checkpoint that stays."""
     folder = RunFolder(config.output)
+    folder.prepare(config, ORIGIN)
     _published(folder, 1, 2, 3, 4, 5, 6)
     (folder.step_path(1) / "state.json").unlink()
     for step, text in ((2, '{"score": 0.'), (3, "[1]"), (4, '{"score": "much"}'), (5, '{"score": 0.5}')):
         (folder.step_path(step) / "state.json").write_text(text)
     (folder.checkpoints / "x.partial-1").write_text("a file")
-    folder.prepare(config)
+    folder.prepare(config, ORIGIN)
     assert not (folder.checkpoints / "x.partial-1").exists()
     stays = folder.step_path(2).name
 
@@ -204,11 +205,11 @@ def test_a_resume_may_change_length_layout_and_address(
 @pytest.mark.parametrize("text", ["", "model: {path: m", "- a list", "model: 3", "nonsense: 1"])
 def test_a_damaged_configuration_is_named(text: str, config: Config) -> None:
     folder = RunFolder(config.output)
-    folder.prepare(config)
+    folder.prepare(config, ORIGIN)
     _published(folder, 3)
     (folder.path / "config.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"config.yaml in the run's folder is not the configuration of a run \("):
-        folder.prepare(config)
+        folder.prepare(config, ORIGIN)
 
 
 def test_without_a_checkpoint_settings_are_free(config: Config) -> None:

@@ -61,7 +61,7 @@ def evaluate(config: Config) -> None:
     )
     engine = create_engine(config)
     sampling = Sampling(1, 0.0, config.rollout.max_new_tokens, stop_ids(tokenizer))
-    with reward_client(config.reward) as client:
+    with reward_client(config.reward, ranks_wait_s=60 * config.parallel.timeout_minutes) as client:
         reward = reward_definition(client, config.reward)
         check_rows([prompt.example for prompt in prompts], client, config.reward)
         answers = None

@@ -73,7 +73,12 @@ def train(config: Config) -> None:
         step, seconds, skipped, saved_reward = state["step"], state["seconds"], state["skipped"], state["reward"]
         order.restore(state["order"])
 
-    with closing(engine), reward_client(config.reward) as client, TrainingMonitor(config, step) as monitor:
+    waits_s = 60 * config.parallel.timeout_minutes
+    with (
+        closing(engine),
+        reward_client(config.reward, ranks_wait_s=waits_s) as client,
+        TrainingMonitor(config, step) as monitor,
+    ):
         if is_leader() and dropped:
             print(f"{dropped} of {len(examples)} prompts are longer than the context allows and were left out")
         reward = reward_definition(client, config.reward)

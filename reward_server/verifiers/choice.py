@@ -85,6 +85,14 @@ _EXPLAINED = re.compile(
     r"|\s(?:is|are|was|best|most|because|since|explains?|accounts?|fits|causes?|would)\s)",
     re.IGNORECASE,
 )
+# Behind yes, no or maybe; and "it does", which has to agree with it.
+_CLAUSE = re.compile(r"\s?[,;:.\u2014-]\s+\S|\n")
+_SHORT_FORM = re.compile(
+    r"\W*(?:it|this|that|they|there|he|she)\s(?:is|are|was|were|does|do|did|has|have|can|will|would|should)"
+    r"(?:n't|\snot)?\W*$",
+    re.IGNORECASE,
+)
+_NOT = re.compile(r"\W*not\b", re.IGNORECASE)
 _SENTENCE_BEHIND = re.compile(r"\s?(?:[.;:!]\s|\.?\n|\s?\u2014\s|,\s)|\s?\([A-Z]")
 _CONNECTORS = frozenset({"and", "or", "to", "both", "either", "all", "e", "y", "und", "et", "o"})
 _SYMBOL = re.compile(r"[^\w\s.,;:!?()\[\]\"'\u2014&-]|[0-9_]")
@@ -221,6 +229,10 @@ def _adds_nothing(behind: str, letter: str, options: Mapping[str, str]) -> bool:
     behind = _unbracketed(_without_gloss(behind, options[letter]), letter)
     if is_filler(behind):
         return labels(behind) & options.keys() <= {letter}
+    if options[letter] in COMMON_WORDS and _CLAUSE.match(behind):
+        short = _SHORT_FORM.match(behind)
+        contradicts = short and bool(NEGATION.search(short[0])) != (options[letter] == "no")
+        return not (contradicts or _NOT.match(behind) or takes_back(behind, letter, options))
     if denies(behind):
         return False
     if _EXPLAINED.match(behind):

@@ -119,7 +119,6 @@ def test_evaluation(warm_checkpoint: Path, embedded_data: Path, tmp_path: Path) 
             *(
                 layout,
                 "parallel.timeout_minutes=1",
-                "reward.total_timeout_s=50",
                 "name=before",
                 f"output={output}",
                 f"model.path={warm_checkpoint}",

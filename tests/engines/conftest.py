@@ -33,7 +33,6 @@ LAYOUTS = {
 PROCESSES = {"tp1": 1, "tp2": 2, "pp2": 2, "dp2": 2, "tp2 pp2": 4}
 COMMON = [
     *("model.max_length=128", "rollout.max_new_tokens=32", "parallel.timeout_minutes=1"),
-    "reward.total_timeout_s=50",
     *("optimizer.weight_decay=0.05", "optimizer.eps=1e-4", "parallel.micro_batch_tokens=4096"),
 ]
 # At its usual epsilon Adam makes a full step of a gradient that is rounding alone, as a key's bias has one (it moves no

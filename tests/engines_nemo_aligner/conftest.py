@@ -29,7 +29,6 @@ LAYOUTS = {
 }
 COMMON = [
     *("model.max_length=128", "rollout.max_new_tokens=32", "parallel.timeout_minutes=1"),
-    "reward.total_timeout_s=50",
     *("optimizer.weight_decay=0.05", "optimizer.eps=1e-4", "parallel.micro_batch_tokens=4096"),
 ]
 NO_KL, KL = "algorithm.kl_coef=0.0", "algorithm.kl_coef=0.2"

@@ -6,6 +6,7 @@ out: synonymy, which needs a judge or a terminology.
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections import Counter
@@ -37,11 +38,14 @@ _MARK_OR_WORD = re.compile(
 
 def verify_exact(answer: str, references: Sequence[str]) -> Verdict:
     """Correct iff the answer equals one of the references after normalisation."""
-    found = _read(answer)
-    if isinstance(found, Verdict):
-        return found
-    said = _marked(clean(answer))
-    return judged(any(said == _marked(clean(reference)) for reference in references), _shown(found))
+    text = readable(answer, MAX_ANSWER_CHARS)
+    if text is None:
+        return MALFORMED
+    found = _words(text)
+    if not found:
+        return NO_ANSWER
+    said = _marked(text)
+    return judged(any(said == _marked_reference(reference) for reference in references), _shown(found))
 
 
 def verify_f1(answer: str, references: Sequence[str], threshold: float) -> Verdict:
@@ -89,6 +93,11 @@ def _marked(plain: str) -> list[str]:
     text = _THOUSANDS.sub("", _NAKED_DECIMAL.sub("0.", _folded(spelled_out(plain))))
     found = [mark or word for mark, word in _MARK_OR_WORD.findall(text)]
     return [word for word in found if word not in _ARTICLES] or found
+
+
+@functools.lru_cache(maxsize=8192)
+def _marked_reference(reference: str) -> list[str]:
+    return _marked(clean(reference))
 
 
 def _folded(plain: str) -> str:

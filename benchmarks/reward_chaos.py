@@ -73,7 +73,7 @@ def load(url: str, tally: Tally, seed: int) -> None:
                 task, reference, right, wrong = rng.choice(KINDS)
                 good = rng.random() < 0.5
                 response = f"<think>{'we consider ' * 60}</think><answer>{right if good else wrong}</answer>"
-                items.append(ScoreItem(str(number), task, response, reference))  # type: ignore[arg-type]
+                items.append(ScoreItem(str(number), task, response, reference))  # type: ignore[arg-type]  # a task's name
                 rewards.append(1.0 if good else 0.1)
             began = time.monotonic()
             try:

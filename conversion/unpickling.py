@@ -205,5 +205,5 @@ def _load_bytes(planner: DefaultLoadPlanner, item: ReadItem, value: io.BytesIO) 
     _torch_load_bytes(planner, item, value)
 
 
-FileSystemReader.read_metadata = _read_metadata  # type: ignore[method-assign,assignment]
-DefaultLoadPlanner.load_bytes = _load_bytes  # type: ignore[method-assign,assignment]
+FileSystemReader.read_metadata = _read_metadata  # type: ignore[method-assign,assignment]  # see the module
+DefaultLoadPlanner.load_bytes = _load_bytes  # type: ignore[method-assign,assignment]  # see the module

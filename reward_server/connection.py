@@ -36,7 +36,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _files_at_start: int | None = None
     _logged = -_LOG_EVERY_S
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Begins to count."""
         super().connection_made(transport)
         self._tell: Callable[[], None] | None = None

@@ -145,16 +145,17 @@ SUFFIXES = (
         tasks=("choice",),
     ),
 )
+REASON = _carrier(
+    "a reason",
+    r"\s?[,;.:(\u2014-]?\s?(?:because|since|due to|owing to|based on|for the reason|given (?:that|the|his|her)"
+    r"|as (?:it|this|the|these|he|she|they|there)"
+    r"|reason(?:ing)?:|explanation:|rationale:|justification:)(?![a-z])",
+    *("{} because the others do harm", "{}, since she has a clot", "{}. Explanation: it fits best"),
+    tasks=("choice",),
+)
 # What begins a reason; whatever follows is read only for what it takes back.
 REASONS = (
-    _carrier(
-        "a reason",
-        r"\s?[,;.:(\u2014-]?\s?(?:because|since|due to|owing to|based on|for the reason|given (?:that|the|his|her)"
-        r"|as (?:it|this|the|these|he|she|they|there)"
-        r"|reason(?:ing)?:|explanation:|rationale:|justification:)(?![a-z])",
-        *("{} because the others do harm", "{}, since she has a clot", "{}. Explanation: it fits best"),
-        tasks=("choice",),
-    ),
+    REASON,
     _carrier(
         "a sentence behind it",
         r"\s?[.;:\n\u2014]\s?(?:this|these|the|it|its|he|she|they|that|here|there|keep|note|remember|his|her|their"

@@ -14,6 +14,7 @@ Left out: paraphrases of an option. Rules cannot tell one from its neighbour; th
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from reward_server.verifiers.carriers import (
     ALTERNATIVE,
     COUNTED,
     NEGATION,
+    REASON,
     SUFFIXES,
     TAILS,
     is_filler,
@@ -72,11 +74,6 @@ _LABEL_BEHIND = re.compile(
     r"[(\[]?\s?([A-Z])\s?[)\]]?(?=[\s.,;:!]*$)"
 )
 _GLOSS = re.compile(r"\s?[(\[]\s?([A-Z][A-Za-z]{0,7})\s?[)\]]")
-_BECAUSE = re.compile(
-    r"[\s.,;:(\u2014-]*(?:because|since|due to|owing to|based on|for the reason|given that"
-    r"|(?:reason(?:ing)?|explanation|rationale|justification):)",
-    re.IGNORECASE,
-)
 _SENTENCE = re.compile(r"[.;\n](?=\s|$)")
 # What an explanation begins with behind an option's text; not a word that the text would go on with.
 _EXPLAINED = re.compile(
@@ -112,14 +109,26 @@ def verify(answer: str, gold: str, options: Mapping[str, str], match: Match = "l
         return MALFORMED if text is None else NO_ANSWER
     if match == "strict":
         return judged(text == gold, text) if text in options else MALFORMED
-    said, texts = canonical(text), {letter: normal(option) for letter, option in options.items()}
-    # Options that are parted by what another way of writing takes away are compared as they are written.
-    exact = {letter: compared(clean(option)) for letter, option in options.items()}
-    if len(set(texts.values())) < len(set(exact.values())):
-        said, texts = text, exact
-    cased = {letter: clean(option) for letter, option in options.items()}
-    read = _told_by_case(text, cased) if differ_by_case(cased) else _read(said, texts)
+    as_written, by_case, texts = _prepared(tuple(options.items()))
+    read = _told_by_case(text, texts) if by_case else _read(text if as_written else canonical(text), texts)
     return judged(read == gold, read) if isinstance(read, str) else read
+
+
+@functools.lru_cache(maxsize=4096)
+def _prepared(options: tuple[tuple[str, str], ...]) -> tuple[bool, bool, dict[str, str]]:
+    """The options of a question, which many answers are compared with.
+
+    Returns:
+        whether answers are compared as they are written, since another way of writing would make two options one;
+        whether capitals part two options, which then are given as they are written; and the text of each letter.
+    """
+    cased = {letter: clean(option) for letter, option in options}
+    if differ_by_case(cased):
+        return True, True, cased
+    texts = {letter: normal(option) for letter, option in options}
+    exact = {letter: compared(option) for letter, option in cased.items()}
+    as_written = len(set(texts.values())) < len(set(exact.values()))
+    return as_written, False, exact if as_written else texts
 
 
 def _read(text: str, options: Mapping[str, str]) -> str | Verdict:
@@ -170,7 +179,8 @@ def _labelled(text: str, options: Mapping[str, str]) -> str | None:
     found = _LABEL.match(text)
     if not found or (letter := found["letter"].upper()) not in options:
         return None
-    if any(begins(text, span) for span in phrases(text, options)):
+    spans = phrases(text, options)
+    if any(begins(text, span) for span in spans):
         return None
     rest, own = found["rest"], options[letter]
     start = found.start("rest")
@@ -184,13 +194,13 @@ def _labelled(text: str, options: Mapping[str, str]) -> str | None:
         return letter if _adds_nothing(behind, letter, options) else None
     strong = bool(found["open"]) or not _WEAK_MARK.fullmatch(found["mark"])
     own_line = "\n" in found["mark"]
-    said, reason = _first_line_split(rest) if own_line else split_reason(text, phrases(text, options))
+    said, reason = _first_line_split(rest) if own_line else split_reason(text, spans)
     if not own_line:
         said = said[start:]
     if reason and takes_back(reason, letter, options):
         return None
     # "A: He cannot date her because ..." may be another option's text, "A because ..." is none.
-    if not _BECAUSE.match(said.strip() or reason) and _resembles(f"{said} {reason}", letter, options):
+    if not REASON.pattern.match(said.strip() or reason) and _resembles(f"{said} {reason}", letter, options):
         return None
     said = said.strip()
     if not said.strip(" .,;:!)"):

@@ -61,11 +61,10 @@ _CLAIM = re.compile(
 # "Yes", "no" or "maybe" at the end of a clause, or said to be the answer: nothing else is meant by them there.
 _CONCLUSION = re.compile(r"\b(yes|no|maybe|true|false)(?=\s?(?:[.,;!)\n]|$))", re.IGNORECASE)
 # "Options B, C and D are incorrect."
-_OTHERS_REJECTED = re.compile(
-    r"\b(?:options?|choices?|answers?)?\s?\(?[A-N]\)?(?:(?:,|,? and|,? or)\s\(?[A-N]\)?)*"
-    r"\s(?:are|is)\s(?:all\s|both\s|each\s)?"
-    r"(?:incorrect|wrong|false|unlikely|less likely|not (?:correct|right|likely|indicated|appropriate))\b",
-    re.IGNORECASE,
+_LABELS_REJECTED = re.compile(
+    r"(?i:\b(?:options?|choices?|answers?)\s)?(\(?\b[A-N]\)?(?:(?:,|,?\sand|,?\sor)\s\(?[A-N]\)?)*)"
+    r"(?i:\s(?:are|is)\s(?:all\s|both\s|each\s)?"
+    r"(?:incorrect|wrong|false|unlikely|less likely|not (?:correct|right|likely|indicated|appropriate))\b)"
 )
 _POINTING = frozenset({"this", "that", "it", "which", "clear", "obvious", "supported", "based"})
 _REJECTED = re.compile(
@@ -109,9 +108,10 @@ def split_reason(text: str, spans: Sequence[Span]) -> tuple[str, str]:
 def takes_back(reason: str, letter: str, options: Mapping[str, str]) -> bool:
     """Whether a reason names another option as the answer, or denies the one that it is for."""
     own = options[letter]
-    reason = _OTHERS_REJECTED.sub(
-        lambda found: " " if letter not in re.findall(r"\b[A-N]\b", found[0]) else found[0], reason
-    )
+    rejected = _LABELS_REJECTED.findall(reason)
+    if any(letter in re.findall(r"\b[A-N]\b", letters) for letters in rejected):
+        return True
+    reason = _LABELS_REJECTED.sub(" ", reason)
     others = {name: option for name, option in options.items() if option != own and option not in COMMON_WORDS}
     if _RETRACTION.search(reason) or re.search(_DENIED.format(letter), reason):
         return True

@@ -75,13 +75,13 @@ def verl(url: str) -> list[float]:
     import reward_server.client.frameworks as helper
 
     package = without_init("verl")
-    package.DataProto = object  # type: ignore[attr-defined]
+    package.DataProto = object  # type: ignore[attr-defined]  # a stand-in
     for name in ("utils", "experimental", "experimental.reward_loop", "trainer", "trainer.ppo"):
         without_init(f"verl.{name}")
-    without_init("verl.utils.ray_utils").get_event_loop = asyncio.get_event_loop  # type: ignore[attr-defined]
+    without_init("verl.utils.ray_utils").get_event_loop = asyncio.get_event_loop  # type: ignore[attr-defined]  # and here
     managers = without_init("verl.experimental.reward_loop.reward_manager")
     registry = importlib.import_module("verl.experimental.reward_loop.reward_manager.registry")
-    managers.register = registry.register  # type: ignore[attr-defined]
+    managers.register = registry.register  # type: ignore[attr-defined]  # as its __init__ does
     naive = importlib.import_module("verl.experimental.reward_loop.reward_manager.naive").NaiveRewardManager
     function = {"path": helper.__file__, "name": "compute_score"}
     config = OmegaConf.create({"reward": {"custom_reward_function": function}})

@@ -60,6 +60,7 @@ def paid(answer: str, options: Mapping[str, str]) -> str:
         ("A. Pulmonary embolism. The patient does not have a fever.", "A", LUNG),
         ("A. Pulmonary embolism. In contrast to pneumonia, there is no fever.", "A", LUNG),
         ("A. The other options are incorrect because they do not explain hypoxia.", "A", LUNG),
+        ("A. Pulmonary embolism. Options B, C, D and E are incorrect.", "A", LUNG),
         ("Pulmonary embolism. Sudden onset after surgery is typical.", "A", LUNG),
         ("A. Pulmonary embolism (PE)", "A", LUNG),
         ("Pulmonary embolism (PE)", "A", LUNG),
@@ -134,6 +135,7 @@ def test_read(answer: str, letter: str, options: Mapping[str, str]) -> None:
         ("C. Heparin, and warfarin", DRUGS),
         ("C. Heparin. The answer is D.", DRUGS),
         ("Heparin. No, warfarin.", DRUGS),
+        ("A. Pulmonary embolism. Options A and B are incorrect.", LUNG),
         ("A. Pulmonary embolism (PN)", LUNG),
     ],
 )

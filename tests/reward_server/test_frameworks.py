@@ -247,7 +247,7 @@ def test_verl_ground_truths_of_every_kind(configured: None) -> None:
         with pytest.raises(ValueError, match=named):
             frameworks.compute_score("medqa", RIGHT, truth)
     with pytest.raises(ValueError, match="expected a text"):
-        frameworks.compute_score("medqa", None, LABEL)  # type: ignore[arg-type]
+        frameworks.compute_score("medqa", None, LABEL)  # type: ignore[arg-type]  # that is the mistake
 
 
 def test_verl(configured: None) -> None:

@@ -2,7 +2,7 @@
 
 Weights, gradients and optimizer state follow Megatron-LM's count with a distributed optimizer (6 + 12 / data parallel
 size bytes a parameter in bfloat16; megatron/training/theoretical_memory_usage.py); activations are counted from what
-our layers keep for the backward pass; logits and cache from recipes/engines/megatron/vocabulary.py and sampling.py.
+our layers keep for the backward pass; logits and cache from recipes/engines/core/vocabulary.py and sampling.py.
 
 Left out: vocabulary padding, tensors that live for one layer only, fragmentation beyond the constant overhead.
 """

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from recipes.engines.base import EngineError, Sampling
-from recipes.engines.megatron.drawing import choose
+from recipes.engines.core.drawing import choose
 from tests.engines import reference
 from tests.engines.conftest import FILTER, GREEDY_STOP_STRINGS, LIMIT, LIMITS, PROMPT_LENGTHS, STOP_STRINGS, World
 from tests.engines.words import PIECES, text

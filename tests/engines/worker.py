@@ -27,9 +27,9 @@ megatron_cpu.install()
 from megatron.core import parallel_state  # noqa: E402
 
 from conversion.checkpoint import CheckpointError  # noqa: E402
-from recipes.engines.megatron import vocabulary as vocabulary_module  # noqa: E402
+from recipes.engines.core import vocabulary as vocabulary_module  # noqa: E402
+from recipes.engines.core.vocabulary import token_logprobs  # noqa: E402
 from recipes.engines.megatron.engine import MegatronEngine  # noqa: E402
-from recipes.engines.megatron.vocabulary import token_logprobs  # noqa: E402
 from recipes.runtime.launch import init_process_group  # noqa: E402
 from recipes.runtime.loading import load  # noqa: E402
 from tests.engines.steps import batch_of, diverge, sample_all, take_steps  # noqa: E402

@@ -1,20 +1,8 @@
-"""PolicyEngine on megatron-core: GPTModel, its pipeline schedules, DDP and optimizer, at any TP x PP x DP.
-
-The losses come from `recipes.rl`; here is only what it takes to evaluate them on a model in pieces. Left out: virtual
-pipeline stages, context and expert parallelism.
-"""
+"""PolicyEngine on megatron-core: GPTModel, its pipeline schedules, DDP and optimizer, at any TP x PP x DP."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
-
 import torch
-import torch.distributed as dist
-from megatron.core import parallel_state
 from megatron.core.distributed import (
     DistributedDataParallel,
     DistributedDataParallelConfig,
@@ -23,62 +11,22 @@ from megatron.core.distributed import (
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from torch import Tensor
 
-from conversion.checkpoint import open_checkpoint
-from recipes.engines.base import Completion, Sampling, TokenBatch
-from recipes.engines.megatron import finite, state
-from recipes.engines.megatron.batching import PackedBatch, deal, divide, fill, pack
-from recipes.engines.megatron.model import Stage, build_model
-from recipes.engines.megatron.passes import Passes
-from recipes.engines.megatron.sampling import Sampler, decoder
+from recipes.engines.core import state
+from recipes.engines.core.batching import PackedBatch
+from recipes.engines.core.engine import GPTEngine
+from recipes.engines.core.passes import Passes
+from recipes.engines.core.stage import Stage
+from recipes.engines.megatron.model import build_model
 from recipes.rl.losses import Loss
-from recipes.runtime import platform
-from recipes.runtime.config import Config
-from recipes.runtime.rules import validate_model
-
-# What FP8 matrix products want their token count to be divisible by.
-_FP8_MULTIPLE = 16
 
 
-class MegatronEngine:
+class MegatronEngine(GPTEngine):
     """A policy trained and sampled by megatron-core; every method is collective over all ranks."""
 
-    def __init__(self, config: Config) -> None:
-        """Builds the model from `config.model.path` in an already initialised process group.
-
-        Raises:
-            CheckpointError: the checkpoint is missing or damaged.
-            ConfigError: the layout does not fit the model.
-        """
-        self.config = config
-        self.checkpoint = open_checkpoint(Path(config.model.path))
-        self.architecture = self.checkpoint.architecture
-        validate_model(
-            config,
-            layers=self.architecture.num_layers,
-            heads=self.architecture.num_attention_heads,
-            query_groups=self.architecture.num_query_groups,
-            context=self.architecture.max_position_embeddings,
-        )
-        if not parallel_state.model_parallel_is_initialized():
-            parallel_state.initialize_model_parallel(
-                tensor_model_parallel_size=config.parallel.tensor,
-                pipeline_model_parallel_size=config.parallel.pipeline,
-                distributed_timeout_minutes=config.parallel.timeout_minutes,
-            )
-        self.data_rank = parallel_state.get_data_parallel_rank()
-        self.data_size = parallel_state.get_data_parallel_world_size()
-        self.device = platform.device()
-        self._build()
-        self.sampler = Sampler(self.stage, self.architecture.vocab_size, self.device, decoder(config.model.path))
-        self.reference = (
-            [p.detach().to("cpu", copy=True) for p in self.module.parameters()] if self._needs_reference else []
-        )
-
     def _build(self) -> None:
-        """Makes module, model (the module as the schedules take it), optimizer, stage and passes, weights loaded."""
-        self.module: Any = build_model(self.architecture, self.config)
+        self.module = build_model(self.architecture, self.config)
         state.load_weights(self.module, self.checkpoint)
-        self.model: Any = DistributedDataParallel(
+        self.model = DistributedDataParallel(
             config=self.module.config,
             ddp_config=DistributedDataParallelConfig(
                 use_distributed_optimizer=True,
@@ -87,15 +35,11 @@ class MegatronEngine:
             ),
             module=self.module,
         )
-        self.optimizer: Any = get_megatron_optimizer(self._optimizer_config(), [self.model])
+        self.optimizer = get_megatron_optimizer(self._optimizer_config(), [self.model])
         self.module.config.finalize_model_grads_func = finalize_model_grads
         self.module.config.grad_scale_func = self.optimizer.scale_loss
         self.stage = Stage(self.module, self.config)
         self.passes = Passes(self.stage, self.model, self.architecture.vocab_size, self.device)
-
-    @property
-    def _needs_reference(self) -> bool:
-        return self.config.algorithm.reads_reference
 
     def _optimizer_config(self) -> OptimizerConfig:
         chosen = self.config.optimizer
@@ -113,147 +57,9 @@ class MegatronEngine:
             use_distributed_optimizer=True,
         )
 
-    # --- sampling ----------------------------------------------------------------------------------------------------
-
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
-        """Samples responses to all prompts, divided over data parallel ranks; the same result on every rank."""
-        own = range(self.data_rank, len(prompts), self.data_size)
-        groups = self.sampler.generate([prompts[i] for i in own], list(own), sampling) if len(own) else []
-        if self.data_size == 1:
-            return groups
-        gathered: list[Any] = [None] * self.data_size
-        dist.all_gather_object(gathered, groups, group=parallel_state.get_data_parallel_group())
-        return [gathered[i % self.data_size][i // self.data_size] for i in range(len(prompts))]
-
-    def logits(self, ids: Sequence[int]) -> Tensor:
-        """Logits [tokens, vocabulary] in float32 for one sequence, on every rank."""
-        values = self.sampler.logits(ids)
-        if self.config.parallel.pipeline > 1:
-            if values is None:
-                values = torch.empty(len(ids), self.architecture.vocab_size, device=self.device)
-            # Without the vocabulary's padding it is a view with gaps, and gloo sends memory as it lies.
-            values = values.contiguous()
-            last = parallel_state.get_pipeline_model_parallel_last_rank()
-            dist.broadcast(values, last, group=parallel_state.get_pipeline_model_parallel_group())
-        assert values is not None
-        return values
-
-    # --- training ----------------------------------------------------------------------------------------------------
-
-    def logprobs(self, batch: TokenBatch, model: Literal["policy", "reference"] = "policy") -> list[list[float]]:
-        """Log-probabilities of every response's tokens; the same result on every rank."""
-        micro_batches = self._divide(batch)
-        own: dict[int, list[float]] = {}
-        if model == "reference":
-            self._swap_reference()
-        try:
-            with torch.no_grad():
-                results = self.passes.logprobs(micro_batches, batch.temperature)
-        finally:
-            if model == "reference":
-                self._swap_reference()
-        for micro, values in zip(micro_batches, results, strict=True):
-            for row, index in enumerate(micro.indices):
-                own[index] = values[row, : batch.sequences[index].response_length].tolist()
-        gathered: list[Any] = [own]
-        if self.data_size > 1:
-            gathered = [None] * self.data_size
-            dist.all_gather_object(gathered, own, group=parallel_state.get_data_parallel_group())
-        merged = {index: values for part in gathered for index, values in part.items()}
-        return [merged[i] for i in range(len(batch.sequences))]
-
-    def train_step(
-        self, batch: TokenBatch, loss: Loss, *, learning_rate: float, reference: bool = False
-    ) -> dict[str, float]:
-        """One optimizer step on the whole batch; see `PolicyEngine.train_step`."""
-        micro_batches = self._divide(batch)
-        references: list[Tensor] | None = None
-        if reference:
-            self._swap_reference()
-            try:
-                with torch.no_grad():
-                    references = self.passes.logprobs(micro_batches, batch.temperature)
-            finally:
-                self._swap_reference()
-        sums = self._gradient(micro_batches, loss, batch.temperature, references)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate * group.get("lr_mult", 1.0)
-            # megatron-core leaves this to its own scheduler; without it biases and norms would be decayed as well.
-            group["weight_decay"] = self.config.optimizer.weight_decay * group.get("wd_mult", 1.0)
-        self.optimizer.prepare_grads()
-        grad_norm = float(self.optimizer.get_grad_norm())
-        # megatron-core's float32 and bfloat16 optimizers would step into whatever they are given.
-        stepped = math.isfinite(grad_norm) and math.isfinite(sums["loss"])
-        if stepped:
-            self.optimizer.step()
-            finite.check_weights(self.module, "after the update")
-        return sums | {"grad_norm": grad_norm, "stepped": float(stepped)}
-
     def _gradient(
         self, micro_batches: list[PackedBatch], loss: Loss, temperature: float, references: list[Tensor] | None
     ) -> dict[str, float]:
-        """Leaves the batch's gradient in the model, in place of any before; returns the loss's sums."""
         self.model.zero_grad_buffer()
         self.optimizer.zero_grad()
         return self.passes.gradient(micro_batches, loss, temperature, references)
-
-    def _divide(self, batch: TokenBatch) -> list[PackedBatch]:
-        limit = self.config.parallel.micro_batch_tokens
-        shares = divide(batch.sequences, tokens=limit)
-        costs = [share.cost for share in shares]
-        bins = fill(costs, deal(costs, self.data_size)[self.data_rank], tokens=limit)
-        lengths = [max(1, sum(costs[i] for i in chosen)) for chosen in bins]
-        if self.config.parallel.pipeline > 1:
-            # Stages exchange activations of one shape.
-            lengths = [max(lengths)] * len(lengths)
-        multiple = self.config.parallel.tensor if self.config.parallel.sequence else 1
-        if self.config.model.fp8 != "none":
-            multiple *= _FP8_MULTIPLE
-        return [
-            pack(
-                batch.sequences,
-                [shares[i] for i in chosen],
-                length=-(-length // multiple) * multiple,
-                where=self.device,
-            )
-            for chosen, length in zip(bins, lengths, strict=True)
-        ]
-
-    def _swap_reference(self) -> None:
-        """Exchanges the policy's weights with the reference's; called twice it changes nothing."""
-        for parameter, other in zip(self.module.parameters(), self.reference, strict=True):
-            held = parameter.detach().to(other.device, copy=True)
-            parameter.data.copy_(other)
-            other.copy_(held)
-
-    # --- checkpoints -------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def saves(self) -> state.Saves:
-        """The saves under way; waiting for one has `parallel.timeout_minutes`."""
-        return state.Saves(deadline_s=60 * self.config.parallel.timeout_minutes)
-
-    @property
-    def _stored_optimizer(self) -> Any:
-        """The optimizer as checkpoints hold it."""
-        return self.optimizer
-
-    def save(self, folder: Path, loop_state: dict[str, Any]) -> None:
-        """Takes a snapshot of model, optimizer and `loop_state` and begins to write it; see `PolicyEngine.save`."""
-        where = f"at the save of {folder}, which is not made"
-        finite.check_weights(self.module, where)
-        finite.check_optimizer(self.optimizer, where)
-        self.saves.start(self.module, self._stored_optimizer, self.checkpoint, folder, loop_state)
-
-    def finish_saves(self, wait: bool, before: Callable[[], None] = lambda: None) -> Path | None:
-        """Publishes what all ranks have written, by one rename on rank 0; see `PolicyEngine.finish_saves`."""
-        return self.saves.finish(wait, before)
-
-    def load(self, folder: Path) -> dict[str, Any]:
-        """Restores model and optimizer from a checkpoint of `save`; returns the loop's state."""
-        return state.load_checkpoint(self.module, self._stored_optimizer, folder)
-
-    def close(self) -> None:
-        """Gives up an unpublished save and forgets the model parallel groups; the process group stays."""
-        self.saves.close()
-        parallel_state.destroy_model_parallel()

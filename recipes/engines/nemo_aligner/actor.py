@@ -27,10 +27,10 @@ from nemo_aligner.utils.train_utils import set_sync_funcs
 from torch import Tensor
 
 from recipes.engines.base import EngineError
-from recipes.engines.megatron.attention import Norm, Packing, RotaryTable, SdpaAttention
-from recipes.engines.megatron.batching import PackedBatch
-from recipes.engines.megatron.model import Stage, mark_shards
-from recipes.engines.megatron.passes import Passes
+from recipes.engines.core.attention import Norm, Packing, RotaryTable, SdpaAttention
+from recipes.engines.core.batching import PackedBatch
+from recipes.engines.core.passes import Passes
+from recipes.engines.core.stage import Stage, mark_shards
 from recipes.rl.losses import Loss
 from recipes.runtime.config import Config
 

@@ -1,7 +1,7 @@
 """Checkpoints in NeMo's form, as megatron-core 0.10 writes them.
 
 A training checkpoint is the folder of a `.nemo`: `model_config.yaml` and `model_weights/`, beside them the hf/ files,
-the manifest, `optimizer/` and `state.json` of `recipes.engines.megatron.state`. Conversion brings it back to Hugging
+the manifest, `optimizer/` and `state.json` of `recipes.engines.core.state`. Conversion brings it back to Hugging
 Face, and a run may start from it. Optimizer state is saved by parameter, so TP, PP and DP may differ
 between save and load.
 """
@@ -15,7 +15,7 @@ import torch
 
 from conversion import nemo
 from conversion.checkpoint import HF_DIR, Checkpoint
-from recipes.engines.megatron import state
+from recipes.engines.core import state
 
 
 class ModelSpaceOptimizer:

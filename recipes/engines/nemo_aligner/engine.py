@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from recipes.engines.megatron import state
-from recipes.engines.megatron.batching import PackedBatch
-from recipes.engines.megatron.engine import MegatronEngine
+from recipes.engines.core import state
+from recipes.engines.core.batching import PackedBatch
+from recipes.engines.core.engine import GPTEngine
 from recipes.engines.nemo_aligner import settings
 from recipes.engines.nemo_aligner.actor import ActorBatch, MegatronGPTGRPOActorModel
 from recipes.engines.nemo_aligner.checkpoints import ModelSpaceOptimizer, NemoSaves
@@ -24,7 +24,7 @@ from recipes.rl.losses import Loss
 from recipes.runtime.launch import is_leader
 
 
-class NemoAlignerEngine(MegatronEngine):
+class NemoAlignerEngine(GPTEngine):
     """A policy trained by NeMo-Aligner's actor model; every method is collective over all ranks."""
 
     def _build(self) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from recipes.engines.base import TokenSequence
-from recipes.engines.megatron.attention import Packing
+from recipes.engines.core.attention import Packing
 
 
 @dataclass(frozen=True)

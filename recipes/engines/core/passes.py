@@ -15,9 +15,9 @@ from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
-from recipes.engines.megatron.batching import PackedBatch
-from recipes.engines.megatron.model import Stage
-from recipes.engines.megatron.vocabulary import token_logprobs
+from recipes.engines.core.batching import PackedBatch
+from recipes.engines.core.stage import Stage
+from recipes.engines.core.vocabulary import token_logprobs
 from recipes.rl.losses import Loss, TokenValues
 
 

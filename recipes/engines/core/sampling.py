@@ -19,10 +19,10 @@ from torch import Tensor
 from conversion.checkpoint import open_checkpoint
 from conversion.tokenizer_check import read_tokenizer
 from recipes.engines.base import Completion, EngineError, NonFiniteError, Sampling
-from recipes.engines.megatron.attention import KVCache, SdpaAttention
-from recipes.engines.megatron.drawing import choose, uniform_draws
-from recipes.engines.megatron.finite import check_weights
-from recipes.engines.megatron.model import Stage
+from recipes.engines.core.attention import KVCache, SdpaAttention
+from recipes.engines.core.drawing import choose, uniform_draws
+from recipes.engines.core.finite import check_weights
+from recipes.engines.core.stage import Stage
 
 Decode = Callable[[list[list[int]]], list[str]]
 # Rows are dropped from the batch once fewer than this share of it is still being written.

@@ -38,8 +38,8 @@ from conversion.checkpoint import (
 from conversion.digests import file_digest
 from conversion.publishing import partial_path, publish
 from recipes.engines.base import NonFiniteError
-from recipes.engines.megatron.finite import check_weights
-from recipes.engines.megatron.writer import WriterProcess
+from recipes.engines.core.finite import check_weights
+from recipes.engines.core.writer import WriterProcess
 from recipes.runtime import platform
 from recipes.runtime.agreement import any_rank
 

@@ -1,0 +1,69 @@
+"""One rank's pipeline stage of a GPTModel, in the parts that packed batches and the sampler need."""
+
+from __future__ import annotations
+
+from megatron.core import parallel_state, tensor_parallel
+from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.tensor_parallel.layers import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+    set_tensor_model_parallel_attributes,
+)
+from torch import Tensor
+
+from recipes.engines.core.attention import Packing, RotaryTable
+from recipes.runtime.config import Config
+
+
+def mark_shards(model: GPTModel) -> None:
+    """Marks the weights that are divided over tensor parallel ranks.
+
+    megatron-core does so while it initialises weights, which is skipped here; unmarked, they count as copies, and the
+    gradient norm is that of the first rank's shards alone.
+    """
+    for module in model.modules():
+        if isinstance(module, VocabParallelEmbedding | ColumnParallelLinear | RowParallelLinear):
+            weight = module.weight
+            if weight is not None and not hasattr(weight, "tensor_model_parallel"):
+                dimension = 1 if isinstance(module, RowParallelLinear) else 0
+                set_tensor_model_parallel_attributes(weight, True, dimension, 1)
+
+
+class Stage:
+    """This rank's pipeline stage in its parts: embedding (first stage), layers, output matrix (last stage).
+
+    GPTModel's own forward pass would make logits of every token, and knows no positions but 0, 1, 2, ...
+    """
+
+    def __init__(self, model: GPTModel, config: Config) -> None:
+        self.model = model
+        self.rotary = RotaryTable(model.rotary_pos_emb, config.model.max_length)
+        self.first = parallel_state.is_pipeline_first_stage()
+        self.last = parallel_state.is_pipeline_last_stage()
+
+    def hidden(self, ids: Tensor, positions: Tensor, packing: Packing | None = None) -> Tensor:
+        """Hidden states [tokens, rows, hidden size] of ids [rows, tokens] at positions [tokens, rows or 1].
+
+        A later stage takes its input from `set_input_tensor` instead. Under sequence parallelism it is this rank's part
+        of the tokens.
+        """
+        states = self.model.embedding(input_ids=ids, position_ids=None) if self.first else None
+        return self.model.decoder(
+            hidden_states=states,
+            attention_mask=None,
+            rotary_pos_emb=self.rotary.at(positions),
+            packed_seq_params=packing,
+        )
+
+    @property
+    def output_weight(self) -> Tensor:
+        """[vocabulary / tensor parallel size, hidden size], this rank's part of the output matrix (last stage)."""
+        shared = self.model.share_embeddings_and_output_weights
+        return self.model.shared_embedding_or_output_weight() if shared else self.model.output_layer.weight
+
+    def to_output(self, states: Tensor) -> Tensor:
+        """Hidden states [tokens, hidden size] of a packed row, whole on every rank, whose gradients are added up."""
+        if self.model.config.sequence_parallel:
+            return tensor_parallel.gather_from_sequence_parallel_region(states)[:, 0]
+        return tensor_parallel.copy_to_tensor_model_parallel_region(states)[:, 0]

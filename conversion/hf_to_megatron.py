@@ -24,7 +24,7 @@ from conversion.checkpoint import (
     open_checkpoint,
     write_manifest,
 )
-from conversion.errors import HuggingFaceError
+from conversion.errors import DestinationError, HuggingFaceError
 from conversion.families import Entry
 from conversion.finite import check_finite
 from conversion.hf_folder import HuggingFaceModel, open_model
@@ -151,6 +151,24 @@ def _pieces(model: HuggingFaceModel, entry: Entry) -> Iterator[tuple[int, torch.
         base += rows
 
 
+def made_before(src: Path, dst: Path) -> Checkpoint:
+    """The checkpoint `dst`, which was made of the folder `src`, whose weights may be gone since.
+
+    Raises:
+        CheckpointError: `dst` is no whole checkpoint.
+        DestinationError: it was made of another folder, or of weights of other sizes.
+    """
+    made = open_checkpoint(dst)
+    source = made.manifest.source
+    files = [(src / name, size) for name, size in source.files.items()]
+    changed = [path for path, size in files if path.exists() and path.stat().st_size != size]
+    if source.path != str(src.resolve()):
+        raise DestinationError(f"{dst}: was made of {source.path}, not of {src.resolve()}; choose another destination")
+    if changed:
+        raise DestinationError(f"{dst}: was made of another {changed[0]} than is there; choose another destination")
+    return made
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = console.conversion_parser(
@@ -161,20 +179,32 @@ def main(argv: list[str] | None = None) -> int:
         dst="checkpoint folder to create",
     )
     parser.add_argument("--layout", choices=LAYOUTS, default="megatron", help="form of DST (default: %(default)s)")
+    parser.add_argument(
+        "--reuse",
+        action="store_true",
+        help="leave DST as it is where it was made of SRC, if by another process",
+    )
     arguments = parser.parse_args(argv)
     return _command(arguments)
 
 
 def _command(arguments: argparse.Namespace) -> int:
     console.warn_of_leftovers(arguments.dst)
-    checkpoint = convert(
-        arguments.src,
-        arguments.dst,
-        dtype=console.dtype(arguments.dtype),
-        layout=arguments.layout,
-        force=arguments.force,
-        progress=console.progress_bar,
-    )
+    checkpoint = made_before(arguments.src, arguments.dst) if arguments.reuse and arguments.dst.exists() else None
+    try:
+        checkpoint = checkpoint or convert(
+            arguments.src,
+            arguments.dst,
+            dtype=console.dtype(arguments.dtype),
+            layout=arguments.layout,
+            force=arguments.force,
+            progress=console.progress_bar,
+        )
+    except DestinationError:
+        # What another process has published meanwhile is as good.
+        if not (arguments.reuse and arguments.dst.exists()):
+            raise
+        checkpoint = made_before(arguments.src, arguments.dst)
     made = checkpoint.manifest
     for note in checkpoint.family.read(checkpoint.hf_config).left_out():
         print(f"note: {note}", file=sys.stderr)

@@ -10,6 +10,7 @@ Left out: a lock on DST; of two commands that build the same DST the second to f
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -93,9 +94,11 @@ def publish(tmp: str | os.PathLike[str], dst: str | os.PathLike[str], *, force: 
         target.rename(replaced)
     try:
         built.rename(target)
-    except OSError:
+    except OSError as error:
         if replaced is not None:
             replaced.rename(target)
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise DestinationError(f"{target}: another process has just put it there") from error
         raise
     _fsync(target.parent)
     if replaced is not None:

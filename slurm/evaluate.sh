@@ -48,23 +48,18 @@ case ${1:-} in
   [[ $NAME == *[![:space:]]* && $NAME != @(*/*|.|..) ]] ||
     fail 2 "NAME=$NAME: expected a name that a file can have, without /"
   need_one_line NAME
-  whole_path CHECKPOINT
   if [[ -n $MODEL ]]; then
     [[ -z $CHECKPOINT ]] || fail 2 "MODEL and CHECKPOINT are both set; set the one to evaluate"
     need_model
-  elif [[ -z $CHECKPOINT ]]; then
-    CHECKPOINT=$(last_checkpoint)
+  elif [[ -n $CHECKPOINT ]]; then
+    need_checkpoint
   else
-    [[ -f $CHECKPOINT/manifest.json ]] || fail 2 "CHECKPOINT=$CHECKPOINT: no manifest.json there; expected a checkpoint"
+    START=$(last_checkpoint)
   fi
-  if [[ -n $CHECKPOINT ]]; then mount_folder "$CHECKPOINT"; fi
   ;;
 esac
 begin "$@"
-if [[ -n $MODEL ]]; then
-  convert_model
-  CHECKPOINT=$START
-fi
+convert_model
 start_reward_server
-evaluate_model "$NAME"
+evaluate_model "$NAME" "$START"
 finish

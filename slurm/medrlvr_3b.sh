@@ -20,7 +20,9 @@
 # The signal comes 10 minutes ahead of the time limit, for the step under way and its checkpoint.
 #
 # Settings, from the environment:
-#   MODEL             Hugging Face model folder (required)
+#   MODEL             Hugging Face model folder (required, unless CHECKPOINT says what to begin with)
+#   CHECKPOINT        Megatron checkpoint to begin with, such as checkpoints/step_N of an SFT run; RELEASE is then
+#                     compared with MODEL, where that is set
 #   DATA              training examples, JSONL; several files with commas between (required)
 #   TEST_DATA         examples to evaluate the trained model on; none if empty
 #   RELEASE           folder for the release in Hugging Face's form; none if empty
@@ -30,6 +32,7 @@ set -euo pipefail
 
 JOB_FILE=medrlvr_3b.sh GPU_JOB=grpo
 MODEL=${MODEL:-}
+CHECKPOINT=${CHECKPOINT:-}
 DATA=${DATA:-}
 TEST_DATA=${TEST_DATA:-}
 RELEASE=${RELEASE:-}

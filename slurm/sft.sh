@@ -15,10 +15,12 @@
 #   DRY_RUN=1 MODEL=... DATA=... CONTAINER_IMAGE=... slurm/sft.sh    prints the commands, needs no Slurm
 #
 # Rows of DATA want a meta.trace (python -m recipes.sft --help). The checkpoint is one that GRPO may begin with:
-# RUN/checkpoints/step_N. Submitted again with the same RUN the job goes on.
+# CHECKPOINT=RUN/checkpoints/step_N. Submitted again with the same RUN the job goes on.
 #
 # Settings, from the environment:
-#   MODEL             Hugging Face model folder (required)
+#   MODEL             Hugging Face model folder (required, unless CHECKPOINT says what to begin with)
+#   CHECKPOINT        Megatron checkpoint to begin with, such as checkpoints/step_N of an SFT run; RELEASE is then
+#                     compared with MODEL, where that is set
 #   DATA              training examples, JSONL; several files with commas between (required)
 #   TEST_DATA         examples to evaluate the trained model on; none if empty
 #   RELEASE           folder for the release in Hugging Face's form; none if empty
@@ -28,6 +30,7 @@ set -euo pipefail
 
 JOB_FILE=sft.sh GPU_JOB=sft
 MODEL=${MODEL:-}
+CHECKPOINT=${CHECKPOINT:-}
 DATA=${DATA:-}
 TEST_DATA=${TEST_DATA:-}
 RELEASE=${RELEASE:-}
@@ -44,11 +47,11 @@ fi
 # shellcheck source=slurm/lib/job.sh
 . "$REPO/slurm/lib/job.sh"
 
-need_grpo_inputs "$@"
+need_training_inputs "$@"
 begin "$@"
 convert_model
 train recipes.sft
 if [[ -n $TEST_DATA ]]; then start_reward_server; fi
-evaluate_model after
+evaluate_model after "$TRAINED"
 release_model
 finish

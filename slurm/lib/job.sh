@@ -62,8 +62,9 @@ FORCE=${FORCE:-0}
 DRY_RUN=${DRY_RUN:-0}
 # What a shell on a GPU node may have left behind; ranks would take it for their own.
 unset RANK WORLD_SIZE LOCAL_RANK
-# The converted model, in the form that the engine begins with.
-START=$RUN/$([[ $ENGINE == nemo_aligner ]] && echo model.nemo || echo megatron)
+# What the job begins with: the converted model, in the form that the engine takes, unless a CHECKPOINT is given.
+CONVERTED=$RUN/$([[ $ENGINE == nemo_aligner ]] && echo model.nemo || echo megatron)
+START=$CONVERTED
 # How many lives in a row may end where they began.
 MAX_IDLE_LIVES=3
 # More steps than a life has, restarts of the reward server with them.
@@ -124,6 +125,13 @@ need_model() { # MODEL, mounted with the folder that the links of a Hugging Face
   mount_folder "$(dirname "$(realpath "$MODEL/config.json")")"
 }
 
+need_checkpoint() { # CHECKPOINT, with which the job begins
+  whole_path CHECKPOINT
+  [[ -f $CHECKPOINT/manifest.json ]] || fail 2 "CHECKPOINT=$CHECKPOINT: no manifest.json there; expected a checkpoint"
+  mount_folder "$CHECKPOINT"
+  START=$CHECKPOINT
+}
+
 need_release() { # RELEASE, whose folder is to be written in
   whole_path RELEASE
   if [[ -n $MODEL && ($RELEASE/ == "$MODEL"/* || $MODEL/ == "$RELEASE"/*) ]]; then
@@ -136,21 +144,22 @@ need_release() { # RELEASE, whose folder is to be written in
   mount_folder "$(dirname "$RELEASE")"
 }
 
-need_grpo_inputs() { # ARGUMENT...: what training takes, unless only help is asked for
+need_training_inputs() { # ARGUMENT...: what training takes, unless only help is asked for
   case ${1:-} in -h | --help) return ;; esac
-  need_model
+  if [[ -n $CHECKPOINT ]]; then need_checkpoint; fi
+  if [[ -n $MODEL || -z $CHECKPOINT ]]; then need_model; fi
   need_files DATA "a JSONL file of training examples"
   if [[ -n $TEST_DATA ]]; then need_files TEST_DATA "a JSONL file of test examples"; fi
   if [[ -n $RELEASE ]]; then need_release; fi
 }
 
 grpo_job() { # ARGUMENT...: from MODEL to a checkpoint, its evaluation and its release
-  need_grpo_inputs "$@"
+  need_training_inputs "$@"
   begin "$@"
   convert_model
   start_reward_server
   train recipes.grpo
-  evaluate_model after
+  evaluate_model after "$TRAINED"
   release_model
   finish
 }
@@ -162,7 +171,7 @@ need_extra() { # fills WORDS with the settings of EXTRA, which may not say again
     key=${WORDS[i]%%=*} own=
     case ${key##+} in
     output) own=RUN ;;
-    model.path) own="MODEL, or CHECKPOINT of evaluate.sh" ;;
+    model.path) own="MODEL or CHECKPOINT" ;;
     data.train) own=DATA ;;
     data.test) own=TEST_DATA ;;
     engine) own=ENGINE ;;
@@ -172,7 +181,7 @@ need_extra() { # fills WORDS with the settings of EXTRA, which may not say again
       EXTRA_FILES=${WORDS[i]#*=}
       if [[ $EXTRA_FILES != [[]*[^[:space:]]*[]] ]]; then continue; fi
       EXTRA_FILES=${EXTRA_FILES:1:-1}
-      need_files EXTRA_FILES "a JSONL file for EXTRA's data.validation"
+      need_files EXTRA_FILES "a JSONL file of validation examples" "EXTRA: data.validation"
       WORDS[i]="$key=[$(as_text "$EXTRA_FILES")]"
       ;;
     esac
@@ -191,9 +200,7 @@ settings() { # MODEL_PATH MORE...: fills SETTINGS, the overrides of training, ev
 }
 
 model_to_check() { # prints the model that the job will begin with, as far as it is there
-  if [[ $GPU_JOB == evaluate && -n $CHECKPOINT ]]; then
-    printf '%s' "$CHECKPOINT"
-  elif [[ -f $START/manifest.json || -z ${MODEL:-} ]]; then
+  if [[ -f $START/manifest.json || -z $MODEL ]]; then
     printf '%s' "$START"
   else
     printf '%s' "$MODEL"
@@ -321,11 +328,12 @@ look_before() { # the settings on the first node, and a canary on every rank, be
 
 # --- the steps --------------------------------------------------------------------------------------------------------
 
-convert_model() { # MODEL to START, unless it is there
+convert_model() { # MODEL to START, unless that is there, or is CHECKPOINT or a run's last one
   local layout=()
-  if [[ -f $START/manifest.json ]]; then return; fi
+  if [[ $START != "$CONVERTED" ]]; then return; fi
   if [[ $ENGINE == nemo_aligner ]]; then layout=(--layout nemo); fi
-  on_head "$CPUS_PER_TASK" "$PYTHON" -m conversion.hf_to_megatron "$MODEL" "$START" "${layout[@]}"
+  # Another job of this run may be at it too, and a RUN may hold another MODEL.
+  on_head "$CPUS_PER_TASK" "$PYTHON" -m conversion.hf_to_megatron "$MODEL" "$START" --reuse "${layout[@]}"
   run_step conversion
 }
 
@@ -333,13 +341,13 @@ train() { # MODULE: goes on from the run's last checkpoint, or begins with the c
   settings "$START" ${REWARD_URL:+"reward.url=$REWARD_URL"}
   on_every_gpu "$PYTHON" -m "$1" "${SETTINGS[@]}"
   run_step training
-  CHECKPOINT=$(last_checkpoint)
-  RESULT="checkpoint $CHECKPOINT"
+  TRAINED=$(last_checkpoint)
+  RESULT="checkpoint $TRAINED"
 }
 
-evaluate_model() { # NAME: answers TEST_DATA with CHECKPOINT, where there is any
+evaluate_model() { # NAME CHECKPOINT: answers TEST_DATA, where there is any
   if [[ -z ${TEST_DATA:-} ]]; then return; fi
-  settings "$CHECKPOINT" "reward.url=$REWARD_URL" "name=$(as_text "$1")"
+  settings "$2" "reward.url=$REWARD_URL" "name=$(as_text "$1")"
   on_every_gpu "$PYTHON" -m recipes.evaluate "${SETTINGS[@]}"
   run_step evaluation
   RESULT="${RESULT:+$RESULT, }evaluation $RUN/evaluation/$1.json"

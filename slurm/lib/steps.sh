@@ -68,9 +68,9 @@ whole_path() { # NAME...: makes these paths whole, since steps run in a folder o
   done
 }
 
-need_files() { # NAME WHAT: files with commas between, in quotes where a name has one; made whole paths and mounted
-  local rest=${!1} element file made=() quoted=$'^[ \t\n]*(\'([^\']+)\'|"([^"]+)")[ \t\n]*(,|$)'
-  [[ $rest == *[![:space:]]* ]] || fail 2 "$1 is not set; set it to $2"
+need_files() { # NAME WHAT [LABEL]: files with commas between, in quotes where a name has one; made whole paths, mounted
+  local label=${3:-$1} rest=${!1} element file made=() quoted=$'^[ \t\n]*(\'([^\']+)\'|"([^"]+)")[ \t\n]*(,|$)'
+  [[ $rest == *[![:space:]]* ]] || fail 2 "$label is not set; set it to $2"
   rest+=,
   while [[ -n $rest ]]; do
     if [[ $rest =~ $quoted ]]; then
@@ -81,13 +81,13 @@ need_files() { # NAME WHAT: files with commas between, in quotes where a name ha
       file=${file#"${file%%[![:space:]]*}"} file=${file%"${file##*[![:space:]]}"}
     fi
     rest=${rest#"$element"}
-    [[ -n $file ]] || fail 2 "$1=${!1}: names a file without a name; is a variable of the shell unset?"
-    [[ $file != *[[:cntrl:]]* ]] || fail 2 "$1: $(printf %q "$file"): no such file; files stand between commas"
+    [[ -n $file ]] || fail 2 "$label=${!1}: names a file without a name; is a variable of the shell unset?"
+    [[ $file != *[[:cntrl:]]* ]] || fail 2 "$label: $(printf %q "$file"): no such file; files stand between commas"
     whole_path file
-    [[ -f $file ]] || fail 2 "$1: $file: no such file; expected $2"
+    [[ -f $file ]] || fail 2 "$label: $file: no such file; expected $2"
     mount_folder "$(dirname "$file")"
     if [[ $file == *,* ]]; then
-      [[ $file != *[\'\"\\]* ]] || fail 2 "$1: $file: a comma and a quote or backslash in one name; rename it"
+      [[ $file != *[\'\"\\]* ]] || fail 2 "$label: $file: a comma and a quote or backslash in one name; rename it"
       file="'$file'"
     fi
     made+=("$file")

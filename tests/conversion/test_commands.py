@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conversion import hf_to_megatron, megatron_to_hf, verify
+from conversion import console, hf_to_megatron, megatron_to_hf, verify
+from conversion.errors import DestinationError
 
 Make = Callable[..., Path]
 _REPOSITORY = Path(__file__).parents[2]
@@ -60,6 +63,32 @@ def test_leftovers_are_pointed_out(hf_folder: Make, tmp_path: Path, capsys: pyte
     (tmp_path / "out.partial-123").mkdir()
     assert hf_to_megatron.main([str(hf_folder("qwen2-tied")), str(tmp_path / "out")]) == 0
     assert "out.partial-123 is left from an interrupted run" in capsys.readouterr().err
+
+
+def test_what_was_made_before_is_used_again(hf_folder: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what another job put there while this one converted; another model at that place is refused."""
+    model, out = Path(shutil.copytree(hf_folder("qwen2-tied"), tmp_path / "hf")), tmp_path / "out"
+    command = [str(model), str(out), "--reuse"]
+    theirs = hf_to_megatron.convert(model, tmp_path / "theirs").path
+
+    @contextmanager
+    def overtaken(_what: str, _total: int) -> Iterator[Callable[[int], None]]:
+        theirs.rename(out)
+        yield lambda _: None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(console, "progress_bar", overtaken)
+        assert hf_to_megatron.main(command) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf", "out"]
+    # The weights may be gone by then.
+    (model / "model.safetensors").rename(tmp_path / "away")
+    assert hf_to_megatron.main(command) == 0
+    other = shutil.copytree(hf_folder("qwen2-untied"), tmp_path / "other")
+    with pytest.raises(DestinationError, match=re.escape(f"{out}: was made of {model}, not of {other}; choose")):
+        hf_to_megatron.main([str(other), str(out), "--reuse"])
+    (model / "model.safetensors").write_bytes(b"")
+    with pytest.raises(DestinationError, match=re.escape(f"{out}: was made of another {model / 'model.safetensors'}")):
+        hf_to_megatron.main(command)
 
 
 def test_verify_names_the_one_changed_value(

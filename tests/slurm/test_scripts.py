@@ -123,7 +123,7 @@ def test_a_reward_node_is_the_second_component(given: dict[str, object]) -> None
 
 def test_the_second_engine_begins_with_its_own_form(given: dict[str, object], tmp_path: Path) -> None:
     plan = _plan(**given, ENGINE="nemo_aligner")
-    assert plan["conversion.hf_to_megatron"][-3:] == [f"{tmp_path}/run/model.nemo", "--layout", "nemo"]
+    assert plan["conversion.hf_to_megatron"][-4:] == [f"{tmp_path}/run/model.nemo", "--reuse", "--layout", "nemo"]
     assert {"engine=nemo_aligner", f"model.path={tmp_path}/run/model.nemo"} <= set(plan["recipes.grpo"])
 
 
@@ -192,8 +192,30 @@ def test_a_converted_model_is_not_converted_again(given: dict[str, object], tmp_
     (tmp_path / "run" / "megatron").mkdir(parents=True)
     (tmp_path / "run" / "megatron" / "manifest.json").write_text("{}")
     plan = _plan(**given)
-    assert "conversion.hf_to_megatron" not in plan
+    # Which looks whether it was made of this MODEL, or is being made by another job.
+    words = _after("conversion.hf_to_megatron", plan["conversion.hf_to_megatron"])
+    assert words == [f"{tmp_path}/hf", f"{tmp_path}/run/megatron", "--reuse"]
     assert f"model.path={tmp_path}/run/megatron" in plan["recipes.preflight"]
+
+
+@pytest.mark.parametrize("name", ["grpo_70b", "grpo_7b", "medrlvr_3b", "sft"])
+def test_training_begins_with_a_checkpoint(name: str, given: dict[str, object], tmp_path: Path) -> None:
+    """Such as that of SFT; typed from the folder where it lies, and MODEL is there for the release alone."""
+    warm = tmp_path / "sft" / "step_000004"
+    warm.mkdir(parents=True)
+    (warm / "manifest.json").write_text("{}")
+    changed = {"CHECKPOINT": "sft/step_000004", "TEST_DATA": "test.jsonl", "RELEASE": "out"}
+    for model in ("", tmp_path / "hf"):
+        plan = _plan(REPO / "slurm" / f"{name}.sh", tmp_path, **given | changed | {"MODEL": model})
+        assert "conversion.hf_to_megatron" not in plan
+        for module in (
+            "recipes.preflight",
+            "recipes.canary",
+            f"recipes.{name.split('_')[0].replace('medrlvr', 'grpo')}",
+        ):
+            assert f"model.path={warm}" in plan[module]
+        assert f"model.path={tmp_path}/run/checkpoints/LAST_STEP" in plan["recipes.evaluate"]
+        assert _after(f"{tmp_path}/out", plan["conversion.release"]) == (["--base", str(model)] if model else [])
 
 
 def test_a_container_sees_all_that_the_settings_name(given: dict[str, object], tmp_path: Path) -> None:
@@ -232,6 +254,7 @@ def test_a_container_sees_all_that_the_settings_name(given: dict[str, object], t
     [
         ({"MODEL": ""}, "MODEL is not set; set it to a Hugging Face model folder"),
         ({"MODEL": "/nowhere"}, "MODEL=/nowhere: no config.json there; expected a Hugging Face model folder"),
+        ({"CHECKPOINT": "/nowhere"}, "CHECKPOINT=/nowhere: no manifest.json there; expected a checkpoint"),
         ({"DATA": ""}, "DATA is not set; set it to a JSONL file of training examples"),
         ({"DATA": "/nowhere.jsonl"}, "DATA: /nowhere.jsonl: no such file; expected a JSONL file of training examples"),
         ({"TEST_DATA": "/no.jsonl"}, "TEST_DATA: /no.jsonl: no such file; expected a JSONL file of test examples"),
@@ -258,7 +281,8 @@ def test_a_container_sees_all_that_the_settings_name(given: dict[str, object], t
         ({"EXTRA": "a=1\nb='c d"}, "EXTRA: b='c d: a quote is left open"),
         ({"EXTRA": "a=[1, 2 b=3"}, "EXTRA: a=[1, 2 b=3: a bracket is left open"),
         ({"EXTRA": "+output=/elsewhere"}, "EXTRA: +output=/elsewhere: set it by RUN, which other steps of the job"),
-        ({"EXTRA": "data.validation=[no.jsonl]"}, f"EXTRA_FILES: {REPO}/no.jsonl: no such file; expected a JSONL file"),
+        ({"EXTRA": "model.path=/warm"}, "EXTRA: model.path=/warm: set it by MODEL or CHECKPOINT, which other steps"),
+        ({"EXTRA": "data.validation=[no.jsonl]"}, f"EXTRA: data.validation: {REPO}/no.jsonl: no such file; expected a"),
         ({"RELEASE": REPO}, f"RELEASE={REPO}: exists; choose another folder, or set FORCE=1 to replace it"),
         ({"CONTAINER": "pyxis", "CONTAINER_IMAGE": "no.sqsh"}, f"CONTAINER_IMAGE={REPO}/no.sqsh: no such file"),
         ({"DRY_RUN": "0"}, "not in a Slurm job; submit it with sbatch, or set DRY_RUN=1"),

@@ -280,8 +280,8 @@ def _training_data(checkpoint: Path, origin: Mapping[str, Any]) -> tuple[Counter
         if not source.strip() or licence.strip().lower() in ("", "unknown"):
             raise ReleaseError(
                 f"{state}: {count} training rows of source {source!r} name no license, so nobody can say what binds "
-                "those who use the model; train on rows that do, or export without a release by "
-                "`python -m conversion.megatron_to_hf`"
+                "those who use the model; give each row its licence in the field 'license' and train on these, or "
+                "export without a release by `python -m conversion.megatron_to_hf`"
             )
     if not rows:
         raise ReleaseError(f"{state}: names no training data; the card states their licences")

@@ -43,8 +43,8 @@ def run_origin(config: Config, stage: Stage, examples: Sequence[Example]) -> dic
     if bare:
         # Said while the rows can still be mended: other files are another run.
         print(
-            f"note: {bare} of {len(examples)} training rows name no license; conversion.release will refuse what is "
-            "trained on them",
+            f"note: {bare} of {len(examples)} training rows have no licence in their field 'license'; "
+            "conversion.release will refuse what is trained on them",
             file=sys.stderr,
         )
     return {

@@ -133,6 +133,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "reward.match": ("strict", "lenient"),
     "reward.format": ("strict", "lenient"),
     "reward.length_shape": ("preset", "l1", "dapo"),
+    # Of the metrics those that are better the higher they are, and that training measures.
+    "trainer.best": tuple(f"{what}/{of}" for what in ("accuracy", "reward") for of in ("mean", *_KINDS))
+    + tuple(f"reward/{of}/{part}" for of in ("component", *_KINDS) for part in _COMPONENTS),
 }
 
 

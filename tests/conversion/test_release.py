@@ -280,7 +280,7 @@ def test_an_evaluation_that_proves_nothing_is_refused(
         (
             "state.json",
             b'{"step": 1, "origin": {"model": "", "rows": [["web", "unknown", 7]], "data": [], "before": null}}',
-            r"7 training rows of source 'web' name no license",
+            r"7 training rows of source 'web' name no license, .*; give each row its licence in the field 'license'",
         ),
     ],
 )

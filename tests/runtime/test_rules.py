@@ -17,7 +17,7 @@ NEEDED = ("output=run", "model.path=checkpoint")
 _NUMBERS = (int, float, int | None, float | None, tuple[float, float])
 # Any text goes: names, paths, and what the rules between keys look at.
 _FREE_TEXTS = {"name", "output", "model.path", "model.architecture", "reward.preset", "reward.url"}
-_FREE_TEXTS |= {"trainer.best", "cluster.name"}
+_FREE_TEXTS |= {"cluster.name"}
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +81,7 @@ def test_nan_infinity_and_negative_numbers_are_refused_by_key(key: str, defaults
         (["rollout.min_new_tokens=0"], "rollout.min_new_tokens=0: expected at least 1"),
         (["reward.attempt_timeout_s=30", "reward.total_timeout_s=5"], "is above reward.total_timeout_s=5"),
         (["reward.preset="], "reward.preset= is empty"),
+        (["trainer.best=nope"], "trainer.best=nope: expected one of accuracy/mean, accuracy/choice, "),
         (
             [*(f"reward.length_{key}" for key in ("mode=max", "target=50", "shape=dapo", "buffer=60"))],
             "reward.length_buffer=60 is above reward.length_target=50",

@@ -198,8 +198,8 @@ def test_a_converted_model_is_not_converted_again(given: dict[str, object], tmp_
     assert f"model.path={tmp_path}/run/megatron" in plan["recipes.preflight"]
 
 
-@pytest.mark.parametrize("name", ["grpo_70b", "grpo_7b", "medrlvr_3b", "sft"])
-def test_training_begins_with_a_checkpoint(name: str, given: dict[str, object], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "module"), [("medrlvr_3b", "recipes.grpo"), ("sft", "recipes.sft")])
+def test_training_begins_with_a_checkpoint(name: str, module: str, given: dict[str, object], tmp_path: Path) -> None:
     """Such as that of SFT; typed from the folder where it lies, and MODEL is there for the release alone."""
     warm = tmp_path / "sft" / "step_000004"
     warm.mkdir(parents=True)
@@ -208,12 +208,7 @@ def test_training_begins_with_a_checkpoint(name: str, given: dict[str, object], 
     for model in ("", tmp_path / "hf"):
         plan = _plan(REPO / "slurm" / f"{name}.sh", tmp_path, **given | changed | {"MODEL": model})
         assert "conversion.hf_to_megatron" not in plan
-        for module in (
-            "recipes.preflight",
-            "recipes.canary",
-            f"recipes.{name.split('_')[0].replace('medrlvr', 'grpo')}",
-        ):
-            assert f"model.path={warm}" in plan[module]
+        assert all(f"model.path={warm}" in plan[each] for each in ("recipes.preflight", "recipes.canary", module))
         assert f"model.path={tmp_path}/run/checkpoints/LAST_STEP" in plan["recipes.evaluate"]
         assert _after(f"{tmp_path}/out", plan["conversion.release"]) == (["--base", str(model)] if model else [])
 

@@ -20,6 +20,7 @@ import socket
 import sys
 import tempfile
 from contextlib import AbstractContextManager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -170,8 +171,20 @@ def _serve(listener: socket.socket, workers: int, log_level: str) -> int:
         server = uvicorn.Server(config)
         server.run(sockets=[listener])
         return 0 if server.started else 3
+
+    class Supervisor(Multiprocess):
+        def init_processes(self) -> None:
+            # Started inside, multiprocessing's helper would let Ctrl-C through to what follows.
+            resource_tracker.ensure_running()
+            with lifetime.interrupts_kept_from_children():
+                super().init_processes()
+
+        def keep_subprocess_alive(self) -> None:
+            with lifetime.interrupts_kept_from_children():
+                super().keep_subprocess_alive()
+
     ending = [number for number in (signal.SIGHUP, signal.SIGQUIT) if signal.getsignal(number) == _end]
-    supervisor = Multiprocess(config, sockets=[listener])
+    supervisor = Supervisor(config, sockets=[listener])
     # It means to restart its workers at the one, and to ignore the other.
     for number in ending:
         signal.signal(number, _end)

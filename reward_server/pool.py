@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from reward_server.lifetime import interrupts_kept_from_children
 from reward_server.load import Load
 from reward_server.schema import MAX_BATCH_ITEMS, RequestError
 from reward_server.scorer import LENGTHS, NO_ITEM, PROGRESS
@@ -397,7 +398,8 @@ class _Scorer:
             self._page = mmap.mmap(page, mmap.PAGESIZE)
             inherited = (theirs.fileno(), page)
             command = [sys.executable, "-m", "reward_server.scorer", *map(str, inherited), verifiers, log_level]
-            self.process = subprocess.Popen(command, pass_fds=inherited, stdin=subprocess.DEVNULL)
+            with interrupts_kept_from_children():
+                self.process = subprocess.Popen(command, pass_fds=inherited, stdin=subprocess.DEVNULL)
             opened.pop_all()
         self._socket = ours
         self._reader: asyncio.StreamReader

@@ -129,9 +129,8 @@ def main() -> None:
     descriptor, page, verifiers, log_level = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # The server's Ctrl-C and drain are its own: it still has answers to collect.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    # The server's drain is its own: it still has answers to collect.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     logging.config.dictConfig(logs.configuration(log_level))

@@ -23,6 +23,7 @@ import uvicorn
 from reward_server.app import Settings, create_app
 from reward_server.client import RewardClient, RewardServerUnavailable, ScoreItem
 from reward_server.process import RewardServerProcess
+from tests.conftest import descendants, wait_until_dead
 
 OPTIONS = {"A": "Aspirin", "B": "Heparin", "C": "Warfarin", "D": "Alteplase"}
 
@@ -296,6 +297,34 @@ def test_wrong_arguments_exit_with_2(arguments: tuple[object, ...]) -> None:
     done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=20)
     assert done.returncode == 2
     assert str(arguments[0]) in done.stderr
+
+
+@pytest.mark.parametrize(("workers", "ready"), [(1, False), (2, False), (2, True)])
+def test_ctrl_c_which_reaches_all_processes_of_a_terminal_is_no_traceback(
+    workers: int, ready: bool, tmp_path: Path
+) -> None:
+    """While its processes still import, and when they serve."""
+    log, port = tmp_path / "log", tmp_path / "port"
+    with log.open("wb") as file:
+        server = subprocess.Popen(
+            command("--port", 0, "--workers", workers, "--port-file", port),
+            stderr=file,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+    until = "startup complete" if ready else "Started parent process" if workers > 1 else "Waiting for application"
+    deadline = time.monotonic() + 60
+    while log.read_text().count(until) < (workers if ready else 1):
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.02)
+    time.sleep(0.1)
+    family = descendants(server.pid)
+    assert len(family) >= workers
+    os.killpg(server.pid, signal.SIGINT)
+    assert server.wait(60) == 0
+    assert not wait_until_dead(family, 20)
+    assert "Traceback" not in log.read_text()
+    assert not port.exists()
 
 
 @pytest.mark.parametrize(

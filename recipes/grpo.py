@@ -39,7 +39,7 @@ def train(config: Config) -> None:
     from recipes.rollout.collect import collect
     from recipes.rollout.metrics import rollout_metrics, rollout_records, speed_metrics, update_metrics
     from recipes.rollout.prompts import PromptOrder, make_prompts
-    from recipes.rollout.scoring import check_rows, check_same_reward, reward_definition
+    from recipes.rollout.scoring import RewardError, check_rows, check_same_reward, reward_definition
     from recipes.rollout.server import reward_client
     from recipes.rollout.training import training_data
     from recipes.runtime.agreement import from_leader
@@ -87,7 +87,11 @@ def train(config: Config) -> None:
         going = saving.goes_on(step, seconds)
         while going:
             step, phases = step + 1, Phases()
-            rollout = collect(order, engine, step, tokenizer=tokenizer, client=client, config=config, phases=phases)
+            try:
+                rollout = collect(order, engine, step, tokenizer=tokenizer, client=client, config=config, phases=phases)
+            except RewardError:  # on every rank
+                saving.finish()
+                raise
             rate = learning_rate(config.optimizer, progress(config.trainer, step, seconds), step)
             with phases("train"):
                 data = training_data(rollout.groups, engine, config.algorithm, config.rollout.temperature)

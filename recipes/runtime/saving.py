@@ -72,6 +72,14 @@ class Saving:
             raise interruption.Stopped
         return not finished
 
+    def finish(self) -> None:
+        """Publishes the save under way, as soon as it is written; collective, for a run that cannot go on.
+
+        Raises:
+            CheckpointError: the save failed, on every rank.
+        """
+        self._publish(wait=True)
+
     def _publish(self, wait: bool) -> None:
         """Publishes the save under way, if it is written; never are there more checkpoints than one beside the kept."""
         keep = self._trainer.keep

@@ -111,6 +111,7 @@ def test_a_reward_server_that_dies_ends_the_run_by_name(settings: Settings, tmp_
     folder, log = tmp_path / "run", tmp_path / "log"
     with RewardServerProcess() as server:
         overrides = [f"reward.url={server.url}", "reward.total_timeout_s=3", "reward.attempt_timeout_s=1"]
+        overrides += ["trainer.save_every=1"]
         process = started("recipes.grpo", *settings(folder, "trainer.steps=1000", *overrides), log=log)
         wait_for(lambda: len(steps(folder)) >= 1, process, log)
         family = descendants(process.pid)
@@ -121,6 +122,9 @@ def test_a_reward_server_that_dies_ends_the_run_by_name(settings: Settings, tmp_
     assert f"waiting for the reward server: reward server {server.url}" in output
     assert output.count(f": scoring failed: reward server {server.url} unavailable for 3") == 1
     assert "Traceback" not in output
+    # The save under way was published.
+    assert max(RunFolder(folder).steps()) == max(steps(folder))
+    assert not list((folder / "checkpoints").glob("*.partial-*"))
 
 
 def test_an_unknown_key_is_refused_before_anything_starts(settings: Settings, tmp_path: Path) -> None:

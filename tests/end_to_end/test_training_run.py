@@ -80,7 +80,8 @@ def test_a_resumed_run_is_the_same_run(finished: Path, begun: Path, settings: Se
 
 def test_a_finished_run_started_again_does_nothing(finished: Path, settings: Settings, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (finished / "checkpoints").rglob("*")}
-    run("recipes.grpo", *settings(finished, f"trainer.steps={STEPS}"), log=tmp_path / "log")
+    output = run("recipes.grpo", *settings(finished, f"trainer.steps={STEPS}"), log=tmp_path / "log")
+    assert f"{finished}: finished after step {STEPS}, nothing is left to do; raise trainer.steps" in output
     assert steps(finished) == list(range(1, STEPS + 1))
     assert {path: path.stat().st_mtime_ns for path in (finished / "checkpoints").rglob("*")} == before
 

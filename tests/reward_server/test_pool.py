@@ -137,6 +137,28 @@ def test_whatever_keeps_a_process_from_being_replaced_is_waited_out() -> None:
     run(test)
 
 
+def test_a_process_of_another_release_scores_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was put in the place of the running one, as an update in place would: here a judge of another name."""
+
+    async def test(pool: ScorerPool) -> None:
+        async def replaced(judge: str) -> None:
+            monkeypatch.setenv("MEDATRON_JUDGE_MODEL", judge)
+            victim = pool.pids[0]
+            os.kill(victim, signal.SIGKILL)
+            while pool.pids in ([victim], []):
+                await asyncio.sleep(0.01)
+
+        await replaced("another")
+        with pytest.raises(RequestError, match="presets, which are others on disk than when the server started") as no:
+            await pool.score("score", body("C"))
+        assert no.value.status == 503
+        await replaced("")
+        assert await statuses(pool, "C") == ["correct"]
+
+    monkeypatch.setenv("MEDATRON_JUDGE_MODEL", "")
+    run(test)
+
+
 def test_no_request_waits_for_ever_and_none_is_scored_for_nobody() -> None:
     async def test(pool: ScorerPool) -> None:
         first = asyncio.create_task(pool.score("score", body("RUN AWAY")))

@@ -9,8 +9,9 @@ import pytest
 
 from recipes.engines.base import Completion
 from recipes.rollout.scoring import RewardError, reward_table, score
+from recipes.rollout.server import reward_client
 from recipes.runtime.config import RewardConfig
-from reward_server.client import RewardClient
+from reward_server.client import RewardClient, RewardServerUnavailable
 from reward_server.process import RewardServerProcess
 from tests.rollout.samples import prompt, trajectory
 
@@ -76,6 +77,17 @@ def test_a_server_that_is_gone_is_an_error_and_never_a_zero(process_group: None,
             client=client,
             config=RewardConfig(),
         )
+
+
+def test_a_server_is_given_up_before_the_other_ranks_stop_waiting_for_rank_0() -> None:
+    """Whatever the settings say: otherwise they would end the run, with nothing about the server."""
+    with RewardServerProcess() as server:
+        patient = RewardConfig(url=server.url, total_timeout_s=300)
+        with reward_client(patient, ranks_wait_s=2) as client:
+            assert client is not None
+            server.stop()
+            with pytest.raises(RewardServerUnavailable, match=r"unavailable for 1\.[6-9] s"):
+                client.score("gated", [])
 
 
 def test_a_refused_request_says_why(process_group: None, tokenizer: Any) -> None:

@@ -21,8 +21,8 @@
 #
 # Settings, from the environment:
 #   MODEL             Hugging Face model folder (required, unless CHECKPOINT says what to begin with)
-#   CHECKPOINT        Megatron checkpoint to begin with, such as checkpoints/step_N of an SFT run; RELEASE is then
-#                     compared with MODEL, where that is set
+#   CHECKPOINT        Megatron checkpoint to begin with, such as checkpoints/step_N of an SFT run; MODEL is then what
+#                     RELEASE is compared with
 #   DATA              training examples, JSONL; several files with commas between (required)
 #   TEST_DATA         examples to evaluate the trained model on; none if empty
 #   RELEASE           folder for the release in Hugging Face's form; none if empty

@@ -150,7 +150,10 @@ need_training_inputs() { # ARGUMENT...: what training takes, unless only help is
   if [[ -n $MODEL || -z $CHECKPOINT ]]; then need_model; fi
   need_files DATA "a JSONL file of training examples"
   if [[ -n $TEST_DATA ]]; then need_files TEST_DATA "a JSONL file of test examples"; fi
-  if [[ -n $RELEASE ]]; then need_release; fi
+  if [[ -n $RELEASE ]]; then
+    [[ -n $MODEL ]] || fail 2 "RELEASE is set without MODEL; set MODEL to the base model, which a release is compared with"
+    need_release
+  fi
 }
 
 grpo_job() { # ARGUMENT...: from MODEL to a checkpoint, its evaluation and its release

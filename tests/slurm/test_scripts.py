@@ -204,13 +204,13 @@ def test_training_begins_with_a_checkpoint(name: str, module: str, given: dict[s
     warm = tmp_path / "sft" / "step_000004"
     warm.mkdir(parents=True)
     (warm / "manifest.json").write_text("{}")
-    changed = {"CHECKPOINT": "sft/step_000004", "TEST_DATA": "test.jsonl", "RELEASE": "out"}
-    for model in ("", tmp_path / "hf"):
-        plan = _plan(REPO / "slurm" / f"{name}.sh", tmp_path, **given | changed | {"MODEL": model})
+    changed = {"CHECKPOINT": "sft/step_000004", "TEST_DATA": "test.jsonl"}
+    for more in ({"MODEL": ""}, {"RELEASE": "out"}):
+        plan = _plan(REPO / "slurm" / f"{name}.sh", tmp_path, **given | changed | more)
         assert "conversion.hf_to_megatron" not in plan
         assert all(f"model.path={warm}" in plan[each] for each in ("recipes.preflight", "recipes.canary", module))
         assert f"model.path={tmp_path}/run/checkpoints/LAST_STEP" in plan["recipes.evaluate"]
-        assert _after(f"{tmp_path}/out", plan["conversion.release"]) == (["--base", str(model)] if model else [])
+    assert _after(f"{tmp_path}/out", plan["conversion.release"]) == ["--base", f"{tmp_path}/hf"]
 
 
 def test_a_container_sees_all_that_the_settings_name(given: dict[str, object], tmp_path: Path) -> None:
@@ -249,6 +249,7 @@ def test_a_container_sees_all_that_the_settings_name(given: dict[str, object], t
     [
         ({"MODEL": ""}, "MODEL is not set; set it to a Hugging Face model folder"),
         ({"MODEL": "/nowhere"}, "MODEL=/nowhere: no config.json there; expected a Hugging Face model folder"),
+        ({"CHECKPOINT": "WARM", "MODEL": "", "RELEASE": "/new"}, "RELEASE is set without MODEL; set MODEL to the base"),
         ({"CHECKPOINT": "/nowhere"}, "CHECKPOINT=/nowhere: no manifest.json there; expected a checkpoint"),
         ({"DATA": ""}, "DATA is not set; set it to a JSONL file of training examples"),
         ({"DATA": "/nowhere.jsonl"}, "DATA: /nowhere.jsonl: no such file; expected a JSONL file of training examples"),
@@ -284,8 +285,11 @@ def test_a_container_sees_all_that_the_settings_name(given: dict[str, object], t
     ],
 )
 def test_what_cannot_work_is_refused_with_the_fix(
-    given: dict[str, object], changed: dict[str, object], message: str
+    given: dict[str, object], changed: dict[str, object], message: str, tmp_path: Path
 ) -> None:
+    if changed.get("CHECKPOINT") == "WARM":
+        changed = changed | {"CHECKPOINT": tmp_path}
+        (tmp_path / "manifest.json").touch()
     done = _run(**{"DRY_RUN": 1} | given | changed)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"grpo_70b.sh: {message}")

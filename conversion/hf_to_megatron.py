@@ -29,6 +29,7 @@ from conversion.families import Entry
 from conversion.finite import check_finite
 from conversion.hf_folder import HuggingFaceModel, open_model
 from conversion.merge import PIECE_BYTES, STACKED, merge
+from conversion.model_card import CARD_FILE
 from conversion.publishing import build
 from conversion.tokenizer_check import open_tokenizer
 
@@ -151,22 +152,31 @@ def _pieces(model: HuggingFaceModel, entry: Entry) -> Iterator[tuple[int, torch.
         base += rows
 
 
-def made_before(src: Path, dst: Path) -> Checkpoint:
-    """The checkpoint `dst`, which was made of the folder `src`, whose weights may be gone since.
+def made_before(src: Path, dst: Path, *, dtype: str | None, layout: str) -> Checkpoint:
+    """The checkpoint `dst`, which was made of the folder `src` as it is; of weights, which may be gone, sizes count.
 
     Raises:
         CheckpointError: `dst` is no whole checkpoint.
-        DestinationError: it was made of another folder, or of weights of other sizes.
+        DestinationError: it was made of another folder, or of one that has changed, or in another dtype or layout.
     """
     made = open_checkpoint(dst)
-    source = made.manifest.source
-    files = [(src / name, size) for name, size in source.files.items()]
-    changed = [path for path, size in files if path.exists() and path.stat().st_size != size]
-    if source.path != str(src.resolve()):
-        raise DestinationError(f"{dst}: was made of {source.path}, not of {src.resolve()}; choose another destination")
-    if changed:
-        raise DestinationError(f"{dst}: was made of another {changed[0]} than is there; choose another destination")
+    manifest = made.manifest
+    wanted = (str(src.resolve()), dtype or manifest.dtype, layout)
+    found = (manifest.source.path, manifest.dtype, manifest.layout)
+    ours, theirs = ({name: path / name for name in companion_files(path)} for path in (made.hf_dir, src))
+    changed = [name for name in ours | theirs if not _same(ours.get(name), theirs.get(name)) and name != CARD_FILE]
+    weights = [(name, src / name, size) for name, size in manifest.source.files.items()]
+    changed += [name for name, path, size in weights if path.exists() and path.stat().st_size != size]
+    if found != wanted or changed:
+        than = (
+            f"another {changed[0]} than is there" if found == wanted else f"{' '.join(found)}, not {' '.join(wanted)}"
+        )
+        raise DestinationError(f"{dst}: was made of {than}; choose another destination")
     return made
+
+
+def _same(one: Path | None, other: Path | None) -> bool:
+    return one is not None and other is not None and one.read_bytes() == other.read_bytes()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -190,9 +200,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _command(arguments: argparse.Namespace) -> int:
     console.warn_of_leftovers(arguments.dst)
-    checkpoint = made_before(arguments.src, arguments.dst) if arguments.reuse and arguments.dst.exists() else None
     try:
-        checkpoint = checkpoint or convert(
+        checkpoint = _reused(arguments) or convert(
             arguments.src,
             arguments.dst,
             dtype=console.dtype(arguments.dtype),
@@ -202,14 +211,21 @@ def _command(arguments: argparse.Namespace) -> int:
         )
     except DestinationError:
         # What another process has published meanwhile is as good.
-        if not (arguments.reuse and arguments.dst.exists()):
+        theirs = _reused(arguments)
+        if theirs is None:
             raise
-        checkpoint = made_before(arguments.src, arguments.dst)
+        checkpoint = theirs
     made = checkpoint.manifest
     for note in checkpoint.family.read(checkpoint.hf_config).left_out():
         print(f"note: {note}", file=sys.stderr)
     print(console.converted(checkpoint.path, made.family, made.tensor_count, made.parameter_count, made.dtype))
     return 0
+
+
+def _reused(arguments: argparse.Namespace) -> Checkpoint | None:
+    if not (arguments.reuse and arguments.dst.exists()):
+        return None
+    return made_before(arguments.src, arguments.dst, dtype=arguments.dtype, layout=arguments.layout)
 
 
 if __name__ == "__main__":

@@ -84,11 +84,20 @@ def test_what_was_made_before_is_used_again(hf_folder: Make, tmp_path: Path, mon
     (model / "model.safetensors").rename(tmp_path / "away")
     assert hf_to_megatron.main(command) == 0
     other = shutil.copytree(hf_folder("qwen2-untied"), tmp_path / "other")
-    with pytest.raises(DestinationError, match=re.escape(f"{out}: was made of {model}, not of {other}; choose")):
+    (model / "README.md").write_text("edited")
+    before = f"{out}: was made of {model} float32 megatron, not {model} "
+    for change, said in (
+        (["--dtype", "bfloat16"], f"{before}bfloat16 megatron; choose another destination"),
+        (["--layout", "nemo"], f"{before}float32 nemo"),
+        ([], f"{out}: was made of another model.safetensors than is there"),
+        ([], f"{out}: was made of another tokenizer.json than is there"),
+    ):
+        if not change:
+            (model / ("tokenizer.json" if "tokenizer" in said else "model.safetensors")).write_text("{}")
+        with pytest.raises(DestinationError, match=re.escape(said)):
+            hf_to_megatron.main([*command, *change])
+    with pytest.raises(DestinationError, match=re.escape(f"was made of {model} float32 megatron, not {other} ")):
         hf_to_megatron.main([str(other), str(out), "--reuse"])
-    (model / "model.safetensors").write_bytes(b"")
-    with pytest.raises(DestinationError, match=re.escape(f"{out}: was made of another {model / 'model.safetensors'}")):
-        hf_to_megatron.main(command)
 
 
 def test_verify_names_the_one_changed_value(

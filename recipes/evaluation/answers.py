@@ -13,6 +13,7 @@ import glob
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,17 @@ class Answers:
             file.truncate(whole)
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes further answers down to the disk. Raises OSError; then none of them counts."""
+        """Writes further answers down to the disk. Raises OSError, having said that those before are kept."""
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        with naming(self._partial), self._partial.open("ab") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with naming(self._partial), self._partial.open("ab") as file:
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            kept = f"{len(self.rows)} answers are kept, and the same command goes on behind them"
+            print(f"{self._target}: {kept}", file=sys.stderr, flush=True)
+            raise
         self.rows += [dict(row) for row in rows]
 
     def publish(self) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from conversion.digests import file_digest
 from recipes.data.example import Example, write_examples
@@ -45,6 +48,28 @@ def test_answers_are_on_the_disk_as_they_come(tmp_path: Path) -> None:
     Answers(tmp_path / "after.all.jsonl", {"weights": "a"})
     assert Answers(target, {"weights": "b"}).rows == []
     assert len(list(tmp_path.glob(".after.*.partial"))) == 2, "another evaluation's answers are left alone"
+
+
+def test_a_full_disk_costs_no_answer_before_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The limit of a file's size stands for the disk's, in the middle of a line."""
+    target, rows = tmp_path / "after.jsonl", [_row(number) for number in range(40)]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    answers = Answers(target, {})
+    answers.add(rows[:4])
+    [partial] = tmp_path.glob(".after.*.partial")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (partial.stat().st_size + 150, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as refused:
+            answers.add(rows[4:])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(partial) in str(refused.value)
+    assert capsys.readouterr().err == (f"{target}: 4 answers are kept, and the same command goes on behind them\n")
+    gone_on = Answers(target, {})
+    assert gone_on.rows in (rows[:4], rows[:5])
+    gone_on.add(rows[len(gone_on.rows) :])
+    gone_on.publish()
+    assert [json.loads(line) for line in target.read_text().split("\n")[:-1]] == rows
 
 
 def _example(identity: str, question: str, context: str | None = None) -> Example:

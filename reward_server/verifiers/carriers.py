@@ -79,9 +79,11 @@ LEADS = (
     ),
     _carrier(
         "what it is based on",
-        r"(?:based on|given|considering|according to|with|in view of|from)\s[^,.;:\n]{1,120},\s"
-        r"(?=(?:the|my|i|we|it|this|so|therefore|thus|option|answer)(?![a-z]))",
-        *("Based on the findings, the answer is {}", "Given the presentation, it is {}"),
+        r"(?:based on|given|considering|according to|with|in view of|from|after)\s[^,.;:\n]{1,120},\s"
+        r"(?=(?:the|my|i|we|it|this|so|therefore|thus|option|answer)(?![a-z])"
+        r"|(?-i:[(\[]?[A-N][)\]]?(?:[.,:]?$|[.,:]?\s(?:is|would)\s)))",
+        *("Based on the findings, the answer is {}", "Given the presentation, it is {}", "Given the above, {}"),
+        "After weighing all options, I choose {}",
         tasks=("choice",),
     ),
     _carrier(
@@ -92,7 +94,7 @@ LEADS = (
     ),
     _carrier(
         "JSON",
-        r"[\"'](?:final_)?(?:answer|option|choice)[\"']\s?:\s?",
+        r"[\"'](?:final_|correct_)?(?:answer|option|choice|letter)(?:_(?:choice|option|letter|idx))?[\"']\s?:\s?",
         *('{{"answer": "{}"}}', "{{'answer': '{}'}}"),
         tasks=("choice", "number"),
     ),
@@ -163,6 +165,12 @@ REASONS = (
         r"|given|as|because|since|based|due|patients?|we|my|i hope|treatment|diagnosis|reason|explanation"
         r"|rationale)\s(?=\S+\s\S)",
         *("{}. This drug acts on antithrombin.", "The answer is {}. Keep in mind that A is often picked by mistake."),
+        tasks=("choice",),
+    ),
+    _carrier(
+        "a reason in JSON",
+        r"[\"'],\s?[\"'](?:explanation|reason(?:ing)?|rationale|justification)[\"']\s?:\s?",
+        '{{"answer": "{}", "explanation": "It acts fast."}}',
         tasks=("choice",),
     ),
 )

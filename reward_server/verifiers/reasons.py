@@ -16,6 +16,7 @@ from reward_server.verifiers.phrases import COMMON_WORDS, Span, compared, phrase
 _NAMED = re.compile(
     r"(?i:\b(?:answer|option|choice|choose|pick|select|go with|correct|it's|it is|is)\b)[\s:=(\[]{0,3}"
     r"([A-N])\b(?!\s[a-z]|')"
+    r"|(?i:\b(?:option|choice)\s)([A-N])\b|\b([B-HJ-N])\s(?:works|fits|helps|treats|acts|explains)\b"
     r"|[(\[]\s?([A-N])\s?[)\]]|(?:^|[.;,\n]\s?)([A-N])(?=[\s.,;:]*$|[.):]\s)"
     r"|\b([A-N])(?i:\s(?:is|are|would be|could be|may be|might be)\s"
     r"(?:also|the|a|correct|right|best|better|likely|possible|most)\b)"
@@ -65,11 +66,17 @@ _CONCLUSION = re.compile(r"\b(yes|no|maybe|true|false)(?=\s?(?:[.,;!)\n]|$))", r
 _LABELS_REJECTED = re.compile(
     r"(?i:\b(?:options?|choices?|answers?)\s)?(\(?\b[A-N]\)?(?:(?:,|,?\sand|,?\sor)\s\(?[A-N]\)?)*)"
     r"(?i:\s(?:are|is)\s(?:all\s|both\s|each\s)?"
-    r"(?:incorrect|wrong|false|unlikely|less likely|not (?:correct|right|likely|indicated|appropriate))\b)"
+    r"(?:incorrect|wrong|false|unlikely|less likely|not (?:correct|right|likely|indicated|appropriate|consistent))\b)"
 )
 # "It is not pneumonia", with the other option's text behind it.
 _NOT_BEFORE = re.compile(
     r"\b(?:(?:(?:it|this|that) )?(?:is|was) )?(?:not|unlike|rather than|instead of)\s(?:an?\s|the\s)?$", re.IGNORECASE
+)
+# "It is less effective than warfarin", likewise.
+_LESS_THAN = re.compile(
+    r"\b(?:less|worse|inferior|weaker|slower|poorer|cannot|not as)\b[^.;\n]{0,40}?"
+    r"\b(?:than|to|as|match|replace)\s(?:an?\s|the\s)?$",
+    re.IGNORECASE,
 )
 _ALL_OF_THEM = re.compile(r"all(?: of)? (?:the above|these|them)")
 _POINTING = frozenset({"this", "that", "it", "which", "clear", "obvious", "supported", "based"})
@@ -77,7 +84,8 @@ _REJECTED = re.compile(
     r"\bnot\b|n't\b|\b(?:in contrast|unlike|whereas|compared|would (?:present|cause|show|typically|usually)"
     r"|less(?! (?:harmful|risky|toxic|dangerous))|unlikely|wrong|incorrect|contraindicated|never|without|rather than"
     r"|instead of|fails?|cannot|avoid(?:ed)?|inappropriate|inferior|worse|(?:argues?|speaks?) against|excludes?"
-    r"|ruled? out|rules out|ruling out|less likely)\b",
+    r"|ruled? out|rules out|ruling out|less likely"
+    r"|(?:typically|usually|classically|generally) (?:causes?|presents?|shows?|produces?))\b",
     re.IGNORECASE,
 )
 
@@ -121,6 +129,10 @@ def takes_back(reason: str, letter: str, options: Mapping[str, str]) -> bool:
     reason = _LABELS_REJECTED.sub(" ", reason)
     others = {name: option for name, option in options.items() if option != own and option not in COMMON_WORDS}
     for span in sorted(phrases(reason, others, within=own), key=lambda span: -span.start):
+        if _LESS_THAN.search(reason, max(0, span.start - 80), span.start):
+            return True
+        if label := re.compile(rf"\s?\({span.letter}\)").match(reason, span.end):
+            reason = reason[: span.end] + reason[label.end() :]
         if found := _NOT_BEFORE.search(reason, max(0, span.start - 40), span.start):
             reason = reason[: found.start()] + reason[span.end :]
     if _RETRACTION.search(reason) or re.search(_DENIED.format(letter), reason):
@@ -160,7 +172,7 @@ def _all_rejected(reason: str, spans: Sequence[Span]) -> bool:
 
 
 def _clauses(text: str, spans: Sequence[Span]) -> Iterator[tuple[str, int]]:
-    """Of each clause with options' texts: its other words (theirs may deny something), and how many options there are."""
+    """Of each clause with options' texts: its other words (theirs may deny something), and how many texts there are."""
     held: dict[int, list[Span]] = {}
     for span in spans:
         held.setdefault(max(text.rfind(mark, 0, span.start) for mark in ".;\n,") + 1, []).append(span)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import httpx
 
@@ -11,6 +12,45 @@ from reward_server.client.connections import PerProcess
 from reward_server.client.definition import Definitions
 from reward_server.client.retry import REQUEST_ID, RETRIED, Replicas, headers
 from reward_server.client.wire import PresetInfo, Score, ScoreItem, batch_body, batches, check_ids, join, read_batch
+
+# httpcore looks at all of a pool's connections and waiting requests for each request.
+_POOL_CONNECTIONS = 64
+
+
+class _Connections:
+    """Room for so many requests at a time, over as many pools of connections as that takes."""
+
+    def __init__(self, concurrency: int, sent: dict[str, str]) -> None:
+        ssl = httpx.create_ssl_context(trust_env=False)
+        sizes = [min(_POOL_CONNECTIONS, concurrency - i) for i in range(0, concurrency, _POOL_CONNECTIONS)]
+        self._pools = [
+            httpx.AsyncClient(
+                trust_env=False,
+                verify=ssl,
+                headers=sent,
+                limits=httpx.Limits(max_connections=size, max_keepalive_connections=size),
+            )
+            for size in sizes
+        ]
+        # The last one to be free comes first, so that few connections are open where few are needed.
+        self._free: asyncio.LifoQueue[httpx.AsyncClient] = asyncio.LifoQueue()
+        for pool, size in zip(reversed(self._pools), reversed(sizes), strict=True):
+            for _ in range(size):
+                self._free.put_nowait(pool)
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[httpx.AsyncClient]:
+        """A pool with a connection to spare, once there is one."""
+        pool = await self._free.get()
+        try:
+            yield pool
+        finally:
+            self._free.put_nowait(pool)
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        for pool in self._pools:
+            await pool.aclose()
 
 
 class AsyncRewardClient:
@@ -21,7 +61,7 @@ class AsyncRewardClient:
         concurrency: requests under way at a time, over all calls.
 
     Raises:
-        ValueError: as `RewardClient`'s.
+        ValueError: as `RewardClient`'s, or no request could be under way.
     """
 
     def __init__(
@@ -36,10 +76,10 @@ class AsyncRewardClient:
     ) -> None:
         self._replicas = Replicas(url, attempt_timeout_s, total_timeout_s, on_retry)
         self._definitions = Definitions()
-        limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency)
+        if concurrency < 1:
+            raise ValueError(f"concurrency: expected at least 1, got {concurrency}")
         sent = headers(token)
-        self._slots = PerProcess(lambda: asyncio.Semaphore(concurrency))
-        self._http = PerProcess(lambda: httpx.AsyncClient(trust_env=False, headers=sent, limits=limits))
+        self._connections = PerProcess(lambda: _Connections(concurrency, sent))
 
     async def __aenter__(self) -> AsyncRewardClient:
         return self
@@ -49,7 +89,7 @@ class AsyncRewardClient:
 
     async def close(self) -> None:
         """Closes the connections."""
-        await self._http.get().aclose()
+        await self._connections.get().close()
 
     async def score(self, preset: str, items: Sequence[ScoreItem]) -> tuple[PresetInfo, list[Score]]:
         """Scores `items` in order; arguments, result and errors are those of `RewardClient.score`."""
@@ -67,11 +107,11 @@ class AsyncRewardClient:
         failure: httpx.Response | Exception
         while True:
             try:
-                async with self._slots.get():
+                async with self._connections.get().one() as http:
                     url, timeout = patience.url, patience.timeout()
                     # httpx's own limit is that of each read.
                     async with asyncio.timeout(timeout):
-                        answer = await self._http.get().post(
+                        answer = await http.post(
                             f"{url}/v1/score", content=body, headers={REQUEST_ID: patience.identity}, timeout=timeout
                         )
                 if patience.accept(answer):

@@ -54,7 +54,7 @@ think believe conclude say choose choosing select pick go going give given givin
 begin administer administered treat treated prescribe prescribed order perform obtain use used using try
 recommend recommended suggest suggests suggested indicate indicates indicated need needs needed require requires
 required diagnosed consistent represents responsible known called clearly definitely certainly strongly confident
-sure please
+sure please presentation clinical symptoms signs features picture suffering point points
 """
 _FILLER_WORDS = frozenset(_FILLER.split())
 _WORD = re.compile(r"[\s,:;.!()\"]*([^\s,:;.!()\"]+)")
@@ -74,31 +74,56 @@ LEADS = (
     _carrier(
         "a conclusion",
         r"(?:so|ok|okay|well|thus|hence|therefore|overall|finally|in conclusion|in summary|to conclude"
-        r"|conclusion)(?![a-z])[,:]?\s?",
-        *("So {}", "Therefore, {}", "In conclusion: {}"),
+        r"|conclusion|as a result|to (?:summari[sz]e|sum up)|in short|in this case|(?:we can|i) conclude that"
+        r"|it follows that|this (?:means|suggests|points to|leads(?: us)? to)(?: that)?)(?![a-z])[,:]?\s?",
+        *(
+            "So {}",
+            "Therefore, {}",
+            "In conclusion: {}",
+            "As a result, {}",
+            "To sum up: {}",
+            "This means the answer is {}",
+        ),
+    ),
+    _carrier(
+        "what it is chosen from",
+        r"(?:among|(?:out )?of)\s(?:these|the|all)(?:\s(?:given|listed|available|above|five|four))?"
+        r"(?:\s(?:options|choices|answers|ones))?(?:\s(?:given|listed|provided|above))?,\s",
+        *("Among the options, {}", "Of these, {}", "Out of the choices given, {}"),
+        tasks=("choice",),
+    ),
+    _carrier(
+        "a heading",
+        r"\[(?:final )?answer\]:?\s?|(?:final )?answer\s?\n\s?",
+        *("[ANSWER] {}", "Final answer\n\n{}"),
+        tasks=("choice",),
     ),
     _carrier(
         "what it is based on",
-        r"(?:based on|given|considering|according to|with|in view of|from)\s[^,.;:\n]{1,120},\s"
-        r"(?=(?:the|my|i|we|it|this|so|therefore|thus|option|answer)(?![a-z]))",
-        *("Based on the findings, the answer is {}", "Given the presentation, it is {}"),
+        r"(?:based on|given|considering|according to|with|in view of|from|after)\s[^,.;:\n]{1,120},\s"
+        r"(?=(?:the|my|i|we|it|this|so|therefore|thus|option|answer)(?![a-z])"
+        r"|(?-i:[(\[]?[A-N][)\]]?(?:[.,:]?$|[.,:]?\s(?:is|would)\s)))",
+        *("Based on the findings, the answer is {}", "Given the presentation, it is {}", "Given the above, {}"),
+        "After weighing all options, I choose {}",
         tasks=("choice",),
     ),
     _carrier(
         "how sure it is",
-        r"(?:probably|(?:most |very )?likely|definitely|certainly|clearly|i'd say|i would say)(?![a-z])[,:]?\s",
-        *("Probably {}", "Most likely: {}", "I'd say {}"),
+        r"(?:probably|(?:most |very )?likely|definitely|certainly|clearly|obviously|undoubtedly|surely|without a doubt"
+        r"|i'd say|i would say)(?![a-z])[,:]?\s",
+        *("Probably {}", "Most likely: {}", "I'd say {}", "Without a doubt, {}"),
         tasks=("choice",),
     ),
     _carrier(
         "JSON",
-        r"[\"'](?:final_)?(?:answer|option|choice)[\"']\s?:\s?",
+        r"[\"'](?:final_|correct_)?(?:answer|option|choice|letter)(?:_(?:choice|option|letter|idx))?[\"']\s?:\s?",
         *('{{"answer": "{}"}}', "{{'answer': '{}'}}"),
         tasks=("choice", "number"),
     ),
     _carrier(
         "I think",
-        r"(?:i|we)(?:'m| am| are)?\s(?:think|believe|conclude|say|would say|confident|sure|certain)(?:\sthat)?\s",
+        r"(?:i|we)(?:'m| am| are)?\s(?:(?:fairly|quite|very|pretty)\s)?"
+        r"(?:think|believe|conclude|say|would say|confident|sure|certain)(?:\sthat)?\s",
         *("I think the answer is {}", "I'm confident that it is {}"),
     ),
     _carrier("it is", r"(?:it|this|that)(?:'s|\s(?:is|must be|would be|should be))\s?:?\s?", "It is {}", "It's {}"),
@@ -109,7 +134,12 @@ LEADS = (
         *("I choose {}", "Pick {}", "I'd go with {}", "Let's go with {}"),
         tasks=("choice",),
     ),
-    _carrier("a kind of label", r"(?:option|choice|letter)(?![a-z])[:\s]\s?", "Option {}", tasks=("choice",)),
+    _carrier(
+        "a kind of label",
+        r"(?:option|choice|letter|statement(?=\s[(\[]?[A-N]\b))(?![a-z])[:\s]\s?",
+        "Option {}",
+        tasks=("choice",),
+    ),
     _carrier(
         "the answer, in other languages",
         r"(?:die |la |le |el |il |a |de |\u5219|\u6240\u4ee5|\u56e0\u6b64)?"
@@ -125,7 +155,7 @@ LEADS = (
     _carrier("a sentence of words that say nothing", r"(?!)", "The best drug to give now is: {}", tasks=("choice",)),
     _carrier("a number in a list", r"[0-9]{1,2}[.)]\s(?=[(\[]?[A-Za-z])", "1. {}", tasks=("choice",)),
 )
-_IS = r"(?:is|are|would be|should be|must be|seems|seems to be|appears to be|looks)(?![a-z])"
+_IS = r"(?:is|are|would be|should be|must be|(?:seems|appears)(?: to be)?|looks)(?![a-z])"
 TAILS = (
     _carrier(
         "calling it right",
@@ -144,6 +174,15 @@ SUFFIXES = (
         *("{}\uc785\ub2c8\ub2e4", "\ub2f5\uc740 {}\uc785\ub2c8\ub2e4."),
         tasks=("choice",),
     ),
+    _carrier(
+        "how sure it is, behind it",
+        r"(?<![\s,;.(\[-])[\s,;.(\[-]*+(?:confidence(?:\s(?:level|score))?\s?[:=]?\s?"
+        r"(?:[0-9.]{1,5}\s?%?(?:\s?/\s?10{1,2})?|(?:very )?high|moderate|medium|low)"
+        r"|[0-9]{1,3}\s?%\s(?:confidence|confident|sure|certain))[\s.)\]]*$",
+        *("{}\nConfidence: 95%", "{} (95% confidence)", "{}. Confidence: high"),
+        tasks=("choice",),
+    ),
+    _carrier("a citation", r"(?<=[\w.)])(?:\s?\[[0-9]{1,2}\]){1,9}[\s.]*$", "{} [1]", "{}.[2][3]", tasks=("choice",)),
 )
 REASON = _carrier(
     "a reason",
@@ -158,11 +197,32 @@ REASONS = (
     REASON,
     _carrier(
         "a sentence behind it",
-        r"\s?[.;:\n\u2014]\s?(?:this|these|the|it|its|he|she|they|that|here|there|keep|note|remember|his|her|their"
+        r"\s?[.;:\n\u2014]\s?(?:options?|choices?|none of"
+        r"|this|these|the|it|its|he|she|they|that|here|there|keep|note|remember|his|her|their"
         r"|in|with"
         r"|given|as|because|since|based|due|patients?|we|my|i hope|treatment|diagnosis|reason|explanation"
         r"|rationale)\s(?=\S+\s\S)",
         *("{}. This drug acts on antithrombin.", "The answer is {}. Keep in mind that A is often picked by mistake."),
+        tasks=("choice",),
+    ),
+    _carrier(
+        "what it explains",
+        r"\s(?:(?:best|most|clearly)\s)?(?:explains?|accounts?\sfor|fits?|matches|describes?"
+        r"|(?:is|are)\s(?:most\s|best\s)?(?:consistent\swith|supported\sby|explained\sby))\b",
+        *("{} best explains the findings", "{} fits.", "{} is most consistent with the presentation"),
+        tasks=("choice",),
+    ),
+    _carrier(
+        "the others rejected",
+        r"\s?[.;\n]\s?(?=(?-i:\(?[A-N]\)?(?:,\s(?:and\s)?\(?[A-N]\)?|\s(?:and|or)\s\(?[A-N]\)?)*\s(?:is|are)\s"
+        r"(?:all\s|both\s|each\s|less\s)?(?:wrong|incorrect|false|unlikely|likely|not)\b))",
+        *("{}. A, B and D are incorrect.", "{}; B is wrong because there is no fever"),
+        tasks=("choice",),
+    ),
+    _carrier(
+        "a reason in JSON",
+        r"[\"'],\s?[\"'](?:explanation|reason(?:ing)?|rationale|justification)[\"']\s?:\s?",
+        '{{"answer": "{}", "explanation": "It acts fast."}}',
         tasks=("choice",),
     ),
 )

@@ -34,6 +34,7 @@ from reward_server.verifiers.carriers import (
 )
 from reward_server.verifiers.phrases import (
     COMMON_WORDS,
+    alike,
     begins,
     behind_phrase,
     canonical,
@@ -48,7 +49,7 @@ from reward_server.verifiers.plain import clean, readable
 from reward_server.verifiers.reasons import LETTERED, denies, labels, named, split_reason, strays, takes_back
 from reward_server.verifiers.spelling import misspelt
 
-VERSION = "4"
+VERSION = "5"
 MAX_OPTIONS = 14  # A to N
 
 Match = Literal["strict", "lenient"]
@@ -57,7 +58,7 @@ _BARE = re.compile(r"[\s(\[\"'.:]*([A-Za-z])[\s)\]\"'.,:;!]*")
 # A label is strong where its punctuation makes it one. "E. coli" and "A patient" have a weak one's form.
 _LABEL = re.compile(
     r"(?P<open>[(\[]\s?)?(?P<letter>[A-Za-z])(?(open)\s?[)\]])"
-    r"(?P<mark>\s?(?:[)\]:=\u2014]|->|-(?=\s)|\.?\n)(?:[.:,](?![0-9])|\s|-(?=\s))*|\s?[.,;](?![0-9])\s?|\s|(?(open)"
+    r"(?P<mark>\s?(?:[)\]:=\u2014]|->|-(?=\s)|\.?\n|[\"'],\s?(?=[\"']))(?:[.:,](?![0-9])|\s|-(?=\s))*|\s?[.,;](?![0-9])\s?|\s|(?(open)"
     r"|(?!)))"
     r"(?P<rest>.+)",
     re.DOTALL,
@@ -91,6 +92,15 @@ _SHORT_FORM = re.compile(
 )
 _NOT = re.compile(r"\W*not\b", re.IGNORECASE)
 _SENTENCE_BEHIND = re.compile(r"\s?(?:[.;:!]\s|\.?\n|\s?\u2014\s|,\s)|\s?\([A-Z]")
+# What should have been done was not, and may not be what is to be done.
+_COUNTERFACTUAL = re.compile(r"\b(?:should|would|could|might)\shave\s(?:been|had|given|\w+ed)\b", re.IGNORECASE)
+# In front of a label's own option they make it more precise.
+_PRECISE = re.compile(
+    r"(?:(?:acute|subacute|chronic|mild|moderate|severe|massive|primary|secondary|recurrent|congenital|idiopathic"
+    r"|bilateral|unilateral|classic|classical|typical|early|oral|intravenous|iv|topical|systemic)\s)+$",
+    re.IGNORECASE,
+)
+_ABBREVIATION = re.compile(r"[(\[]?\s?([A-Z][A-Za-z]{1,7})\s?[)\]]?")
 _CONNECTORS = frozenset({"and", "or", "to", "both", "either", "all", "e", "y", "und", "et", "o"})
 _SYMBOL = re.compile(r"[^\w\s.,;:!?()\[\]\"'\u2014&-]|[0-9_]")
 
@@ -154,13 +164,16 @@ def _plain(text: str, options: Mapping[str, str]) -> set[str]:
     if (found := _BARE.fullmatch(text)) and found[1].upper() in options:
         return {found[1].upper()}
     whole = compared(text)
-    letters = {letter for letter, option in options.items() if option and same(whole, option)}
     labelled = [(match["letter"], match["rest"])] if (match := _LABEL.match(text)) else []
     labelled += [(match[1], match[2])] if (match := _HYPHENATED.fullmatch(text)) else []
-    # Twin options (the same text under two letters) are told apart by their letter.
-    return letters | {
-        name.upper() for name, rest in labelled if (own := options.get(name.upper())) and same(compared(rest), own)
-    }
+    beside = [(name.upper(), compared(rest)) for name, rest in labelled if name.upper() in options]
+    for equal in (same, alike):
+        # Twin options (the same text under two letters) are told apart by their letter.
+        letters = {letter for letter, option in options.items() if option and equal(whole, option)}
+        letters |= {name for name, rest in beside if options[name] and equal(rest, options[name])}
+        if letters:
+            return letters
+    return set()
 
 
 def _told_by_case(text: str, options: Mapping[str, str]) -> str | Verdict:
@@ -200,11 +213,17 @@ def _labelled(text: str, options: Mapping[str, str]) -> str | None:
     if reason and takes_back(reason, letter, options):
         return None
     # "A: He cannot date her because ..." may be another option's text, "A because ..." is none.
-    if not REASON.pattern.match(said.strip() or reason) and _resembles(f"{said} {reason}", letter, options):
+    least = 0.85 if REASON.pattern.match(said.strip() or reason) else 0.6
+    if _resembles(f"{said} {reason}", letter, options, least):
         return None
     said = said.strip()
     if not said.strip(" .,;:!)"):
-        return letter
+        plain = compared(reason)
+        return (
+            None
+            if any(misspelt(plain, text) is not None for name, text in options.items() if name != letter)
+            else letter
+        )
     return letter if _agrees(said, letter, options, strong=strong or own_line, reasoned=bool(reason)) else None
 
 
@@ -223,6 +242,10 @@ def _agrees(said: str, letter: str, options: Mapping[str, str], *, strong: bool,
     without_gloss = not reasoned and len(plain) > 3 and own.startswith(f"{plain}(")
     if same(plain, own) or near is not None or without_gloss or _is_predicate(said):
         return True
+    if _is_abbreviation(said, own) and not any(_is_abbreviation(said, option) for option in others.values()):
+        return True
+    if (precise := _PRECISE.match(plain.removesuffix(own))) and precise.end() + len(own) == len(plain):
+        return not any(content_words(own) <= content_words(option) for option in others.values())
     if _worded(said, options) == letter:
         return True
     # Words that no option has may tell of this one; a single one, or a symbol, is another answer's.
@@ -251,6 +274,12 @@ def _adds_nothing(behind: str, letter: str, options: Mapping[str, str]) -> bool:
     return bool(reason) and is_filler(said) and not takes_back(reason, letter, options)
 
 
+def _is_abbreviation(text: str, option: str) -> bool:
+    """Whether `text` is an abbreviation, in brackets or not, whose letters the option's words begin with."""
+    found = _ABBREVIATION.fullmatch(text)
+    return found is not None and not _without_gloss(f"({found[1]})", option)
+
+
 def _without_gloss(behind: str, own: str) -> str:
     """`behind` without an abbreviation in brackets whose letters the option's words begin with: "(PE)"."""
     found = _GLOSS.match(behind)
@@ -261,12 +290,15 @@ def _without_gloss(behind: str, own: str) -> str:
     return behind[found.end() :] if letters in (initials, initials.removesuffix("s")) else behind
 
 
-def _resembles(text: str, letter: str, options: Mapping[str, str]) -> bool:
-    """Whether the first sentence beside a label is made of another option's words rather than of its own option's."""
+def _resembles(text: str, letter: str, options: Mapping[str, str], least: float) -> bool:
+    """Whether the first sentence beside a label is made of another option's words rather than of its own option's.
+
+    `least` is the share of the other's words that it takes.
+    """
     sentence = content_words(compared(_SENTENCE.split(text.strip(" .,;:!)\n\u2014-"), maxsplit=1)[0]))
     own = _share(sentence, options[letter])
     return any(
-        (share := _share(sentence, option)) >= 0.6 and share >= own
+        (share := _share(sentence, option)) >= least and share >= own
         for name, option in options.items()
         if name != letter and option not in COMMON_WORDS
     )
@@ -294,7 +326,11 @@ def _worded(text: str, options: Mapping[str, str]) -> str | None:
     said, reason = split_reason(text, all_spans)
     spans = sorted(phrases(said, options), key=lambda span: span.start)
     letters = {span.letter for span in spans}
-    if len(letters) != 1 or not all(is_filler(said[one.end : two.start]) for one, two in itertools.pairwise(spans)):
+    if (
+        len(letters) != 1
+        or _COUNTERFACTUAL.search(said)
+        or not all(is_filler(said[one.end : two.start]) for one, two in itertools.pairwise(spans))
+    ):
         return None
     (letter,) = letters
     if reason and takes_back(reason, letter, options):

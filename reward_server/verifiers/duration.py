@@ -27,7 +27,7 @@ from reward_server.verifiers.beside import changes
 from reward_server.verifiers.carriers import ALTERNATIVE, COUNTED, NEGATION, is_bound, number_words
 from reward_server.verifiers.plain import readable
 
-VERSION = "3"
+VERSION = "4"
 
 # An answer says one duration, in two or three forms at most.
 _MOST_DURATIONS = 8

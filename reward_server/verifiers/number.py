@@ -23,7 +23,7 @@ from reward_server.verifiers.carriers import ALTERNATIVE, COUNTED, NEGATION, is_
 from reward_server.verifiers.plain import readable
 from reward_server.verifiers.remarks import without_remarks
 
-VERSION = "3"
+VERSION = "4"
 
 # In what is said, not in the working before it.
 _MOST_NUMBERS = 50

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from reward_server.verifiers.plain import clean, spelled_out
+from reward_server.verifiers.plain import GREEK_NAMES, clean, spelled_out
 
 # Longer texts are no phrases of a sentence; as whole answers and behind their label they are read all the same.
 _LONGEST_PHRASE = 300
@@ -36,6 +36,28 @@ _CONTENT_WORD = re.compile(r"[^\W_]+")
 _EMPTY = "a an the of for to in on at by with and or is are was be this that it its as from"
 _CONTENTLESS = frozenset(_EMPTY.split())
 _AND_A_WORD = re.compile(r"\s(?!is\b|because\b|since\b|as\b)[a-z]")
+
+
+# Of two such texts only one is an option of most questions; where both are, neither is read for the other.
+_WAYS = tuple(
+    (re.compile(pattern), way)
+    for pattern, way in (
+        (r"^(all|none)(?: of)? (?:the above|these|those|them|the (?:options|choices)|the listed(?: options)?)$", r"\1"),
+        (r"^only\s|\s?\bonly$|(?<=[0-9])only$|^(?:statements?|options?)\s(?=[0-9])", ""),
+        (r"(?<=[a-z0-9)])-(?=[a-z(])", " "),
+        (rf"\b({'|'.join(GREEK_NAMES)})[ -]?(?=[0-9])", r"\1"),
+        (r",?(?:\s|(?<=[0-9]))(?:and|&)\s", ","),
+        (r",\s", ","),
+        (r"(?<=[0-9])\.0+(?![0-9])", ""),
+        (r"(?<=[0-9])milligrams?\b", "mg"),
+        (r"(?<=[0-9])(?:micrograms?|mcg|ug)\b", "\u03bcg"),
+        (r"(?<=[0-9])millilit(?:er|re)s?\b", "ml"),
+        (r"(?<=[0-9])grams?\b", "g"),
+        (r"(?<=[a-z])\+\+(?!\+)", "2+"),
+        (r"(?<=[0-9])\s(?=[a-z])", ""),
+        (r"\brh[ -](?=positive|negative)|^(?:blood )?(?:type|group)\s(?=(?:a|b|ab|o)[ -](?:rh[ -])?(?:posi|nega))", ""),
+    )
+)
 
 
 class Span(NamedTuple):
@@ -67,6 +89,18 @@ def _unaccented(text: str) -> str:
 def same(said: str, option: str) -> bool:
     """Whether two compared texts are the same but for an article; "a" in front of what is said may be a label."""
     return said == option or said == _ARTICLE.sub("", option) or _SAID_ARTICLE.sub("", said) == option
+
+
+def alike(said: str, option: str) -> bool:
+    """Whether two compared texts are two ways of writing the same (`_WAYS`)."""
+    return same(_one_way(said), _one_way(option))
+
+
+@functools.lru_cache(maxsize=8192)
+def _one_way(compared_text: str) -> str:
+    for pattern, way in _WAYS:
+        compared_text = pattern.sub(way, compared_text)
+    return compared_text
 
 
 def differ_by_case(texts: Mapping[str, str]) -> bool:

@@ -30,6 +30,8 @@ _TO_PLAIN = str.maketrans(_RAISED_DIGITS + _LOWERED_DIGITS, "0123456789+-0123456
 _NUMBER_CHARACTERS = re.compile(
     "[\u00bc-\u00be\u2150-\u215e\u2189\u2460-\u249b\u24ea-\u24ff\u2776-\u2793\u3251-\u32bf]"
 )
+# The German letter in the place of beta.
+_SHARP_S = re.compile("(?<![^\\W\\d_])\u00df(?![^\\W\\d_])")
 _WIDE_DIGITS = re.compile(r"[^\W\D0-9]")
 # Cyrillic and Greek letters that no reader can tell from Latin ones; exchanged in words that hold no others.
 _LOOKALIKES = str.maketrans(
@@ -45,6 +47,7 @@ alpha beta gamma delta epsilon zeta eta theta iota kappa lambda . nu xi omicron 
 psi omega
 """
 _GREEK_NAMES = _GREEK_LETTERS.split()
+GREEK_NAMES = tuple(name for name in _GREEK_NAMES if name != ".")
 _GREEK = str.maketrans(
     {
         **{chr(0x3B1 + place): name for place, name in enumerate(_GREEK_NAMES) if name != "."},
@@ -103,13 +106,14 @@ def _markup(name: str, pattern: str, paper: str, example: str | None = None) -> 
 
 _WRAPPERS = (
     r"\\(?:boxed|fbox|mbox|emph|underline|bm|boldsymbol|displaystyle|left|right|bf|rm|it|large|Large|huge|bigl?|bigr?"
-    r"|text(?:bf|rm|it|sf|tt|up|normal|md)?|math(?:bf|rm|it|sf|tt|bb|cal|normal))(?![A-Za-z]) ?"
+    r"|ce|text(?:bf|rm|it|sf|tt|up|normal|md)?|math(?:bf|rm|it|sf|tt|bb|cal|normal))(?![A-Za-z]) ?"
 )
 # In this order: a fraction is read before its braces fall.
 MARKUP = (
     _markup("special tokens", r"<\|[a-z_]{2,20}\|>|(?:</s>|<eos>|<end_of_turn>)\s*\Z", "", "{}<|im_end|>"),
     _markup("ticks", "[\u2705\u2714\u2611\U0001f449]\ufe0f?", " ", "\u2705 {}"),
-    _markup("HTML raised digits", r"<sup> ?([+-]?[0-9]{1,9}) ?</sup>", r"^\1"),
+    _markup("HTML raised digits", r"<sup> ?([+-]?[0-9]{1,9}|[0-9]?[+-]) ?</sup>", r"^\1"),
+    _markup("HTML lowered digits", r"(?<=[A-Za-z])<sub> ?([0-9]{1,2}) ?</sub>", r"\1"),
     _markup(
         "HTML tags",
         r"</?(?:b|i|u|em|strong|p|br|span|div|code|pre|mark|small|li|ul|ol|center|h[1-6])(?:\s[^<>\n]{0,99})?/?>",
@@ -137,7 +141,7 @@ MARKUP = (
     _markup("LaTeX down", r"\\(?:downarrow|searrow)(?![A-Za-z])", "\u2193 "),
     _markup(
         "LaTeX letters",
-        rf"\\(?:var)?((?i:{'|'.join(name for name in _GREEK_NAMES if name != '.')}))(?![A-Za-z])",
+        rf"\\(?:var)?((?i:{'|'.join(GREEK_NAMES)}))(?![A-Za-z])",
         r"\1",
     ),
     _markup("LaTeX comparison", r"\\(?:le|leq|lt|leqslant)(?![A-Za-z])", "<"),
@@ -151,6 +155,7 @@ MARKUP = (
     _markup("LaTeX mathematics in a word", r"\$(?=[-+][A-Za-z])|(?<=[A-Za-z]-)\$", ""),
     _markup("LaTeX mathematics", r"\$", " ", "${}$"),
     _markup("code", r"```(?:text|markdown|latex|json)?|`", " ", "`{}`"),
+    _markup("italic within bold", r"(?<![\d)*])\*\*(?=[^\s*])([^*\n]{0,999})\*([^*\n]{1,999})\*\*\*(?![\d*])", r"\1\2"),
     _markup("bold", r"(?<![\d)*])(\*\*\*?)(?=[^\s*])([^*\n]{0,999}[^*\s])\1(?![\d*])", r"\2", "**{}**"),
     _markup("italic", r"(?<![\w)*])\*(?=[^\s*])([^*\n]{0,999}[^*\s])\*(?![\w*])", r"\1", "*{}*"),
     _markup("underscores", r"(?<!\w)(__?)(?=[^\s_])([^_\n]{0,999}[^_\s])\1(?!\w)", r"\2", "__{}__"),
@@ -203,6 +208,7 @@ def characters(text: str) -> str:
     text = _LOWERED.sub(lambda found: "_" + found[0].translate(_TO_PLAIN), text)
     text = _NUMBER_CHARACTERS.sub(lambda found: f" {found[0]} ", text)
     text = unicodedata.normalize("NFKC", text).translate(_PUNCTUATION)
+    text = _SHARP_S.sub("beta", text)
     text = _WIDE_DIGITS.sub(lambda found: str(unicodedata.digit(found[0])), text)
     return _WORD_OF_LOOKALIKES.sub(lambda found: found[0].translate(_LOOKALIKES), text).translate(_GREEK)
 
@@ -212,7 +218,7 @@ _SPELLED_OUT = (
     (re.compile("[\u2191\u21d1\u2b06\u25b2\u2197]\\s?"), "increased "),
     (re.compile("[\u2193\u21d3\u2b07\u25bc\u2198]\\s?"), "decreased "),
     (re.compile(r"\s?&\s?"), " and "),
-    (re.compile(r"(?<=[A-Za-z])\^(?=[0-9]?[+-])"), ""),
+    (re.compile(r"(?:(?<=[A-Za-z])|(?<=[A-Za-z][0-9]))\^(?=[0-9]?[+-])"), ""),
 )
 
 

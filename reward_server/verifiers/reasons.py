@@ -7,7 +7,7 @@ its own ("C. This is wrong"), or mention another option but to reject it ("C bec
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from reward_server.verifiers.carriers import NEGATION, REASONS
 from reward_server.verifiers.phrases import COMMON_WORDS, Span, compared, phrases
@@ -16,6 +16,7 @@ from reward_server.verifiers.phrases import COMMON_WORDS, Span, compared, phrase
 _NAMED = re.compile(
     r"(?i:\b(?:answer|option|choice|choose|pick|select|go with|correct|it's|it is|is)\b)[\s:=(\[]{0,3}"
     r"([A-N])\b(?!\s[a-z]|')"
+    r"|(?i:\b(?:option|choice)\s)([A-N])\b|\b([B-HJ-N])\s(?:works|fits|helps|treats|acts|explains)\b"
     r"|[(\[]\s?([A-N])\s?[)\]]|(?:^|[.;,\n]\s?)([A-N])(?=[\s.,;:]*$|[.):]\s)"
     r"|\b([A-N])(?i:\s(?:is|are|would be|could be|may be|might be)\s"
     r"(?:also|the|a|correct|right|best|better|likely|possible|most)\b)"
@@ -33,7 +34,8 @@ LETTERED = frozenset(_NAMING.split())
 _RETRACTION = re.compile(
     r"\b(?:wait|actually|on second thoughts?|second thoughts|instead|correction|scratch that|my mind|alternatively"
     r"|not sure|unsure|i guess|hmm+|nope|no(?=,)|the opposite|worst|ruled out|(?:all|both) (?:right|correct|wrong)"
-    r"|my mistake|trick question|(?:letter|option|choice|one) (?:after|before|above|below|next))\b"
+    r"|my mistake|(?:is|be|was) (?:just |only )?a (?:mistake|guess)|must never|trick question"
+    r"|(?:letter|option|choice|one) (?:after|before|above|below|next))\b"
     r"|\b(?:this|that|it|they)(?:'s| is| are)? (?:drug |option |answer |choice )?(?:is |are )?"
     r"(?:contraindicated|harmful|inappropriate|excluded|wrong|incorrect|false|unlikely|inferior|an error|a trap"
     r"|the trap)\b"
@@ -51,7 +53,7 @@ _DENIED = (
 )
 # "The answer is ..." and "... is the answer" within a reason.
 _CLAIM = re.compile(
-    r"\b(?:answer|option|choice)\b(?:\s(?:here|to (?:this|the) question))?\s?"
+    r"\b(?:answer|option|choice|(?:right|correct|best) one)\b(?:\s(?:here|to (?:this|the) question))?\s?"
     r"(?:is|was|would be|should be|must be|:|=)\s?"
     r"(?P<is>[^.;,\n]{1,80})"
     r"|(?:^|[.;,\n]|\b(?:because|since|that|so|thus|but)\b)\s?(?P<of>[^.;,\n]{1,80}?)\s(?:is|are|was|would be)\s"
@@ -64,13 +66,26 @@ _CONCLUSION = re.compile(r"\b(yes|no|maybe|true|false)(?=\s?(?:[.,;!)\n]|$))", r
 _LABELS_REJECTED = re.compile(
     r"(?i:\b(?:options?|choices?|answers?)\s)?(\(?\b[A-N]\)?(?:(?:,|,?\sand|,?\sor)\s\(?[A-N]\)?)*)"
     r"(?i:\s(?:are|is)\s(?:all\s|both\s|each\s)?"
-    r"(?:incorrect|wrong|false|unlikely|less likely|not (?:correct|right|likely|indicated|appropriate))\b)"
+    r"(?:incorrect|wrong|false|unlikely|less likely|not (?:correct|right|likely|indicated|appropriate|consistent))\b)"
 )
+# "It is not pneumonia", with the other option's text behind it.
+_NOT_BEFORE = re.compile(
+    r"\b(?:(?:(?:it|this|that) )?(?:is|was) )?(?:not|unlike|rather than|instead of)\s(?:an?\s|the\s)?$", re.IGNORECASE
+)
+# "It is less effective than warfarin", likewise.
+_LESS_THAN = re.compile(
+    r"\b(?:less|worse|inferior|weaker|slower|poorer|cannot|not as)\b[^.;\n]{0,40}?"
+    r"\b(?:than|to|as|match|replace)\s(?:an?\s|the\s)?$",
+    re.IGNORECASE,
+)
+_ALL_OF_THEM = re.compile(r"all(?: of)? (?:the above|these|them)")
 _POINTING = frozenset({"this", "that", "it", "which", "clear", "obvious", "supported", "based"})
 _REJECTED = re.compile(
     r"\bnot\b|n't\b|\b(?:in contrast|unlike|whereas|compared|would (?:present|cause|show|typically|usually)"
     r"|less(?! (?:harmful|risky|toxic|dangerous))|unlikely|wrong|incorrect|contraindicated|never|without|rather than"
-    r"|instead of|fails?|cannot|avoid(?:ed)?|inappropriate|inferior|worse)\b",
+    r"|instead of|fails?|cannot|avoid(?:ed)?|inappropriate|inferior|worse|(?:argues?|speaks?) against|excludes?"
+    r"|ruled? out|rules out|ruling out|less likely"
+    r"|(?:typically|usually|classically|generally) (?:causes?|presents?|shows?|produces?))\b",
     re.IGNORECASE,
 )
 
@@ -113,6 +128,13 @@ def takes_back(reason: str, letter: str, options: Mapping[str, str]) -> bool:
         return True
     reason = _LABELS_REJECTED.sub(" ", reason)
     others = {name: option for name, option in options.items() if option != own and option not in COMMON_WORDS}
+    for span in sorted(phrases(reason, others, within=own), key=lambda span: -span.start):
+        if _LESS_THAN.search(reason, max(0, span.start - 80), span.start):
+            return True
+        if label := re.compile(rf"\s?\({span.letter}\)").match(reason, span.end):
+            reason = reason[: span.end] + reason[label.end() :]
+        if found := _NOT_BEFORE.search(reason, max(0, span.start - 40), span.start):
+            reason = reason[: found.start()] + reason[span.end :]
     if _RETRACTION.search(reason) or re.search(_DENIED.format(letter), reason):
         return True
     if (named(reason) | strays(reason)) & options.keys() - {letter}:
@@ -120,14 +142,16 @@ def takes_back(reason: str, letter: str, options: Mapping[str, str]) -> bool:
     if any(not _is_own(found["is"] or found["of"], letter, own) for found in _CLAIM.finditer(reason)):
         return True
     if own not in COMMON_WORDS and any(
-        NEGATION.search(_around(reason, span)) for span in phrases(reason, {letter: own})
+        NEGATION.search(words) for words, _ in _clauses(reason, phrases(reason, {letter: own}))
     ):
         return True
     if own in COMMON_WORDS and {found[1].lower() for found in _CONCLUSION.finditer(reason)} & _common_others(
         options, own
     ):
         return True
-    return any(len(_REJECTED.findall(_around(reason, span))) != 1 for span in phrases(reason, others, within=own))
+    if _ALL_OF_THEM.fullmatch(own):
+        return False
+    return not _all_rejected(reason, phrases(reason, others, within=own))
 
 
 def _common_others(options: Mapping[str, str], own: str) -> frozenset[str]:
@@ -142,11 +166,23 @@ def _is_own(claim: str, letter: str, own: str) -> bool:
     return labelled or compared(words).startswith(own)
 
 
-def _around(text: str, span: Span) -> str:
-    """The clause that an option's text stands in, without that text, whose words may themselves deny something."""
-    start = max(text.rfind(mark, 0, span.start) for mark in ".;\n,") + 1
-    ends = [end for mark in ".;\n," if (end := text.find(mark, span.end)) >= 0]
-    return f"{text[start : span.start]} {text[span.end : min(ends, default=len(text))]}"
+def _all_rejected(reason: str, spans: Sequence[Span]) -> bool:
+    """Whether each of these options is rejected where it stands; two rejections of one would take each other back."""
+    return all(1 <= len(_REJECTED.findall(words)) <= count for words, count in _clauses(reason, spans))
+
+
+def _clauses(text: str, spans: Sequence[Span]) -> Iterator[tuple[str, int]]:
+    """Of each clause with options' texts: its other words (theirs may deny something), and how many texts there are."""
+    held: dict[int, list[Span]] = {}
+    for span in spans:
+        held.setdefault(max(text.rfind(mark, 0, span.start) for mark in ".;\n,") + 1, []).append(span)
+    for start, inside in held.items():
+        position, words = start, []
+        for span in sorted(inside, key=lambda span: span.start):
+            words.append(text[position : span.start])
+            position = max(position, span.end)
+        ends = [end for mark in ".;\n," if (end := text.find(mark, position)) >= 0]
+        yield " ".join((*words, text[position : min(ends, default=len(text))])), len(inside)
 
 
 def named(text: str) -> set[str]:

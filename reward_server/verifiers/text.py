@@ -16,7 +16,7 @@ from reward_server.verifiers import overlap
 from reward_server.verifiers.base import MALFORMED, MAX_ANSWER_CHARS, NO_ANSWER, Verdict, judged
 from reward_server.verifiers.plain import clean, readable, spelled_out
 
-VERSION = "4"
+VERSION = "5"
 # Of the instructions and the reading of verdicts in `reward_server.judge`, which this package does not import.
 JUDGE_VERSION = "2"
 

@@ -81,6 +81,11 @@ def test_every_one_of_2000_connections_at_once_is_answered() -> None:
         await asyncio.gather(*(ask(address.hostname, address.port, gate, seen) for _ in range(CONNECTIONS)))
         return seen
 
+    async def by_the_client(url: str) -> list[float | None]:
+        async with AsyncRewardClient(url, total_timeout_s=60, concurrency=CONNECTIONS) as client:
+            answers = await asyncio.gather(*(client.score("gated", [ITEM]) for _ in range(CONNECTIONS)))
+        return [scores[0].reward for _, scores in answers]
+
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     if hard != resource.RLIM_INFINITY and hard < CONNECTIONS + 200:
         pytest.skip(f"only {hard} files may be open here")
@@ -92,5 +97,6 @@ def test_every_one_of_2000_connections_at_once_is_answered() -> None:
         open_files(CONNECTIONS + 200),
     ):
         seen = asyncio.run(all_at_once(server.url))
+        assert asyncio.run(by_the_client(server.url)) == [1.0] * CONNECTIONS
     assert set(seen) == {200, 429}
     assert seen[200] == CONNECTIONS

@@ -171,7 +171,9 @@ def made_before(src: Path, dst: Path, *, dtype: str | None, layout: str) -> Chec
         than = (
             f"another {changed[0]} than is there" if found == wanted else f"{' '.join(found)}, not {' '.join(wanted)}"
         )
-        raise DestinationError(f"{dst}: was made of {than}; choose another destination")
+        raise DestinationError(
+            f"{dst}: was made of {than}; choose another destination, or take it as it is unconverted"
+        )
     return made
 
 

@@ -100,7 +100,8 @@ LEADS = (
     ),
     _carrier(
         "what it is based on",
-        r"(?:based on|given|considering|according to|with|in view of|from|after)\s[^,.;:\n]{1,120},\s"
+        r"(?:based on|given|considering|according to|with|in view of|from|after)\s"
+        r"(?:(?!(?-i:\b[A-N]\b)|\b(?:not|no|wrong|incorrect)\b|n't)[^,.;:\n]){1,120},\s"
         r"(?=(?:the|my|i|we|it|this|so|therefore|thus|option|answer)(?![a-z])"
         r"|(?-i:[(\[]?[A-N][)\]]?(?:[.,:]?$|[.,:]?\s(?:is|would)\s)))",
         *("Based on the findings, the answer is {}", "Given the presentation, it is {}", "Given the above, {}"),
@@ -177,8 +178,9 @@ SUFFIXES = (
     _carrier(
         "how sure it is, behind it",
         r"(?<![\s,;.(\[-])[\s,;.(\[-]*+(?:confidence(?:\s(?:level|score))?\s?[:=]?\s?"
-        r"(?:[0-9.]{1,5}\s?%?(?:\s?/\s?10{1,2})?|(?:very )?high|moderate|medium|low)"
-        r"|[0-9]{1,3}\s?%\s(?:confidence|confident|sure|certain))[\s.)\]]*$",
+        r"(?:(?!0+(?:\.0+)?\s?(?:%|/|$))[0-9.]{1,5}\s?%?(?:\s?/\s?10{1,2})?|(?:very )?high|moderate|medium|low)"
+        r"|[\"'],\s?[\"']confidence[\"']\s?:\s?(?:[0-9.]{1,5}|[\"'](?:very )?(?:high|low|medium)[\"'])"
+        r"|(?!0+\s?%)[0-9]{1,3}\s?%\s(?:confidence|confident|sure|certain))[\s.)\]]*$",
         *("{}\nConfidence: 95%", "{} (95% confidence)", "{}. Confidence: high"),
         tasks=("choice",),
     ),

@@ -91,7 +91,8 @@ _SHORT_FORM = re.compile(
     re.IGNORECASE,
 )
 _NOT = re.compile(r"\W*not\b", re.IGNORECASE)
-_SENTENCE_BEHIND = re.compile(r"\s?(?:[.;:!]\s|\.?\n|\s?\u2014\s|,\s)|\s?\([A-Z]")
+_DENIAL = re.compile(r"n't\b|\snot\b", re.IGNORECASE)
+_SENTENCE_BEHIND = re.compile(r"\s?(?:[.;:!]\s|\.?\n|\s?\u2014\s|,\s|-\s)|\s?\([A-Z]")
 # What should have been done was not, and may not be what is to be done.
 _COUNTERFACTUAL = re.compile(r"\b(?:should|would|could|might)\shave\s(?:been|had|given|\w+ed)\b", re.IGNORECASE)
 # In front of a label's own option they make it more precise.
@@ -99,6 +100,10 @@ _PRECISE = re.compile(
     r"(?:(?:acute|subacute|chronic|mild|moderate|severe|massive|primary|secondary|recurrent|congenital|idiopathic"
     r"|bilateral|unilateral|classic|classical|typical|early|oral|intravenous|iv|topical|systemic)\s)+$",
     re.IGNORECASE,
+)
+_ABOUT_A_LABEL = re.compile(
+    r"\b(?:letter|options?|choices?|answers?|ones?|distractor|decoy|typo|error|erroneous|mistake|ignore|forget|crossed|struck"
+    r"|deleted|poor|bad|first|second|third|fourth|fifth|last|runner|penultimate|previous|preceding|following|next)\b"
 )
 _ABBREVIATION = re.compile(r"[(\[]?\s?([A-Z][A-Za-z]{1,7})\s?[)\]]?")
 _CONNECTORS = frozenset({"and", "or", "to", "both", "either", "all", "e", "y", "und", "et", "o"})
@@ -252,6 +257,7 @@ def _agrees(said: str, letter: str, options: Mapping[str, str], *, strong: bool,
     return (
         strong
         and len(plain.split()) > 1
+        and not _ABOUT_A_LABEL.search(plain)
         and not any(content_words(plain) & content_words(option) for option in options.values())
         and not _unaccounted(said, letter, options)
     )
@@ -260,12 +266,15 @@ def _agrees(said: str, letter: str, options: Mapping[str, str], *, strong: bool,
 def _adds_nothing(behind: str, letter: str, options: Mapping[str, str]) -> bool:
     """Whether what stands behind an option's own text is filler, its abbreviation, or an explanation of it."""
     behind = _unbracketed(_without_gloss(behind, options[letter]), letter)
-    if is_filler(behind):
-        return labels(behind) & options.keys() <= {letter}
     if options[letter] in COMMON_WORDS and _CLAUSE.match(behind):
         short = _SHORT_FORM.match(behind)
-        contradicts = short and bool(NEGATION.search(short[0])) != (options[letter] == "no")
-        return not (contradicts or _NOT.match(behind) or takes_back(behind, letter, options))
+        if short and bool(NEGATION.search(short[0])) != (options[letter] == "no"):
+            return False
+        # What "no" denies is denied behind it too.
+        agreed = _DENIAL.sub("", behind) if options[letter] == "no" else behind
+        return not (_NOT.match(behind) or takes_back(agreed, letter, options))
+    if is_filler(behind):
+        return labels(behind) & options.keys() <= {letter}
     if denies(behind):
         return False
     if _EXPLAINED.match(behind):
@@ -276,7 +285,7 @@ def _adds_nothing(behind: str, letter: str, options: Mapping[str, str]) -> bool:
 
 def _is_abbreviation(text: str, option: str) -> bool:
     """Whether `text` is an abbreviation, in brackets or not, whose letters the option's words begin with."""
-    found = _ABBREVIATION.fullmatch(text)
+    found = _ABBREVIATION.fullmatch(text.strip(" .,;:!"))
     return found is not None and not _without_gloss(f"({found[1]})", option)
 
 
@@ -323,6 +332,8 @@ def _worded(text: str, options: Mapping[str, str]) -> str | None:
         letter = first[0].letter
         if _adds_nothing(text[first[0].end :], letter, options):
             return letter
+        if options[letter] in COMMON_WORDS:
+            return None
     said, reason = split_reason(text, all_spans)
     spans = sorted(phrases(said, options), key=lambda span: span.start)
     letters = {span.letter for span in spans}
@@ -336,6 +347,8 @@ def _worded(text: str, options: Mapping[str, str]) -> str | None:
     if reason and takes_back(reason, letter, options):
         return None
     before, behind = said[: spans[0].start], said[spans[-1].end :]
+    if options[letter] in COMMON_WORDS and _CLAUSE.match(behind) and not _adds_nothing(behind, letter, options):
+        return None
     behind = _without_gloss(behind, options[letter])
     if (labels(before, article_at_end=True) | labels(behind)) & options.keys() - {letter} or not is_filler(before):
         return None

@@ -39,10 +39,21 @@ _AND_A_WORD = re.compile(r"\s(?!is\b|because\b|since\b|as\b)[a-z]")
 
 
 # Of two such texts only one is an option of most questions; where both are, neither is read for the other.
+_ROMAN = {"4": "iv", "3": "iii", "2": "ii", "1": "i"}
 _WAYS = tuple(
     (re.compile(pattern), way)
     for pattern, way in (
         (r"^(all|none)(?: of)? (?:the above|these|those|them|the (?:options|choices)|the listed(?: options)?)$", r"\1"),
+        (r"^all (?:of them )?(?:are|is) (?:correct|true|right)$", "all"),
+        (r"^both\s(?=.+,|.+\band\b)", ""),
+        (r"^(?:type )?(ab|a|b|o)-$", r"\1 negative"),
+        (r"^(?:type )?(ab|a|b|o)\+$", r"\1 positive"),
+        (r"\bneg\b", "negative"),
+        (r"\bpos\b", "positive"),
+        (r"^(?:more|greater) than\s?|^over\s(?=[0-9])", ">"),
+        (r"^(?:less|fewer) than\s?|^under\s(?=[0-9])", "<"),
+        (r"(?<=[0-9])\s?to\s(?=[0-9])", "-"),
+        *((rf"(?<=stage |grade |class ){roman}(?![a-z])", arabic) for arabic, roman in _ROMAN.items()),
         (r"^only\s|\s?\bonly$|(?<=[0-9])only$|^(?:statements?|options?)\s(?=[0-9])", ""),
         (r"(?<=[a-z0-9)])-(?=[a-z(])", " "),
         (rf"\b({'|'.join(GREEK_NAMES)})[ -]?(?=[0-9])", r"\1"),

@@ -188,7 +188,8 @@ def clean(text: str) -> str:
 
 def readable(answer: str, most: int) -> str | None:
     """`clean` of an answer; None when it has more than `most` characters, as written or as it stands on paper."""
-    if len(answer) > most:
+    # A single character may be a whole phrase on paper.
+    if len(answer) > most or len(unicodedata.normalize("NFKC", answer)) > 2 * most:
         return None
     text = clean(answer)
     return None if len(text) > most else text

@@ -16,7 +16,14 @@ from reward_server.verifiers.phrases import COMMON_WORDS, Span, compared, phrase
 _NAMED = re.compile(
     r"(?i:\b(?:answer|option|choice|choose|pick|select|go with|correct|it's|it is|is)\b)[\s:=(\[]{0,3}"
     r"([A-N])\b(?!\s[a-z]|')"
-    r"|(?i:\b(?:option|choice)\s)([A-N])\b|\b([B-HJ-N])\s(?:works|fits|helps|treats|acts|explains)\b"
+    r"|(?i:\b(?:option|choice)\s)([A-N])\b"
+    r"|\b([A-HJ-N])\s(?:works|fits|helps|treats|acts|explains|matches|wins|beats|seems|remains|makes|looks|suits|gets|comes"
+    r"|also|too|then|as well|preferred|recommended|indicated|(?:should|must|can|may|might|could)\sbe)\b"
+    r"|\b([B-HJ-N])\s(?:right|best|better|correct|true)\b"
+    # At the start of a sentence, where it begins no name.
+    r"|(?:^|[.;\n]\s?)([B-HJ-N])\s(?!(?:cells?|peptide|dimers?|diff|waves?|levels?|proteins?|symptoms?|lymphocytes?"
+    r"|fib(?:er|re)s?|strains?|channels?|receptors?|antigens?|virus|complex)\b)[a-z]"
+    r"|\b([A-HJ-N])\s(?:is|are)(?:n't|\snot)\s(?:wrong|incorrect|false|unlikely|excluded|untrue)\b"
     r"|[(\[]\s?([A-N])\s?[)\]]|(?:^|[.;,\n]\s?)([A-N])(?=[\s.,;:]*$|[.):]\s)"
     r"|\b([A-N])(?i:\s(?:is|are|would be|could be|may be|might be)\s"
     r"(?:also|the|a|correct|right|best|better|likely|possible|most)\b)"
@@ -43,12 +50,19 @@ _RETRACTION = re.compile(
     r"|depends|equally|also (?:be )?(?:correct|right)|all possible|might be|may or may not|used to be|until)\b"
     r"|\bi (?:was told|do not know|don't know|cannot decide|must pick)\b"
     r"|\b(?:this|that|it|which|answer|option|choice|letter|statement|diagnosis)\b[^.;\n]{0,30}?"
-    r"(?:\b(?:is|was|are|be)(?:n't|\s(?:\w+\s)?(?:not|wrong|incorrect|false|unlikely|untrue|invalid|mistaken|no)\b))"
+    r"(?:\b(?:is|was|are|be)(?:(?:n't|\s(?:\w+\s)?not)"
+    r"(?=\s(?:\w+\s){0,2}(?:right|correct|true|valid|likely|indicated|appropriate|recommended|answer|option|choice|best"
+    r"|good|safe|enough|useful|helpful|effective|needed|what|how|my|it|one)\b|[\s.,;!]*$|[.,;]|\s\(?(?-i:[A-N])\b)"
+    r"|\s(?:\w+\s)?(?:wrong|incorrect|false|unlikely|untrue|invalid|mistaken|no)\b))"
+    r"|^\s?(?:(?:best|most|clearly)\s)?(?:explains?|accounts? for|fits?|matches|describes?"
+    r"|(?:is|are) (?:most |best )?(?:consistent with|supported by|explained by))"
+    r"\s(?:\w+\s){0,2}?(?:none|nothing|neither|no|poorly|badly|little|less|worse|least)\b"
+    r"|\b(?:anything|nothing|none) (?:but|except|other than)\b"
     r"|\b(?:first|second|third|fourth|fifth|last|other) (?:option|choice|answer|one)\b|\bleast likely\b",
     re.IGNORECASE,
 )
 _DENIED = (
-    r"(?i:\bnot\s(?:\w+\s){{0,2}}\(?(?-i:{0})\b|"
+    r"(?i:\bnot\s(?:\w+\s){{0,2}}\(?(?-i:{0})\b|\bso (?:is|are) \(?(?-i:{0})\b|"
     r"\b(?-i:{0})\)?\s(?:is|was|would be)(?:n't|\snot|\s(?:\w+\s)?(?:wrong|incorrect|false|unlikely)))"
 )
 # "The answer is ..." and "... is the answer" within a reason.
@@ -68,6 +82,13 @@ _LABELS_REJECTED = re.compile(
     r"(?i:\s(?:are|is)\s(?:all\s|both\s|each\s)?"
     r"(?:incorrect|wrong|false|unlikely|less likely|not (?:correct|right|likely|indicated|appropriate|consistent))\b)"
 )
+# Two of them in a clause that take each other back.
+_TWICE_REJECTED = re.compile(
+    r"(?:\bnot|n't|\bnever|\bcannot|\bno)\s(?:\w+\s){0,2}?(?:unlikely|less|wrong|incorrect|inferior|worse|without"
+    r"|inappropriate|contraindicated|ruled|excluded?|avoid(?:ed)?|fails?|never|bad)\b"
+    r"|\bwithout (?:equal|exception|doubt)\b",
+    re.IGNORECASE,
+)
 # "It is not pneumonia", with the other option's text behind it.
 _NOT_BEFORE = re.compile(
     r"\b(?:(?:(?:it|this|that) )?(?:is|was) )?(?:not|unlike|rather than|instead of)\s(?:an?\s|the\s)?$", re.IGNORECASE
@@ -78,14 +99,32 @@ _LESS_THAN = re.compile(
     r"\b(?:than|to|as|match|replace)\s(?:an?\s|the\s)?$",
     re.IGNORECASE,
 )
+# "It acts faster than warfarin": another option has lost, as where it is rejected.
+_MORE_THAN = re.compile(
+    r"\b(?:more \w+|better|faster|safer|stronger|earlier|quicker|superior|preferred|preferable|\w{3,12}er)\b"
+    r"[^.;\n]{0,40}?\b(?:than|to|over)\s(?:an?\s|the\s)?$",
+    re.IGNORECASE,
+)
+# What an answer does not do says nothing against it, unless it is what it is for.
+_BEHAVES = re.compile(
+    r"(?:\b(?:does|do|did|has|have|had|can)(?:n't|\snot)|\bcannot|\bwithout|\black(?:s|ing)|\b(?:has|have|with) no)\b"
+    r"(?!\s(?:\w+\s)?(?:work|help|fit|treat|explain|apply|suit|account|match|cause|be)\b)"
+    r"|\b(?:is|are|was|were)(?:n't|\snot)\s(?!(?:\w+\s){0,2}?(?:right|correct|true|valid|likely|indicated|appropriate|good|best"
+    r"|recommended|safe|enough|useful|helpful|effective|needed|given|used|the|an?|it)\b)(?=\w)",
+    re.IGNORECASE,
+)
+_LISTED = re.compile(r"[\s,]*(?:and|or|nor)?\s*")
+# A key of JSON in front of a reason.
+_KEY = re.compile(r"^[\"'],\s?[\"'](?:explanation|reason(?:ing)?|rationale|justification)[\"']\s?:\s?[\"']?")
 _ALL_OF_THEM = re.compile(r"all(?: of)? (?:the above|these|them)")
 _POINTING = frozenset({"this", "that", "it", "which", "clear", "obvious", "supported", "based"})
 _REJECTED = re.compile(
-    r"\bnot\b|n't\b|\b(?:in contrast|unlike|whereas|compared|would (?:present|cause|show|typically|usually)"
+    r"\bnot\b|n't\b|\b(?:in contrast|unlike|whereas|compared"
+    r"|would (?:typically |usually )?(?:present|cause|show|produce)"
+    r"|no (?:signs?|evidence|history|features?|symptoms?|indication)|absen(?:t|ce)"
     r"|less(?! (?:harmful|risky|toxic|dangerous))|unlikely|wrong|incorrect|contraindicated|never|without|rather than"
     r"|instead of|fails?|cannot|avoid(?:ed)?|inappropriate|inferior|worse|(?:argues?|speaks?) against|excludes?"
-    r"|ruled? out|rules out|ruling out|less likely"
-    r"|(?:typically|usually|classically|generally) (?:causes?|presents?|shows?|produces?))\b",
+    r"|ruled? out|rules out|ruling out|less likely)\b",
     re.IGNORECASE,
 )
 
@@ -94,7 +133,8 @@ _REJECTED = re.compile(
 _OF_IT = re.compile(
     r"[\s.;:,!(\u2014>-]*(?:(?:is|are|was|were|would|should|could|can|may|might|seems?|looks?|has|have|does|do|did|be|as)\b"
     r"|(?=(?:not|never|wrong|incorrect|false|unlikely|less|least|rather|instead|except|contraindicated|excluded?|ruled"
-    r"|avoid|cannot|neither|nor|none|inappropriate|untrue|invalid|rejected|harmful)\b)|no[\s.,;!]*$|no,)",
+    r"|avoid|cannot|neither|nor|none(?! of the (?:other|remaining))"
+    r"|inappropriate|untrue|invalid|rejected|harmful)\b)|no[\s.,;!]*$|no,)",
     re.IGNORECASE,
 )
 _CLAUSE_END = re.compile(r"[.;\n]\s|[.;\n]?$|\b(?:because|since)\b")
@@ -122,7 +162,7 @@ def split_reason(text: str, spans: Sequence[Span]) -> tuple[str, str]:
 
 def takes_back(reason: str, letter: str, options: Mapping[str, str]) -> bool:
     """Whether a reason names another option as the answer, or denies the one that it is for."""
-    own = options[letter]
+    own, reason = options[letter], _KEY.sub("", reason)
     rejected = _LABELS_REJECTED.findall(reason)
     if any(letter in re.findall(r"\b[A-N]\b", letters) for letters in rejected):
         return True
@@ -133,7 +173,9 @@ def takes_back(reason: str, letter: str, options: Mapping[str, str]) -> bool:
             return True
         if label := re.compile(rf"\s?\({span.letter}\)").match(reason, span.end):
             reason = reason[: span.end] + reason[label.end() :]
-        if found := _NOT_BEFORE.search(reason, max(0, span.start - 40), span.start):
+        if _MORE_THAN.search(reason, max(0, span.start - 80), span.start):
+            reason = reason[: span.start] + reason[span.end :]
+        elif found := _NOT_BEFORE.search(reason, max(0, span.start - 40), span.start):
             reason = reason[: found.start()] + reason[span.end :]
     if _RETRACTION.search(reason) or re.search(_DENIED.format(letter), reason):
         return True
@@ -142,7 +184,7 @@ def takes_back(reason: str, letter: str, options: Mapping[str, str]) -> bool:
     if any(not _is_own(found["is"] or found["of"], letter, own) for found in _CLAIM.finditer(reason)):
         return True
     if own not in COMMON_WORDS and any(
-        NEGATION.search(words) for words, _ in _clauses(reason, phrases(reason, {letter: own}))
+        NEGATION.search(_BEHAVES.sub(" ", words)) for words in _clauses(reason, phrases(reason, {letter: own}))
     ):
         return True
     if own in COMMON_WORDS and {found[1].lower() for found in _CONCLUSION.finditer(reason)} & _common_others(
@@ -168,21 +210,26 @@ def _is_own(claim: str, letter: str, own: str) -> bool:
 
 def _all_rejected(reason: str, spans: Sequence[Span]) -> bool:
     """Whether each of these options is rejected where it stands; two rejections of one would take each other back."""
-    return all(1 <= len(_REJECTED.findall(words)) <= count for words, count in _clauses(reason, spans))
+    return all(_REJECTED.search(words) and not _TWICE_REJECTED.search(words) for words in _clauses(reason, spans))
 
 
-def _clauses(text: str, spans: Sequence[Span]) -> Iterator[tuple[str, int]]:
-    """Of each clause with options' texts: its other words (theirs may deny something), and how many texts there are."""
+def _clauses(text: str, spans: Sequence[Span]) -> Iterator[str]:
+    """Of each clause with options' texts its other words; theirs may themselves deny something."""
     held: dict[int, list[Span]] = {}
-    for span in spans:
-        held.setdefault(max(text.rfind(mark, 0, span.start) for mark in ".;\n,") + 1, []).append(span)
+    start, last = 0, -1
+    for span in sorted(spans, key=lambda span: span.start):
+        # In a list of options a comma parts no clauses.
+        if last < 0 or not _LISTED.fullmatch(text, last, max(last, span.start)):
+            start = max(text.rfind(mark, 0, span.start) for mark in ".;\n,") + 1
+        held.setdefault(start, []).append(span)
+        last = max(last, span.end)
     for start, inside in held.items():
         position, words = start, []
         for span in sorted(inside, key=lambda span: span.start):
             words.append(text[position : span.start])
             position = max(position, span.end)
         ends = [end for mark in ".;\n," if (end := text.find(mark, position)) >= 0]
-        yield " ".join((*words, text[position : min(ends, default=len(text))])), len(inside)
+        yield " ".join((*words, text[position : min(ends, default=len(text))]))
 
 
 def named(text: str) -> set[str]:

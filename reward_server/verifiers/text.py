@@ -92,7 +92,10 @@ def _marked(plain: str) -> list[str]:
     """The words with the marks between them that change a meaning: signs, bounds, arrows, ratios, charges."""
     text = _THOUSANDS.sub("", _NAKED_DECIMAL.sub("0.", _folded(spelled_out(plain))))
     found = [mark or word for mark, word in _MARK_OR_WORD.findall(text)]
-    return [word for word in found if word not in _ARTICLES] or found
+    # Behind all words "a" is a letter: "hepatitis A".
+    return [word for word in found[:-1] if word not in _ARTICLES] + [
+        word for word in found[-1:] if word != "the"
+    ] or found
 
 
 @functools.lru_cache(maxsize=8192)

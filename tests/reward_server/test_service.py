@@ -61,7 +61,7 @@ def test_the_example_of_the_design(server: RewardServerProcess) -> None:
             "components": {"answer": 1.0, "format": 1.0, "length": 0.0},
             "format_issue": None,
             "verifier": "choice",
-            "version": "4",
+            "version": "5",
         }
     ]
 

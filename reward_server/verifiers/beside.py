@@ -39,7 +39,7 @@ _DENYING = frozenset(_DENYING_TEXT.split())
 # Words that also make a part of the amount or another one; the working before an amount may hold them.
 _CHANGING_TEXT = """
 subtract subtracted subtracting subtraction deduct deducted deducting deduction lost lose loses losing missing unmet
-fewer apiece each another extra additional bonus leftover rescheduled
+fewer apiece each another extra additional bonus leftover rescheduled bid tid qid qds tds qhs qod prn
 """
 CHANGING = _DENYING.union(_CHANGING_TEXT.split())
 # The same in several words, and in words that have another sense elsewhere ("base excess", "cut-off").
@@ -57,6 +57,7 @@ _DENYING_PHRASE = re.compile(
     r"|truth|real|true))\b"
     r"|\bto the (?:[a-z]{2,9}th|third|second|square|cube)\b|\band (?:a bit|a little|change|then some|some"
     r"|counting|beyond|others?|following|so on|so forth|up|down)\b"
+    r"|\bq\s?(?:(?:[0-9]{1,2}|\0)\s?)?(?:h|hrs?|hours?|d|day|week|am|pm)\b"
     r"|\bet (?:al|seq)\b|\b[^\W\d_]{2,}(?:fold|folds|illions?|illionths?|illiards?)\b|\border of\b|\borders of\b"
     r"|\b(?:normal|reference|usual|typical)(?: (?:value|level|limit|one|result))?(?:\sis|\s?[:=])\s?\0"
     r"|\b(?:option|question|choice|number|nr|step|stage|class|grade|type|category|phase|divided? by"
@@ -67,6 +68,7 @@ _DENYING_PHRASE = re.compile(
 )
 # What may stand in front of an amount with nothing but space between: verbs and prepositions.
 _LEADING_TEXT = """
+currently now
 is are was were be been being equals equal equalled of at to about approximately approx roughly around circa ca nearly
 almost exactly precisely give gives gave given giving yield yields yielded get gets got getting obtain obtained
 requires require required as becomes become remains so thus hence therefore then ans answer result results value total

@@ -53,6 +53,12 @@ _NAME = (
     r"|root|log|ln|exp|(?<=[0-9]\s)e)[-_]?[0-9])"
     r"(?P<name>(?:[^\W\d_]++['-]){0,4}[^\W\d_]++[-_]?[0-9](?:[\w+-]|[.,](?=[0-9]))*+)"
 )
+# A dose's times, and a power of ten.
+_NO_NAME = re.compile(r"q[0-9]+[hd]|e[0-9]+", re.IGNORECASE)
+_SMALL_NAME = re.compile(
+    r"(?:[a-z]{0,3}c?o2|hco3|h2o|cha2ds2|hba1c|a1c|fev1|f?t[34]|b12|c?m[23]|kg/m2|fib-?4|phq|gad|curb|apache|news|ca1|il-?\d"
+    r"|name|step|eq|sofa|p50|sars|covid|grade|stage|class|type|ckd|g\d|[a-z]+_\d)"
+)
 # What is asked for may count something itself: "10-year risk", "24-hour urine".
 _SPAN = (
     r"(?<![\w.,/+-])(?<!\bto\s)(?<!\bor\s)(?<!\band\s)"
@@ -305,6 +311,8 @@ def _only_number(text: str, *, rounded: bool) -> Reading | Verdict:
     readings = _same(readings)
     if len(readings) > 1 or any(is_bound(text, *match.span()) or _is_dash(match) for match in found):
         return NO_ANSWER
+    if any(match["name"] and not _is_name(match["name"]) for match in _AMOUNT.finditer(text)):
+        return MALFORMED
     between = _AMOUNT.sub(lambda match: " name " if match["name"] or match["span"] else "\0", text)
     if len(found) > 1:
         between = SAME_AGAIN.sub("\0", between)
@@ -319,6 +327,13 @@ def _only_number(text: str, *, rounded: bool) -> Reading | Verdict:
     if foreign_numeral(between) or _LOOSE.search(between) or COUNTED.search(between) or OPERATION.search(between):
         return MALFORMED
     return reading if set(number_words(between)) - {1} <= {reading.value} else NO_ANSWER
+
+
+def _is_name(text: str) -> bool:
+    """Whether letters with a digit are a name: with a capital, or one of those that are written without."""
+    if _NO_NAME.fullmatch(text):
+        return False
+    return not text.islower() or _SMALL_NAME.match(text) is not None
 
 
 def _same(readings: set[Reading | None]) -> set[Reading | None]:

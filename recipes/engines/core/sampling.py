@@ -22,6 +22,8 @@ from recipes.engines.base import Completion, EngineError, NonFiniteError, Sampli
 from recipes.engines.core.attention import KVCache, SdpaAttention
 from recipes.engines.core.drawing import choose, uniform_draws
 from recipes.engines.core.finite import check_weights
+from recipes.engines.core.packing import Packing
+from recipes.engines.core.products import float32_product
 from recipes.engines.core.stage import Stage
 
 Decode = Callable[[list[list[int]]], list[str]]
@@ -54,7 +56,9 @@ class Sampler:
     def logits(self, ids: Sequence[int]) -> Tensor | None:
         """Logits [tokens, vocabulary] in float32 of one sequence, without a cache; None on all but the last stage."""
         with self._inference():
-            hidden = self._pass(torch.tensor([list(ids)], device=self.device), self._positions(len(ids)))
+            positions = torch.arange(len(ids), device=self.device)
+            packing = Packing.of(positions, [len(ids)], [], self.device)
+            hidden = self._pass(torch.tensor([list(ids)], device=self.device), positions[:, None], packing)
             return self._logits(hidden[:, 0]) if self.last else None
 
     @contextlib.contextmanager
@@ -145,7 +149,7 @@ class Sampler:
                 keep = alive.nonzero()[:, 0]
                 cache.keep(keep)
                 rows, chosen, alive = rows[keep], chosen[keep], alive[keep]
-            hidden = self._pass(chosen[:, None], (lengths[rows] + step)[None])
+            hidden = self._pass(chosen[:, None], (lengths[rows] + step)[None], cache)
             cache.length += 1
             logits = self._logits(hidden[0]) if self.last else None
 
@@ -182,7 +186,7 @@ class Sampler:
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.tensor(prompt)
-        hidden = self._pass(ids.to(self.device), self._positions(width))
+        hidden = self._pass(ids.to(self.device), torch.arange(width, device=self.device)[:, None], cache)
         logits = None
         if self.last:
             ends = hidden[lengths - 1, torch.arange(len(prompts), device=self.device)]
@@ -190,7 +194,7 @@ class Sampler:
         lengths = lengths.repeat_interleave(copies)
         columns = torch.arange(width + limit, device=self.device)[None]
         padding = (columns >= lengths[:, None]) & (columns < width)
-        bias = torch.zeros(len(lengths), width + limit, dtype=self.model.config.params_dtype, device=self.device)
+        bias = torch.zeros(len(lengths), width + limit, device=self.device)
         cache.length = width
         cache.expand(copies, width + limit, bias.masked_fill_(padding, float("-inf"))[:, None, None])
         return logits, lengths
@@ -205,10 +209,7 @@ class Sampler:
         texts = self.decode(written[:, -tail:].tolist())
         return torch.tensor([any(string in text for string in strings) for text in texts], device=self.device)
 
-    def _positions(self, count: int) -> Tensor:
-        return torch.arange(count, device=self.device)[:, None]
-
-    def _pass(self, ids: Tensor, positions: Tensor) -> Tensor:
+    def _pass(self, ids: Tensor, positions: Tensor, seen: Packing | KVCache) -> Tensor:
         """This stage's hidden states [tokens, rows, hidden size], handed on to the next stage."""
         group = parallel_state.get_pipeline_model_parallel_group()
         if not self.first:
@@ -218,17 +219,17 @@ class Sampler:
             )
             dist.recv(taken, parallel_state.get_pipeline_model_parallel_prev_rank(), group=group)
             self.model.decoder.set_input_tensor(taken)
-        hidden = self.stage.hidden(ids, positions)
+        hidden = self.stage.hidden(ids, positions, seen)
         if not self.last:
             dist.send(hidden.contiguous(), parallel_state.get_pipeline_model_parallel_next_rank(), group=group)
         return hidden
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Logits [rows, vocabulary] in float32 from final hidden states [rows, hidden], on all tensor ranks."""
-        logits = hidden @ self.stage.output_weight.t()
+        logits = float32_product(hidden, self.stage.output_weight.t())
         if parallel_state.get_tensor_model_parallel_world_size() > 1:
             logits = tensor_parallel.gather_from_tensor_model_parallel_region(logits)
-        return logits[:, : self.vocabulary].float()
+        return logits[:, : self.vocabulary]
 
     def _agree(self, logits: Tensor | None, sampling: Sampling, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Samples on the last stage's first tensor rank and tells all model parallel ranks."""

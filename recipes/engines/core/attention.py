@@ -62,7 +62,7 @@ class KVCache:
 class SdpaAttention(MegatronModule):
     """softmax(Q K^T scale) V over [sequence, batch, heads, head dim] inputs, causal, with grouped queries.
 
-    Given a `Packing`, the batch is one packed row. Else `cache` must be set: the first pass, over prompts, fills it, and
+    Given a `Packing`, the batch is one packed row. Else `cache` must be set: the first pass, over prompts, fills it;
     later ones of one token a row append to it and attend to all of it.
     """
 

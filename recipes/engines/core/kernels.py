@@ -3,9 +3,9 @@
 A softmax over both is the mean of the two, weighted by their sums of exponentials, which kernels return as logarithms;
 and a kernel's gradient, given the joined output and log-sum-exp, is its part of the whole one, as in ring attention
 (Liu et al. 2023, arXiv:2310.01889). Three kernels: FlashAttention with cumulated lengths on a GPU in half precision;
-torch's for the CPU on padded blocks; scores written out on padded blocks for float32 on a GPU, where torch has no kernel
-for fewer key heads than query heads: for small models and comparisons. No FlexAttention: it is compiled, and again for
-new shapes, and all that its mask would skip is not there in the first place. Left out: dropout, context parallelism.
+torch's for the CPU on padded blocks; scores written out on padded blocks for float32 on a GPU, where torch has none for
+fewer key heads than query heads: for small models and comparisons. No FlexAttention: it is compiled, and again for new
+shapes, and all that its mask would skip is not there in the first place. Left out: dropout, context parallelism.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class CpuBlocks(_Blocks):
 
 
 class PlainBlocks(_Blocks):
-    """Scores and probabilities written out, in the inputs' precision."""
+    """Scores and probabilities written out, in float32."""
 
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, causal: bool, scale: float

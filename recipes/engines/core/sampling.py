@@ -2,7 +2,10 @@
 
 A prompt is computed once for its whole group, finished rows leave the batch, and every response has random draws of its
 own, fixed by seed, prompt number and copy, so that rollouts do not depend on the layout. Works at any tensor and
-pipeline parallel size. Left out: paged caches and continuous batching; that is what vLLM is for.
+pipeline parallel size. Left out: paged caches and continuous batching; that is what vLLM is for. Left out too: CUDA
+graphs of a token's step. Every token lengthens the keys that are read, and rows leave, so a graph would want attention
+over the whole capacity, or one graph for every so many tokens and rows; and what is captured are Transformer Engine's
+modules, tensor parallel collectives and exchanges between stages. That is not to be made right without a GPU to try.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ from recipes.engines.core.stage import Stage
 Decode = Callable[[list[list[int]]], list[str]]
 # Rows are dropped from the batch once fewer than this share of it is still being written.
 _COMPACT_BELOW = 0.8
+# Tokens from one look at how many that are to the next, on a GPU: a look waits until all that was asked of it is done.
+_LOOK_EVERY = 8
 
 
 def decoder(checkpoint: str) -> Decode:
@@ -49,6 +54,7 @@ class Sampler:
         self.vocabulary = vocabulary
         self.device = where
         self.decode = decode
+        self.look_every = _LOOK_EVERY if where.type == "cuda" else 1
         self.attentions = [module for module in self.model.modules() if isinstance(module, SdpaAttention)]
         self.first, self.last = stage.first, stage.last
 
@@ -142,14 +148,19 @@ class Sampler:
                 ended[alive] |= self._completes(written, sampling.stop_strings)
             finished[rows] |= ended & alive
             alive &= ~ended & (limits[rows] > step + 1)
-            left = int(alive.sum())
-            if not left:
+            if step % self.look_every == 0:
+                left = int(alive.sum())
+                if not left:
+                    break
+                if left < _COMPACT_BELOW * len(rows):
+                    keep = alive.nonzero()[:, 0]
+                    cache.keep(keep)
+                    rows, chosen, alive = rows[keep], chosen[keep], alive[keep]
+            if step == limit - 1:
                 break
-            if left < _COMPACT_BELOW * len(rows):
-                keep = alive.nonzero()[:, 0]
-                cache.keep(keep)
-                rows, chosen, alive = rows[keep], chosen[keep], alive[keep]
-            hidden = self._pass(chosen[:, None], (lengths[rows] + step)[None], cache)
+            # A row that has ended may stay beyond its own limit, where there need not be a position.
+            positions = lengths[rows] + limits[rows].clamp_max(step + 1) - 1
+            hidden = self._pass(chosen[:, None], positions[None], cache)
             cache.length += 1
             logits = self._logits(hidden[0]) if self.last else None
 

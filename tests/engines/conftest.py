@@ -65,6 +65,8 @@ GRADIENTS: dict[str, tuple[str, list[str]]] = {
 PROMPT_LENGTHS, LIMIT = (3, 17, 1, 9, 30), 24
 # What the sampler's tasks set: limits of each prompt, strings inside and across tokens, filters that both bite.
 LIMITS, STOP_STRINGS, FILTER = (5, 24, 1, 9, 16), ("é", "gab"), {"top_k": 12, "top_p": 0.8, "temperature": 1.3}
+# Sampled again while rows that have ended leave the batch late.
+SELDOM = ("limits", "all at once")
 # In greedy responses: over three tokens, inside a token, and one that a prompt's last token would begin.
 GREEDY_STOP_STRINGS = ("bgbf", "fa", "éd")
 
@@ -170,6 +172,17 @@ class World:
             "overrides": [NO_KL, *overrides],
             "prompts": self.prompts(),
             "samplings": samplings,
+            "seldom": SELDOM,
+            "positions": max(map(sum, zip(PROMPT_LENGTHS, LIMITS, strict=True))),
+        }
+
+    def bfloat16_task(self) -> Results:
+        return {
+            "kind": "generate",
+            "model": str(self.spoken()),
+            "overrides": [NO_KL, "model.precision=bfloat16"],
+            "prompts": self.prompts(),
+            "samplings": {"plain": {"copies": 4, "temperature": 1.0, "max_new_tokens": 60, "stop_ids": []}},
         }
 
     # --- launches ------------------------------------------------------------------------------------------------
@@ -233,6 +246,8 @@ class World:
             "train qwen3": self.train_task(KL, model="qwen3-untied"),
             "generate": self.generate_task(),
         }
+        if launch == "tp1":
+            tasks["generate bfloat16"] = self.bfloat16_task()
         if launch in ("tp1", "tp2"):
             folder = str(self.saved_beside(f"{launch}-diverged"))
             tasks["diverged"] = self.train_task(NO_KL, steps=1, kind="diverged", folder=folder)

@@ -28,6 +28,7 @@ from megatron.core import parallel_state  # noqa: E402
 
 from conversion.checkpoint import CheckpointError  # noqa: E402
 from recipes.engines.core import vocabulary as vocabulary_module  # noqa: E402
+from recipes.engines.core.rotary import RotaryTable  # noqa: E402
 from recipes.engines.core.vocabulary import token_logprobs  # noqa: E402
 from recipes.engines.megatron.engine import MegatronEngine  # noqa: E402
 from recipes.runtime.launch import init_process_group  # noqa: E402
@@ -85,7 +86,14 @@ def generate(layout: list[str], task: Task) -> Any:
     model_config.fp8 = "hybrid"
     found: dict[str, Any] = {"logits": engine.logits(task["prompts"][0]).tolist(), "fp8 after": model_config.fp8}
     model_config.fp8 = None
-    return found | sample_all(engine, task)
+    found |= sample_all(engine, task)
+    if "seldom" in task:
+        # Rows that have ended stay for longer, and there is no position beyond the last that a response may have.
+        engine.sampler.look_every = 7
+        engine.stage.rotary = RotaryTable(engine.module.rotary_pos_emb, task["positions"], torch.float32)
+        chosen = {name: task["samplings"][name] for name in task["seldom"]}
+        found["seldom"] = sample_all(engine, {**task, "samplings": chosen})
+    return found
 
 
 def start(layout: list[str], task: Task) -> Any:

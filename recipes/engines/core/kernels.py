@@ -93,8 +93,8 @@ class _Blocks:
         for block in part.blocks:
             own = _rows(query, block.queries), _rows(key, block.keys), _rows(value, block.keys)
             block_out, block_lse = self._attend(*own, _hidden(block, query), part.causal, scale)
-            out[block.tokens] = block_out.transpose(1, 2).flatten(0, 1)[block.cells].to(out.dtype)
-            lse[:, block.tokens] = block_lse.transpose(0, 1).flatten(1)[:, block.cells].to(lse.dtype)
+            out.index_copy_(0, block.tokens, _tokens(block_out, block.cells))
+            lse[:, block.tokens] = block_lse.transpose(0, 1).flatten(1)[:, block.cells]
         return out, lse
 
     def backward(
@@ -112,10 +112,8 @@ class _Blocks:
         grads = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
         for block in part.blocks:
             own = _rows(query, block.queries), _rows(key, block.keys), _rows(value, block.keys)
-            # Padded cells repeat a query; what comes back for them counts as nothing.
-            block_grad = grad.new_zeros(block.queries.numel(), *grad.shape[1:])
-            block_grad[block.cells] = grad[block.tokens]
-            block_grad = block_grad.view(*block.queries.shape, *grad.shape[1:]).transpose(1, 2)
+            # Padded cells repeat a query, and nothing came back for them.
+            block_grad = _rows(grad, block.queries).masked_fill_(block.padded, 0.0)
             block_lse = lse[:, block.queries].transpose(0, 1)
             found = self._gradients(
                 block_grad, *own, _rows(out, block.queries), block_lse, _hidden(block, query), part.causal, scale
@@ -126,7 +124,7 @@ class _Blocks:
                 (block.key_tokens, block.key_cells),
             )
             for whole, piece, (tokens, cells) in zip(grads, found, places, strict=True):
-                whole[tokens] = piece.transpose(1, 2).flatten(0, 1)[cells]
+                whole.index_copy_(0, tokens, _tokens(piece, cells))
         return grads
 
     def _attend(
@@ -227,7 +225,12 @@ def _repeated(x: Tensor, query: Tensor) -> Tensor:
 
 def _rows(x: Tensor, tokens: Tensor) -> Tensor:
     """[tokens, heads, d] as a block [rows, heads, columns, d]."""
-    return x[tokens].transpose(1, 2)
+    return x.index_select(0, tokens.flatten()).view(*tokens.shape, *x.shape[1:]).transpose(1, 2)
+
+
+def _tokens(block: Tensor, cells: Tensor) -> Tensor:
+    """The tokens [cells, heads, d] of a block [rows, heads, columns, d]."""
+    return block.transpose(1, 2).flatten(0, 1).index_select(0, cells)
 
 
 def _hidden(block: Block, query: Tensor) -> Tensor | None:

@@ -32,6 +32,7 @@ class Block:
         keys: [rows, key columns], likewise among the part's keys.
         cells, tokens: [tokens of the block], places in the flattened block and among the part's queries.
         key_cells, key_tokens: likewise of keys.
+        padded: [rows, 1, columns, 1], true at padded cells.
         hidden: [rows, 1, 1, key columns], true at padded keys; None where a causal mask hides them or none is padded.
     """
 
@@ -41,6 +42,7 @@ class Block:
     tokens: Tensor
     key_cells: Tensor
     key_tokens: Tensor
+    padded: Tensor
     hidden: Tensor | None
 
 
@@ -90,13 +92,12 @@ class Part:
     def _block(self, pieces: Sequence[int]) -> Block:
         where = self.query_ends.device
         chosen = torch.tensor(pieces, device=where)
-        queries, cells, tokens, _ = _pad(self.query_ends.long(), chosen, max(self._lengths[n][0] for n in pieces))
-        keys, key_cells, key_tokens, padded = _pad(
-            self.key_ends.long(), chosen, max(self._lengths[n][1] for n in pieces)
-        )
-        even = len({self._lengths[n][1] for n in pieces}) == 1
-        hidden = None if self.causal or even else padded[:, None, None]
-        return Block(queries, keys, cells, tokens, key_cells, key_tokens, hidden)
+        longest = [max(self._lengths[piece][side] for piece in pieces) for side in (0, 1)]
+        queries, cells, tokens, padded = _pad(self.query_ends.long(), chosen, longest[0])
+        keys, key_cells, key_tokens, key_padded = _pad(self.key_ends.long(), chosen, longest[1])
+        even = len({self._lengths[piece][1] for piece in pieces}) == 1
+        hidden = None if self.causal or even else key_padded[:, None, None]
+        return Block(queries, keys, cells, tokens, key_cells, key_tokens, padded[:, None, :, None], hidden)
 
 
 def _pad(ends: Tensor, chosen: Tensor, columns: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

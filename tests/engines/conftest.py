@@ -176,15 +176,6 @@ class World:
             "positions": max(map(sum, zip(PROMPT_LENGTHS, LIMITS, strict=True))),
         }
 
-    def bfloat16_task(self) -> Results:
-        return {
-            "kind": "generate",
-            "model": str(self.spoken()),
-            "overrides": [NO_KL, "model.precision=bfloat16"],
-            "prompts": self.prompts(),
-            "samplings": {"plain": {"copies": 4, "temperature": 1.0, "max_new_tokens": 60, "stop_ids": []}},
-        }
-
     # --- launches ------------------------------------------------------------------------------------------------
 
     def saved(self, name: str) -> Path:
@@ -247,7 +238,12 @@ class World:
             "generate": self.generate_task(),
         }
         if launch == "tp1":
-            tasks["generate bfloat16"] = self.bfloat16_task()
+            overrides = [NO_KL, "model.precision=bfloat16"]
+            tasks["bfloat16"] = {
+                "kind": "bfloat16",
+                "model": str(self.checkpoint("qwen2-tied")),
+                "overrides": overrides,
+            }
         if launch in ("tp1", "tp2"):
             folder = str(self.saved_beside(f"{launch}-diverged"))
             tasks["diverged"] = self.train_task(NO_KL, steps=1, kind="diverged", folder=folder)

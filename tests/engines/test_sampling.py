@@ -81,13 +81,16 @@ def test_rollouts_do_not_depend_on_when_ended_rows_leave(layout: str, task: str,
             assert (found["ids"], found["finished"]) == (expected["ids"], expected["finished"])
 
 
-def test_in_bfloat16_the_samplers_logprobs_are_the_trainers_up_to_the_layers_rounding(world: World) -> None:
-    """Scores and logits in float32 on both sides; what is left is the rounding of activations in another order."""
-    found = world.results("tp1")[0]["generate bfloat16"]["plain"]
-    sampled = [values for group in found["logprobs"] for values in group]
-    differences = torch.tensor(sampled) - torch.tensor(found["trainer"])
-    print("BF16", differences.abs().mean(), differences.abs().max())
-    assert differences.abs().mean() < 0.001
+def test_in_bfloat16_only_inputs_and_outputs_are_rounded(world: World) -> None:
+    """To 2^-9 each, and attention's probabilities; scores and logits are float32, while sampling and while training.
+
+    In bfloat16 they would make an output of attention wrong by 1 % and a log-probability by several hundredths.
+    """
+    found = world.results("tp1")[0]["bfloat16"]
+    assert found["decode"] < 0.005
+    assert found["packed"] < 0.005
+    assert found["sampler's logprobs"] < 1e-4
+    assert found["trainer's logprobs"] < 1e-4
 
 
 def test_samples_vary_by_copy_and_seed_and_end_where_they_should(world: World) -> None:

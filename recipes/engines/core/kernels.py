@@ -81,7 +81,8 @@ class Flash:
 
     @staticmethod
     def _pieces(part: Part) -> tuple[Tensor, Tensor, int, int]:
-        return part.query_ends, part.key_ends, part.longest_query, part.longest_key
+        # At one query a piece the kernel would lay the heads of a group out as if they were a sequence.
+        return part.query_ends, part.key_ends, max(2, part.longest_query), part.longest_key
 
 
 class _Blocks:

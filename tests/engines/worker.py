@@ -101,8 +101,8 @@ def generate(layout: list[str], task: Task) -> Any:
 def bfloat16(layout: list[str], task: Task) -> Any:
     """Attention's last output and log-probabilities against float64 on the same rounded inputs.
 
-    Scores and logits are as spread as a trained model's. Differences of outputs are relative, those of log-probabilities
-    the worst in nats.
+    Scores and logits are as spread as a trained model's. Outputs differ relatively, log-probabilities at worst in
+    nats.
     """
     engine = _engine(layout, task)
     attention, config, tokens = engine.sampler.attentions[0], engine.module.config, 64

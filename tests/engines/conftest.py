@@ -41,6 +41,8 @@ WEIGHT_DECAY, EPSILON, KL_COEF = 0.05, 1e-4, 0.2
 NO_KL, KL = "algorithm.kl_coef=0.0", f"algorithm.kl_coef={KL_COEF}"
 SMALL = "parallel.micro_batch_tokens=50"
 EACH_ALONE = "parallel.micro_batch_tokens=1"
+# Of the batch whose gradients are compared: two on the first data parallel rank, one on the second.
+UNEQUAL = "parallel.micro_batch_tokens=60"
 RECOMPUTE = "parallel.recompute=true"
 SEQUENCE = "parallel.sequence=true"
 MODELS = ("qwen2-tied", "qwen3-untied")
@@ -57,6 +59,7 @@ GRADIENTS: dict[str, tuple[str, list[str]]] = {
     "pp2 recompute": ("pp2", [NO_KL, SMALL, RECOMPUTE]),
     "dp2": ("dp2", [NO_KL]),
     "dp2 small micro-batches": ("dp2", [NO_KL, SMALL]),
+    "dp2 unequal micro-batches": ("dp2", [NO_KL, UNEQUAL]),
     "tp2 pp2": ("tp2 pp2", [NO_KL, SMALL]),
     "tp2 pp2 sequence parallel": ("tp2 pp2", [NO_KL, EACH_ALONE, SEQUENCE]),
     "one micro-batch KL": ("tp1", [KL]),

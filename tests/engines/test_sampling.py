@@ -37,6 +37,8 @@ def test_greedy_is_transformers_generate(layout: str, task: str, world: World) -
         found = rank[task]["greedy"]
         assert [ids for [ids] in found["ids"]] == world.greedy()
         assert found["finished"] == [[False]] * len(PROMPT_LENGTHS)
+        # A prompt of one token by itself is a prompt, and not the next token of a response.
+        assert rank[task]["shortest alone"] == world.greedy()[PROMPT_LENGTHS.index(1)][:8]
 
 
 @pytest.mark.parametrize(("layout", "task"), TASKS)

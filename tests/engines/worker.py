@@ -28,6 +28,7 @@ from megatron.core import parallel_state  # noqa: E402
 
 from conversion.checkpoint import CheckpointError  # noqa: E402
 from recipes.engines.core import vocabulary as vocabulary_module  # noqa: E402
+from recipes.engines.base import Sampling  # noqa: E402
 from recipes.engines.core.attention import KVCache  # noqa: E402
 from recipes.engines.core.packing import Packing  # noqa: E402
 from recipes.engines.core.rotary import RotaryTable  # noqa: E402
@@ -77,7 +78,7 @@ def gradient(layout: list[str], task: Task) -> Any:
         parameter.data.copy_(parameter.main_grad)
     engine.save(Path(task["save"]), {})
     engine.finish_saves(wait=True)
-    return found
+    return {"steps": found, "micro-batches": len(engine._divide(batch_of(task["batch"])))}
 
 
 def generate(layout: list[str], task: Task) -> Any:
@@ -95,6 +96,8 @@ def generate(layout: list[str], task: Task) -> Any:
         engine.stage.rotary = RotaryTable(engine.module.rotary_pos_emb, task["positions"], torch.float32)
         chosen = {name: task["samplings"][name] for name in task["seldom"]}
         found["seldom"] = sample_all(engine, {**task, "samplings": chosen})
+        shortest = min(task["prompts"], key=len)
+        found["shortest alone"] = engine.generate([shortest], Sampling(1, 0.0, 8, ()))[0][0].ids
     return found
 
 

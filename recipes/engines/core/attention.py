@@ -115,8 +115,9 @@ class SdpaAttention(MegatronModule):
         # The query heads of a group stand where a sequence would: one small product a group, no repeated keys.
         query = query.reshape(batch, groups, heads // groups, width)
         # In float32 as in the kernels that the trainer uses, whose log-probabilities these are taken for.
-        scores = float32_product(query, keys[:, :, :filled].transpose(-1, -2)).mul_(self.scale)
-        shares = torch.softmax(scores.add_(cache.bias[..., :filled]), -1).to(values.dtype)
+        scores = float32_product(query, keys[:, :, :filled].transpose(-1, -2))
+        scores = torch.add(cache.bias[..., :filled], scores, alpha=self.scale)
+        shares = torch.softmax(scores, -1).to(values.dtype)
         return (shares @ values[:, :, :filled]).view(batch, heads, 1, width)
 
 

@@ -65,7 +65,7 @@ def divide(sequences: Sequence[TokenSequence], *, tokens: int) -> list[Share]:
         groups.setdefault(sequence.ids[: sequence.prompt_length], []).append(index)
     shares = []
     for prompt, members in groups.items():
-        # Long ones first: those that share a micro-batch are padded to one length in attention.
+        # Long ones first: what shares a micro-batch is then of about one length, for kernels that pad.
         ordered = sorted(members, key=lambda i: (-len(sequences[i].ids), i))
         chosen: list[int] = []
         cost = len(prompt)

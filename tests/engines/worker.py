@@ -27,8 +27,8 @@ megatron_cpu.install()
 from megatron.core import parallel_state  # noqa: E402
 
 from conversion.checkpoint import CheckpointError  # noqa: E402
-from recipes.engines.core import vocabulary as vocabulary_module  # noqa: E402
 from recipes.engines.base import Sampling  # noqa: E402
+from recipes.engines.core import vocabulary as vocabulary_module  # noqa: E402
 from recipes.engines.core.attention import KVCache  # noqa: E402
 from recipes.engines.core.packing import Packing  # noqa: E402
 from recipes.engines.core.rotary import RotaryTable  # noqa: E402

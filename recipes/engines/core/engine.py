@@ -37,10 +37,11 @@ _FP8_MULTIPLE = 16
 
 
 def _choose_kernels() -> None:
-    """Settings of torch for a GPU: cuDNN's attention would make a plan for every new shape of prompts, and products of
-    bfloat16 be added up in bfloat16."""
+    """Sets what torch may use on a GPU, for this process."""
     if platform.on_gpu():
+        # It makes a plan for every new shape, and prompts come in many.
         torch.backends.cuda.enable_cudnn_sdp(False)
+        # Parts of a product of bfloat16 matrices would be added up in bfloat16.
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
 

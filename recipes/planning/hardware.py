@@ -22,7 +22,7 @@ class Gpu:
         hbm: bytes a second of its own memory.
         nvlink: bytes a second to another GPU of the node.
         network: bytes a second to a GPU of another node.
-        host: bytes a second between its memory and pageable host memory.
+        host: bytes a second between its memory and host memory.
     """
 
     name: str

@@ -17,8 +17,6 @@ from recipes.planning.architectures import cache_bytes, embedding_weights, layer
 from recipes.planning.hardware import OVERHEAD_BYTES
 from recipes.planning.layout import Layout, Rollout
 
-# Responses of one micro-batch are padded to its longest in attention: estimate of the mean padding.
-_PADDING = 1.25
 # Float32 logits that vocabulary.py holds at once, and the temporaries of the same size beside them.
 _CHUNK_BYTES = 4 * 2**24
 _CHUNK_COPIES = 4
@@ -87,17 +85,16 @@ def state_bytes(architecture: MegatronArchitecture, layout: Layout) -> dict[str,
 def layer_activations(architecture: MegatronArchitecture, layout: Layout) -> float:
     """Bytes that one layer keeps of one token for the backward pass, on one rank.
 
-    Inputs and outputs of two norms (4 x hidden); Q and the output of attention, padded, and that output packed
-    (3 x query), K and V, padded and once more behind their prompt's (2 x 2 x key); gate and up, and their product
-    (3 x ffn). Full recomputation keeps the layer's input alone. What tensor parallelism does not divide by itself is
-    divided by sequence parallelism.
+    Inputs and outputs of two norms (4 x hidden); Q and the output of attention (2 x query), K and V (2 x key), all
+    packed; gate and up, and their product (3 x ffn). Full recomputation keeps the layer's input alone. What tensor
+    parallelism does not divide by itself is divided by sequence parallelism.
     """
     hidden, ffn = architecture.hidden_size, architecture.ffn_hidden_size
     query, key = architecture.dimension("query"), architecture.dimension("kv")
     whole = layout.tensor if layout.sequence else 1
     if layout.recompute == 1:
         return layout.bytes_per_weight * hidden / whole
-    divided = (1 + 2 * _PADDING) * query + 4 * _PADDING * key + 3 * ffn
+    divided = 2 * query + 2 * key + 3 * ffn
     return layout.bytes_per_weight * (4 * hidden / whole + divided / layout.tensor)
 
 

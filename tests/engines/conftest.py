@@ -41,6 +41,8 @@ WEIGHT_DECAY, EPSILON, KL_COEF = 0.05, 1e-4, 0.2
 NO_KL, KL = "algorithm.kl_coef=0.0", f"algorithm.kl_coef={KL_COEF}"
 SMALL = "parallel.micro_batch_tokens=50"
 EACH_ALONE = "parallel.micro_batch_tokens=1"
+# Of the batch whose gradients are compared: two on the first data parallel rank, one on the second.
+UNEQUAL = "parallel.micro_batch_tokens=60"
 RECOMPUTE = "parallel.recompute=true"
 SEQUENCE = "parallel.sequence=true"
 MODELS = ("qwen2-tied", "qwen3-untied")
@@ -57,6 +59,7 @@ GRADIENTS: dict[str, tuple[str, list[str]]] = {
     "pp2 recompute": ("pp2", [NO_KL, SMALL, RECOMPUTE]),
     "dp2": ("dp2", [NO_KL]),
     "dp2 small micro-batches": ("dp2", [NO_KL, SMALL]),
+    "dp2 unequal micro-batches": ("dp2", [NO_KL, UNEQUAL]),
     "tp2 pp2": ("tp2 pp2", [NO_KL, SMALL]),
     "tp2 pp2 sequence parallel": ("tp2 pp2", [NO_KL, EACH_ALONE, SEQUENCE]),
     "one micro-batch KL": ("tp1", [KL]),
@@ -65,6 +68,8 @@ GRADIENTS: dict[str, tuple[str, list[str]]] = {
 PROMPT_LENGTHS, LIMIT = (3, 17, 1, 9, 30), 24
 # What the sampler's tasks set: limits of each prompt, strings inside and across tokens, filters that both bite.
 LIMITS, STOP_STRINGS, FILTER = (5, 24, 1, 9, 16), ("é", "gab"), {"top_k": 12, "top_p": 0.8, "temperature": 1.3}
+# Sampled again while rows that have ended leave the batch late.
+SELDOM = ("limits", "all at once")
 # In greedy responses: over three tokens, inside a token, and one that a prompt's last token would begin.
 GREEDY_STOP_STRINGS = ("bgbf", "fa", "éd")
 
@@ -170,6 +175,8 @@ class World:
             "overrides": [NO_KL, *overrides],
             "prompts": self.prompts(),
             "samplings": samplings,
+            "seldom": SELDOM,
+            "positions": max(map(sum, zip(PROMPT_LENGTHS, LIMITS, strict=True))),
         }
 
     # --- launches ------------------------------------------------------------------------------------------------
@@ -233,6 +240,13 @@ class World:
             "train qwen3": self.train_task(KL, model="qwen3-untied"),
             "generate": self.generate_task(),
         }
+        if launch == "tp1":
+            overrides = [NO_KL, "model.precision=bfloat16"]
+            tasks["bfloat16"] = {
+                "kind": "bfloat16",
+                "model": str(self.checkpoint("qwen2-tied")),
+                "overrides": overrides,
+            }
         if launch in ("tp1", "tp2"):
             folder = str(self.saved_beside(f"{launch}-diverged"))
             tasks["diverged"] = self.train_task(NO_KL, steps=1, kind="diverged", folder=folder)

@@ -76,6 +76,12 @@ def test_the_whole_gradient_is_the_same(name: str, world: World, tmp_path: Path)
         assert (found[tensor] - gradient).norm() <= 1e-5 * max(gradient.norm(), floor), tensor
 
 
+def test_a_rank_with_more_micro_batches_is_among_the_above(world: World) -> None:
+    """Gradients are reduced while the last one's are computed, which comes later there."""
+    counts = [rank["gradient: dp2 unequal micro-batches"]["micro-batches"] for rank in world.results("dp2")]
+    assert counts == [2, 1]
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "grpo"])
 def test_other_objectives_are_the_same_at_every_layout(

@@ -27,7 +27,11 @@ megatron_cpu.install()
 from megatron.core import parallel_state  # noqa: E402
 
 from conversion.checkpoint import CheckpointError  # noqa: E402
+from recipes.engines.base import Sampling  # noqa: E402
 from recipes.engines.core import vocabulary as vocabulary_module  # noqa: E402
+from recipes.engines.core.attention import KVCache  # noqa: E402
+from recipes.engines.core.packing import Packing  # noqa: E402
+from recipes.engines.core.rotary import RotaryTable  # noqa: E402
 from recipes.engines.core.vocabulary import token_logprobs  # noqa: E402
 from recipes.engines.megatron.engine import MegatronEngine  # noqa: E402
 from recipes.runtime.launch import init_process_group  # noqa: E402
@@ -74,7 +78,7 @@ def gradient(layout: list[str], task: Task) -> Any:
         parameter.data.copy_(parameter.main_grad)
     engine.save(Path(task["save"]), {})
     engine.finish_saves(wait=True)
-    return found
+    return {"steps": found, "micro-batches": len(engine._divide(batch_of(task["batch"])))}
 
 
 def generate(layout: list[str], task: Task) -> Any:
@@ -85,7 +89,59 @@ def generate(layout: list[str], task: Task) -> Any:
     model_config.fp8 = "hybrid"
     found: dict[str, Any] = {"logits": engine.logits(task["prompts"][0]).tolist(), "fp8 after": model_config.fp8}
     model_config.fp8 = None
-    return found | sample_all(engine, task)
+    found |= sample_all(engine, task)
+    if "seldom" in task:
+        # Rows that have ended stay for longer, and there is no position beyond the last that a response may have.
+        engine.sampler.look_every = 7
+        engine.stage.rotary = RotaryTable(engine.module.rotary_pos_emb, task["positions"], torch.float32)
+        chosen = {name: task["samplings"][name] for name in task["seldom"]}
+        found["seldom"] = sample_all(engine, {**task, "samplings": chosen})
+        shortest = min(task["prompts"], key=len)
+        found["shortest alone"] = engine.generate([shortest], Sampling(1, 0.0, 8, ()))[0][0].ids
+    return found
+
+
+def bfloat16(layout: list[str], task: Task) -> Any:
+    """Attention's last output and log-probabilities against float64 on the same rounded inputs.
+
+    Scores and logits are as spread as a trained model's. Outputs differ relatively, log-probabilities at worst in
+    nats.
+    """
+    engine = _engine(layout, task)
+    attention, config, tokens = engine.sampler.attentions[0], engine.module.config, 64
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(tokens, 1, heads, config.kv_channels) for heads in (config.num_attention_heads, config.num_query_groups)]
+    query, key, value = (torch.randn(shapes[n], generator=generator).bfloat16() for n in (0, 1, 1))
+    query *= 3
+    each = config.num_attention_heads // config.num_query_groups
+    q, k, v = (x[:, 0].double().repeat_interleave(n, 1) for x, n in ((query, 1), (key, each), (value, each)))
+    shares = torch.softmax(torch.einsum("hd,khd->hk", q[-1], k) * attention.scale, -1)
+    expected = torch.einsum("hk,khd->hd", shares, v).flatten()
+
+    still = engine.stage.rotary.at(torch.zeros(1, 1, dtype=torch.long))
+    rows = [x.permute(1, 2, 0, 3).clone() for x in (key, value)]
+    cache = KVCache({attention.layer_number: rows[0]}, {attention.layer_number: rows[1]}, torch.zeros(1, 1, 1, tokens))
+    cache.length, cache.rotation = tokens - 1, still
+    attention.cache = cache
+    outputs = {"decode": attention(query[-1:], key[-1:], value[-1:])}
+    attention.cache = None
+    packing = Packing.of(torch.arange(tokens), [tokens], [], engine.device)
+    packing.rotation = still
+    outputs["packed"] = attention(query, key, value, packed_seq_params=packing)
+    found = {name: float((out[-1, 0].double() - expected).norm() / expected.norm()) for name, out in outputs.items()}
+
+    weight, size = engine.stage.output_weight.detach(), engine.architecture.vocab_size
+    hidden = torch.randn(32, weight.shape[1], generator=generator)
+    hidden = (hidden * 6 / (hidden @ weight.float().t()).std()).bfloat16()
+    logprobs = torch.log_softmax(hidden.double() @ weight[:size].double().t(), -1)
+    targets = torch.arange(32) % size
+    sampled = torch.log_softmax(engine.sampler._logits(hidden), -1)
+    trained, _ = token_logprobs(
+        *(hidden, weight, targets), temperature=1.0, valid=size, group=parallel_state.get_tensor_model_parallel_group()
+    )
+    found["sampler's logprobs"] = float((sampled - logprobs).abs().max())
+    found["trainer's logprobs"] = float((trained - logprobs[torch.arange(32), targets]).abs().max())
+    return found
 
 
 def start(layout: list[str], task: Task) -> Any:
@@ -273,6 +329,7 @@ def hang(layout: list[str], task: Task) -> Any:
 
 TASKS = {
     **{"train": train, "gradient": gradient, "generate": generate, "start": start, "vocabulary": vocabulary},
+    "bfloat16": bfloat16,
     **{"poisoned": poisoned, "diverged": diverged, "snapshot": snapshot, "broken save": broken_save, "hang": hang},
 }
 

@@ -91,10 +91,10 @@ def test_fp8_keeps_two_bytes_more_of_a_layers_matrices() -> None:
 
 
 def test_activations_of_a_layer() -> None:
-    # 2 (4 x 8192 + 3.5 x 8192 + 5 x 1024 + 3 x 28672) bytes a token, all of it divided by 8.
-    assert layer_activations(LLAMA_70B, Layout(tensor=8, sequence=True)) == 2 * (32768 + 28672 + 5120 + 86016) / 8
+    # 2 (4 x 8192 + 2 x 8192 + 2 x 1024 + 3 x 28672) bytes a token, all of it divided by 8.
+    assert layer_activations(LLAMA_70B, Layout(tensor=8, sequence=True)) == 2 * (32768 + 16384 + 2048 + 86016) / 8
     # Without sequence parallelism the norms' are whole.
-    assert layer_activations(LLAMA_70B, Layout(tensor=8)) == 2 * (32768 + (28672 + 5120 + 86016) / 8)
+    assert layer_activations(LLAMA_70B, Layout(tensor=8)) == 2 * (32768 + (16384 + 2048 + 86016) / 8)
     assert layer_activations(LLAMA_70B, Layout(tensor=8, sequence=True, recompute=1)) == 2 * 8192 / 8
 
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from recipes.engines.base import TokenSequence
-from recipes.engines.core.attention import Packing
+from recipes.engines.core.packing import Packing
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def divide(sequences: Sequence[TokenSequence], *, tokens: int) -> list[Share]:
         groups.setdefault(sequence.ids[: sequence.prompt_length], []).append(index)
     shares = []
     for prompt, members in groups.items():
-        # Long ones first: those that share a micro-batch are padded to one length in attention.
+        # Long ones first: what shares a micro-batch is then of about one length, for kernels that pad.
         ordered = sorted(members, key=lambda i: (-len(sequences[i].ids), i))
         chosen: list[int] = []
         cost = len(prompt)
@@ -112,59 +113,63 @@ def pack(
     sequences: Sequence[TokenSequence], shares: Sequence[Share], *, length: int, where: torch.device
 ) -> PackedBatch:
     """One micro-batch of the given shares, filled up with tokens that nobody sees to `length`."""
-    inputs, positions = torch.zeros(length, dtype=torch.long), torch.zeros(length, dtype=torch.long)
-    roots: list[tuple[int, int]] = []
-    branches: list[tuple[int, list[tuple[int, int]]]] = []
-    indices = [index for share in shares for index in share.members]
-    width = max((sequences[i].response_length for i in indices), default=1)
-    sources, targets, places = [], [], []
-    mask, advantages, old, weights = (torch.zeros(max(1, len(indices)), width) for _ in range(4))
-    cursor, row = 0, 0
+    inputs, positions = np.zeros(length, np.int64), np.zeros(length, np.int64)
+    cursor = 0
 
-    def place(ids: tuple[int, ...], first: int) -> tuple[int, int]:
+    def place(ids: tuple[int, ...], first: int) -> int:
         nonlocal cursor
         start, cursor = cursor, cursor + len(ids)
-        inputs[start:cursor] = torch.tensor(ids)
-        positions[start:cursor] = torch.arange(first, first + len(ids))
-        return start, len(ids)
+        inputs[start:cursor], positions[start:cursor] = ids, np.arange(first, first + len(ids))
+        return start
 
-    for share in shares:
-        prompt_length = sequences[share.members[0]].prompt_length
-        alone = len(share.members) == 1
-        shown = sequences[share.members[0]].ids
-        root = place(shown[:-1] if alone else shown[:prompt_length], 0)
-        roots.append(root)
-        tails = []
+    # As attention wants them: first the roots that have branches, then those without, then all branches.
+    ordered = sorted(shares, key=lambda share: not any(_tails(sequences, share)))
+    roots = [_root(sequences, share) for share in ordered]
+    starts = [place(ids, 0) for ids in roots]
+    branches = [[held for held in _tails(sequences, share) if held] for share in ordered]
+
+    indices = [index for share in ordered for index in share.members]
+    width = max((sequences[i].response_length for i in indices), default=1)
+    mask, advantages, old, weights = np.zeros((4, max(1, len(indices)), width), np.float32)
+    sources, targets, places = [], [], []
+    row = 0
+    for share, start in zip(ordered, starts, strict=True):
         for index in share.members:
             sequence = sequences[index]
-            count = sequence.response_length
-            if alone:
-                after_prompt = root[0] + prompt_length
-            else:
-                after_prompt, held = place(sequence.ids[prompt_length:-1], prompt_length)
-                if held:
-                    tails.append((after_prompt, held))
+            prompt, count = sequence.prompt_length, sequence.response_length
+            alone = len(share.members) == 1
+            after_prompt = start + prompt if alone else place(sequence.ids[prompt:-1], prompt)
+            own = np.arange(after_prompt - 1, after_prompt - 1 + count)
             # The first token of the response is predicted by the last one of the prompt.
-            sources.append(
-                torch.cat((torch.tensor([root[0] + prompt_length - 1]), after_prompt + torch.arange(count - 1)))
-            )
-            targets.append(torch.tensor(sequence.ids[prompt_length:]))
-            places.append(row * width + torch.arange(count))
+            own[0] = start + prompt - 1
+            sources.append(own)
+            targets.append(np.array(sequence.ids[prompt:]))
+            places.append(np.arange(row * width, row * width + count))
             mask[row, :count] = 1
             for table, values in (
                 (advantages, sequence.advantages),
                 (old, sequence.old_logprobs),
-                (weights, sequence.weights),
+                (weights, sequence.weights or (1.0,)),
             ):
                 if values:
-                    table[row, :count] = torch.tensor(values)
-            if not sequence.weights:
-                weights[row, :count] = 1
+                    table[row, :count] = values
             row += 1
-        if tails:
-            branches.append((len(roots) - 1, tails))
-    none = torch.zeros(0, dtype=torch.long)
-    packing = Packing.of(positions, roots, branches, where)
-    columns = [torch.cat(parts) if parts else none for parts in (sources, targets, places)]
-    tensors = [t.to(where) for t in (*columns, mask, advantages, old, weights)]
-    return PackedBatch(tuple(indices), inputs[None].to(where), packing, *tensors)
+    columns = [np.concatenate(parts) if parts else np.zeros(0, np.int64) for parts in (sources, targets, places)]
+    tensors = [torch.from_numpy(array).to(where) for array in (*columns, mask, advantages, old, weights)]
+    # Of a rank without a share one token, so that its weights take part in the step.
+    lengths = [len(ids) for ids in roots] or [1]
+    packing = Packing.of(torch.from_numpy(positions), lengths, [own for own in branches if own], where)
+    return PackedBatch(tuple(indices), torch.from_numpy(inputs)[None].to(where), packing, *tensors)
+
+
+def _root(sequences: Sequence[TokenSequence], share: Share) -> tuple[int, ...]:
+    """The prompt, or a sequence that is alone with its prompt but for its last token, which predicts nothing."""
+    shown = sequences[share.members[0]]
+    return shown.ids[:-1] if len(share.members) == 1 else shown.ids[: shown.prompt_length]
+
+
+def _tails(sequences: Sequence[TokenSequence], share: Share) -> list[int]:
+    """Tokens of each response that stand behind the shared prompt."""
+    if len(share.members) == 1:
+        return []
+    return [sequences[index].response_length - 1 for index in share.members]

@@ -23,6 +23,7 @@ from conversion.checkpoint import open_checkpoint
 from recipes.engines.base import Completion, Sampling, TokenBatch
 from recipes.engines.core import finite, state
 from recipes.engines.core.batching import PackedBatch, deal, divide, fill, pack
+from recipes.engines.core.host_copy import HostCopy
 from recipes.engines.core.passes import Passes
 from recipes.engines.core.sampling import Sampler, decoder
 from recipes.engines.core.stage import Stage
@@ -33,6 +34,15 @@ from recipes.runtime.rules import validate_model
 
 # What FP8 matrix products want their token count to be divisible by.
 _FP8_MULTIPLE = 16
+
+
+def _choose_kernels() -> None:
+    """Sets what torch may use on a GPU, for this process."""
+    if platform.on_gpu():
+        # It makes a plan for every new shape, and prompts come in many.
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        # Parts of a product of bfloat16 matrices would be added up in bfloat16.
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
 
 class GPTEngine(ABC):
@@ -77,10 +87,13 @@ class GPTEngine(ABC):
         self.data_rank = parallel_state.get_data_parallel_rank()
         self.data_size = parallel_state.get_data_parallel_world_size()
         self.device = platform.device()
+        _choose_kernels()
         self._build()
         self.sampler = Sampler(self.stage, self.architecture.vocab_size, self.device, decoder(config.model.path))
         self.reference = (
-            [p.detach().to("cpu", copy=True) for p in self.module.parameters()] if self._needs_reference else []
+            HostCopy([p.data for p in self.module.parameters()], pin=platform.on_gpu())
+            if self._needs_reference
+            else None
         )
 
     @abstractmethod
@@ -197,10 +210,8 @@ class GPTEngine(ABC):
 
     def _swap_reference(self) -> None:
         """Exchanges the policy's weights with the reference's; called twice it changes nothing."""
-        for parameter, other in zip(self.module.parameters(), self.reference, strict=True):
-            held = parameter.detach().to(other.device, copy=True)
-            parameter.data.copy_(other)
-            other.copy_(held)
+        assert self.reference is not None
+        self.reference.swap([p.data for p in self.module.parameters()])
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,10 @@
 
 A prompt is computed once for its whole group, finished rows leave the batch, and every response has random draws of its
 own, fixed by seed, prompt number and copy, so that rollouts do not depend on the layout. Works at any tensor and
-pipeline parallel size. Left out: paged caches and continuous batching; that is what vLLM is for.
+pipeline parallel size. Left out: paged caches and continuous batching; that is what vLLM is for. Left out too: CUDA
+graphs of a token's step. Every token lengthens the keys that are read, and rows leave, so a graph would want attention
+over the whole capacity, or one graph for every so many tokens and rows; and what is captured are Transformer Engine's
+modules, tensor parallel collectives and exchanges between stages. That is not to be made right without a GPU to try.
 """
 
 from __future__ import annotations
@@ -22,11 +25,15 @@ from recipes.engines.base import Completion, EngineError, NonFiniteError, Sampli
 from recipes.engines.core.attention import KVCache, SdpaAttention
 from recipes.engines.core.drawing import choose, uniform_draws
 from recipes.engines.core.finite import check_weights
+from recipes.engines.core.packing import Packing
+from recipes.engines.core.products import float32_product
 from recipes.engines.core.stage import Stage
 
 Decode = Callable[[list[list[int]]], list[str]]
 # Rows are dropped from the batch once fewer than this share of it is still being written.
 _COMPACT_BELOW = 0.8
+# Tokens from one look at how many that are to the next, on a GPU: a look waits until all that was asked of it is done.
+_LOOK_EVERY = 8
 
 
 def decoder(checkpoint: str) -> Decode:
@@ -47,6 +54,7 @@ class Sampler:
         self.vocabulary = vocabulary
         self.device = where
         self.decode = decode
+        self.look_every = _LOOK_EVERY if where.type == "cuda" else 1
         self.attentions = [module for module in self.model.modules() if isinstance(module, SdpaAttention)]
         self.first, self.last = stage.first, stage.last
 
@@ -54,7 +62,9 @@ class Sampler:
     def logits(self, ids: Sequence[int]) -> Tensor | None:
         """Logits [tokens, vocabulary] in float32 of one sequence, without a cache; None on all but the last stage."""
         with self._inference():
-            hidden = self._pass(torch.tensor([list(ids)], device=self.device), self._positions(len(ids)))
+            positions = torch.arange(len(ids), device=self.device)
+            packing = Packing.of(positions, [len(ids)], [], self.device)
+            hidden = self._pass(torch.tensor([list(ids)], device=self.device), positions[:, None], packing)
             return self._logits(hidden[:, 0]) if self.last else None
 
     @contextlib.contextmanager
@@ -138,14 +148,19 @@ class Sampler:
                 ended[alive] |= self._completes(written, sampling.stop_strings)
             finished[rows] |= ended & alive
             alive &= ~ended & (limits[rows] > step + 1)
-            left = int(alive.sum())
-            if not left:
+            if step % self.look_every == 0:
+                left = int(alive.sum())
+                if not left:
+                    break
+                if left < _COMPACT_BELOW * len(rows):
+                    keep = alive.nonzero()[:, 0]
+                    cache.keep(keep)
+                    rows, chosen, alive = rows[keep], chosen[keep], alive[keep]
+            if step == limit - 1:
                 break
-            if left < _COMPACT_BELOW * len(rows):
-                keep = alive.nonzero()[:, 0]
-                cache.keep(keep)
-                rows, chosen, alive = rows[keep], chosen[keep], alive[keep]
-            hidden = self._pass(chosen[:, None], (lengths[rows] + step)[None])
+            # A row that has ended may stay beyond its own limit, where there need not be a position.
+            positions = lengths[rows] + limits[rows].clamp_max(step + 1) - 1
+            hidden = self._pass(chosen[:, None], positions[None], cache)
             cache.length += 1
             logits = self._logits(hidden[0]) if self.last else None
 
@@ -182,7 +197,7 @@ class Sampler:
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.tensor(prompt)
-        hidden = self._pass(ids.to(self.device), self._positions(width))
+        hidden = self._pass(ids.to(self.device), torch.arange(width, device=self.device)[:, None], cache)
         logits = None
         if self.last:
             ends = hidden[lengths - 1, torch.arange(len(prompts), device=self.device)]
@@ -190,7 +205,7 @@ class Sampler:
         lengths = lengths.repeat_interleave(copies)
         columns = torch.arange(width + limit, device=self.device)[None]
         padding = (columns >= lengths[:, None]) & (columns < width)
-        bias = torch.zeros(len(lengths), width + limit, dtype=self.model.config.params_dtype, device=self.device)
+        bias = torch.zeros(len(lengths), width + limit, device=self.device)
         cache.length = width
         cache.expand(copies, width + limit, bias.masked_fill_(padding, float("-inf"))[:, None, None])
         return logits, lengths
@@ -205,10 +220,7 @@ class Sampler:
         texts = self.decode(written[:, -tail:].tolist())
         return torch.tensor([any(string in text for string in strings) for text in texts], device=self.device)
 
-    def _positions(self, count: int) -> Tensor:
-        return torch.arange(count, device=self.device)[:, None]
-
-    def _pass(self, ids: Tensor, positions: Tensor) -> Tensor:
+    def _pass(self, ids: Tensor, positions: Tensor, seen: Packing | KVCache) -> Tensor:
         """This stage's hidden states [tokens, rows, hidden size], handed on to the next stage."""
         group = parallel_state.get_pipeline_model_parallel_group()
         if not self.first:
@@ -218,17 +230,17 @@ class Sampler:
             )
             dist.recv(taken, parallel_state.get_pipeline_model_parallel_prev_rank(), group=group)
             self.model.decoder.set_input_tensor(taken)
-        hidden = self.stage.hidden(ids, positions)
+        hidden = self.stage.hidden(ids, positions, seen)
         if not self.last:
             dist.send(hidden.contiguous(), parallel_state.get_pipeline_model_parallel_next_rank(), group=group)
         return hidden
 
     def _logits(self, hidden: Tensor) -> Tensor:
         """Logits [rows, vocabulary] in float32 from final hidden states [rows, hidden], on all tensor ranks."""
-        logits = hidden @ self.stage.output_weight.t()
+        logits = float32_product(hidden, self.stage.output_weight.t())
         if parallel_state.get_tensor_model_parallel_world_size() > 1:
             logits = tensor_parallel.gather_from_tensor_model_parallel_region(logits)
-        return logits[:, : self.vocabulary].float()
+        return logits[:, : self.vocabulary]
 
     def _agree(self, logits: Tensor | None, sampling: Sampling, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Samples on the last stage's first tensor rank and tells all model parallel ranks."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from megatron.core import parallel_state, tensor_parallel
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.tensor_parallel.layers import (
@@ -12,7 +14,9 @@ from megatron.core.tensor_parallel.layers import (
 )
 from torch import Tensor
 
-from recipes.engines.core.attention import Packing, RotaryTable
+from recipes.engines.core.attention import KVCache
+from recipes.engines.core.packing import Packing
+from recipes.engines.core.rotary import RotaryTable
 from recipes.runtime.config import Config
 
 
@@ -38,22 +42,25 @@ class Stage:
 
     def __init__(self, model: GPTModel, config: Config) -> None:
         self.model = model
-        self.rotary = RotaryTable(model.rotary_pos_emb, config.model.max_length)
+        self.rotary = RotaryTable(model.rotary_pos_emb, config.model.max_length, model.config.params_dtype)
         self.first = parallel_state.is_pipeline_first_stage()
         self.last = parallel_state.is_pipeline_last_stage()
 
-    def hidden(self, ids: Tensor, positions: Tensor, packing: Packing | None = None) -> Tensor:
+    def hidden(self, ids: Tensor, positions: Tensor, seen: Packing | KVCache) -> Tensor:
         """Hidden states [tokens, rows, hidden size] of ids [rows, tokens] at positions [tokens, rows or 1].
 
-        A later stage takes its input from `set_input_tensor` instead. Under sequence parallelism it is this rank's part
-        of the tokens.
+        What tokens see is a packed row, or the cache that the layers' core attention holds. A later stage takes its
+        input from `set_input_tensor` instead. Under sequence parallelism it is this rank's part of the tokens.
         """
         states = self.model.embedding(input_ids=ids, position_ids=None) if self.first else None
+        rotation, packing = self.rotary.at(positions), None
+        if isinstance(seen, Packing):
+            # In a copy: with several stages, passes over other micro-batches come before this one's gradient.
+            packing = dataclasses.replace(seen, rotation=rotation)
+        else:
+            seen.rotation = rotation
         return self.model.decoder(
-            hidden_states=states,
-            attention_mask=None,
-            rotary_pos_emb=self.rotary.at(positions),
-            packed_seq_params=packing,
+            hidden_states=states, attention_mask=None, rotary_pos_emb=None, packed_seq_params=packing
         )
 
     @property

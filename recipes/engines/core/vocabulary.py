@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from recipes.engines.core.products import float32_product
+
 # Float32 logits held at once: 64 MiB.
 _CHUNK_ELEMENTS = 2**24
 
@@ -77,7 +79,7 @@ class _TokenLogProbs(torch.autograd.Function):
                 d_logits.scatter_add_(-1, local[rows, None], ones[:, None])
             d_logits = d_logits.to(hidden.dtype)
             torch.mm(d_logits, weight, out=grad_hidden[rows])
-            grad_weight += d_logits.t() @ hidden[rows]
+            grad_weight += float32_product(d_logits.t(), hidden[rows])
         return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None
 
 
@@ -88,7 +90,7 @@ def _chunks(tokens: int, width: int) -> list[slice]:
 
 def _scaled_logits(hidden: Tensor, weight: Tensor, temperature: float, valid: int) -> Tensor:
     """Float32 logits of one chunk over the temperature; -inf at padded entries, which begin at `valid`."""
-    logits = (hidden @ weight.t()).float()
+    logits = float32_product(hidden, weight.t())
     if temperature != 1:
         logits /= temperature
     if valid < len(weight):

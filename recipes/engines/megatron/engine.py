@@ -31,12 +31,14 @@ class MegatronEngine(GPTEngine):
             ddp_config=DistributedDataParallelConfig(
                 use_distributed_optimizer=True,
                 grad_reduce_in_fp32=True,
-                overlap_grad_reduce=False,
+                overlap_grad_reduce=True,
             ),
             module=self.module,
         )
         self.optimizer = get_megatron_optimizer(self._optimizer_config(), [self.model])
         self.module.config.finalize_model_grads_func = finalize_model_grads
+        # Gradients are reduced during the last micro-batch's backward pass, once a step whatever the micro-batches are.
+        self.module.config.no_sync_func = self.model.no_sync
         self.module.config.grad_scale_func = self.optimizer.scale_loss
         self.stage = Stage(self.module, self.config)
         self.passes = Passes(self.stage, self.model, self.architecture.vocab_size, self.device)

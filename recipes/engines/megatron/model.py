@@ -64,6 +64,8 @@ def transformer_config(architecture: MegatronArchitecture, config: Config) -> Tr
         sequence_parallel=config.parallel.sequence,
         params_dtype=dtype,
         pipeline_dtype=dtype,
+        # It would wait for the whole device after every exchange between stages, for versions of torch older than ours.
+        batch_p2p_sync=False,
         bf16=dtype is torch.bfloat16,
         use_cpu_initialization=not on_gpu(),
         perform_initialization=False,
@@ -103,4 +105,9 @@ def build_model(architecture: MegatronArchitecture, config: Config) -> GPTModel:
         parallel_output=True,
     )
     mark_shards(model)
+    for part in model.modules():
+        # Transformer Engine's alone, which add to the float32 gradient in the product itself. megatron-core's own flag
+        # would ask for Apex too, on behalf of an output layer whose product is not used here.
+        if hasattr(part, "fuse_wgrad_accumulation"):
+            part.fuse_wgrad_accumulation = True
     return model.cuda()

@@ -27,9 +27,11 @@ from nemo_aligner.utils.train_utils import set_sync_funcs
 from torch import Tensor
 
 from recipes.engines.base import EngineError
-from recipes.engines.core.attention import Norm, Packing, RotaryTable, SdpaAttention
+from recipes.engines.core.attention import Norm, SdpaAttention
 from recipes.engines.core.batching import PackedBatch
+from recipes.engines.core.packing import Packing
 from recipes.engines.core.passes import Passes
+from recipes.engines.core.rotary import RotaryTable
 from recipes.engines.core.stage import Stage, mark_shards
 from recipes.rl.losses import Loss
 from recipes.runtime.config import Config
@@ -43,27 +45,17 @@ class PackedAttention(SdpaAttention):
     ) -> Tensor:
         """Attends; packed query [tokens, heads, d] -> [tokens, 1, heads * d], others as `SdpaAttention`."""
         if isinstance(packed_seq_params, Packing):
-            return self._packed(query, key, value, packed_seq_params)[:, None]
+            return self._packed(query[:, None], key[:, None], value[:, None], packed_seq_params)
         return super().forward(query, key, value)
 
 
 class NemoStage(Stage):
-    """A pipeline stage of megatron-core 0.10: its rotary module has another method, its packed inputs no batch."""
+    """A pipeline stage of megatron-core 0.10, whose rotary module has another method."""
 
     def __init__(self, model: Any, config: Config) -> None:
         super().__init__(model, config)
-        self.rotary = RotaryTable(SimpleNamespace(get_emb=model.rotary_pos_emb), config.model.max_length)
-
-    def hidden(self, ids: Tensor, positions: Tensor, packing: Packing | None = None) -> Tensor:
-        """Hidden states [tokens, rows, hidden size]; see `Stage.hidden`."""
-        states = self.model.embedding(input_ids=ids, position_ids=None) if self.first else None
-        angles = self.rotary.at(positions)
-        return self.model.decoder(
-            hidden_states=states,
-            attention_mask=None,
-            rotary_pos_emb=angles if packing is None else angles[:, 0],
-            packed_seq_params=packing,
-        )
+        inner = SimpleNamespace(get_emb=model.rotary_pos_emb)
+        self.rotary = RotaryTable(inner, config.model.max_length, model.config.params_dtype)
 
 
 def layer_spec(*, qk_layernorm: bool, transformer_engine: bool, fp8: str | None) -> Any:

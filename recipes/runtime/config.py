@@ -11,6 +11,10 @@ from typing import Any
 
 # OmegaConf's mark of a value that has to be given.
 MISSING: Any = "???"
+# What a rank's token count is divisible by where its layers multiply in FP8. Blocks of 128 tokens share a scale, and
+# Transformer Engine gathers whole ones alone over tensor parallel ranks (assert_dim_for_all_gather, pytorch/utils.py,
+# up to 2.13); products want 16 (assert_dim_for_fp8_exec says 8, and their gradients by the weights swap dimensions).
+_FP8_TOKENS, _FP8_BLOCK = 16, 128
 
 
 class ConfigError(ValueError):
@@ -282,6 +286,15 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+    @property
+    def token_multiple(self) -> int:
+        """What the tokens of a micro-batch are filled up to a multiple of, over all ranks that divide them."""
+        divided = self.parallel.tensor if self.parallel.sequence else 1
+        if self.model.fp8 == "none":
+            return divided
+        gathered = self.model.fp8 == "blockwise" and self.parallel.sequence
+        return divided * (_FP8_BLOCK if gathered else _FP8_TOKENS)
 
 
 def to_yaml(config: Config) -> str:

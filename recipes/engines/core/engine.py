@@ -31,9 +31,6 @@ from recipes.runtime import platform
 from recipes.runtime.config import Config
 from recipes.runtime.rules import validate_model
 
-# What FP8 matrix products want their token count to be divisible by.
-_FP8_MULTIPLE = 16
-
 
 class GPTEngine(ABC):
     """A policy whose model is megatron-core's; every method is collective over all ranks.
@@ -182,9 +179,7 @@ class GPTEngine(ABC):
         if self.config.parallel.pipeline > 1:
             # Stages exchange activations of one shape.
             lengths = [max(lengths)] * len(lengths)
-        multiple = self.config.parallel.tensor if self.config.parallel.sequence else 1
-        if self.config.model.fp8 != "none":
-            multiple *= _FP8_MULTIPLE
+        multiple = self.config.token_multiple
         return [
             pack(
                 batch.sequences,

@@ -2,7 +2,8 @@
 
 megatron-core asks CUDA for devices, streams and random state even where nothing runs on a GPU. `install()` answers for
 it and mends what its CPU path never met. It must run before the first import of `megatron.core`, and does nothing
-where a GPU is in use. Left out: Transformer Engine, Apex, CUDA graphs and the dynamic inference engine, which are CUDA.
+where a GPU is in use. Transformer Engine and Apex are hidden from the process where they are installed. Left out: CUDA
+graphs and the dynamic inference engine, which are CUDA.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from conversion.device import on_gpu
 
 _FACTORIES = ("tensor", "zeros", "ones", "empty", "full", "arange", "rand", "randn", "randint", "as_tensor", "linspace")
 _LIKE = ("zeros_like", "ones_like", "empty_like", "full_like")
+
+# Top-level modules of Transformer Engine and of Apex.
+_CUDA_LIBRARIES = ("transformer_engine", "transformer_engine_torch", "apex", "amp_C", "fused_weight_gradient_mlp_cuda")
 
 
 class _NoStream:
@@ -52,6 +56,15 @@ class _NoEvent(_NoStream):
 
 def _returning(value: Any) -> Any:
     return lambda *_, **__: value
+
+
+def _hide_cuda_libraries() -> None:
+    """megatron/core, everywhere: it takes their norms, Adam and norm of gradients wherever they can be imported.
+
+    None in sys.modules fails every later import of a name, as if it were not installed.
+    """
+    loaded = [name for name in sys.modules if name.partition(".")[0] in _CUDA_LIBRARIES]
+    sys.modules.update(dict.fromkeys((*_CUDA_LIBRARIES, *loaded)))  # type: ignore[arg-type]  # None is meant
 
 
 def _patch_jit() -> None:
@@ -179,7 +192,8 @@ def _patch_router() -> None:
 
 
 def patch_torch() -> None:
-    """The patches of torch alone, which any megatron-core of these years needs; before the first import of one."""
+    """What any megatron-core of these years needs, and needs hidden from it; before the first import of one."""
+    _hide_cuda_libraries()
     _patch_jit()
     _patch_cuda_queries()
     _patch_random()

@@ -77,6 +77,21 @@ def gradient(layout: list[str], task: Task) -> Any:
     return found
 
 
+def settings(layout: list[str], task: Task) -> Any:
+    """What would differ on a GPU: the layers' settings, and how long rows are at FP8 settings that no CPU trains at."""
+    engine = _engine(layout, task)
+    model, parallel = engine.config.model, engine.config.parallel
+    parallel.tensor, rows = 8, {}
+    for model.fp8, parallel.sequence in (("blockwise", True), ("tensorwise", True), ("blockwise", False)):
+        packed = engine._divide(batch_of(task["batches"][0]))
+        rows[f"{model.fp8} {parallel.sequence}"] = [row.inputs.shape[1] for row in packed]
+    return {
+        "tp_only_amax_red": engine.module.config.tp_only_amax_red,
+        "rows": rows,
+        "transformer engine": ["beside_cuda" in str(sys.path), sys.modules.get("transformer_engine", "not hidden")],
+    }
+
+
 def generate(layout: list[str], task: Task) -> Any:
     """Samples by each of `samplings`; also the trainer's log-probabilities of what was sampled."""
     engine = _engine(layout, task)
@@ -273,6 +288,7 @@ def hang(layout: list[str], task: Task) -> Any:
 
 TASKS = {
     **{"train": train, "gradient": gradient, "generate": generate, "start": start, "vocabulary": vocabulary},
+    "settings": settings,
     **{"poisoned": poisoned, "diverged": diverged, "snapshot": snapshot, "broken save": broken_save, "hang": hang},
 }
 

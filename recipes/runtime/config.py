@@ -245,7 +245,10 @@ class TrainerConfig:
 class ClusterConfig:
     """The GPUs that `recipes.plan` estimates for; training has no use for it. Sources: configs/cluster/h100.yaml.
 
+    `recipes.preflight` reads the GPUs and the host memory of a node.
+
     Attributes:
+        node_memory_gb: host memory of a node, 1e9 bytes.
         memory_gb: bytes of a GPU that a plan may count on, in 1e9.
         bf16_tflops, fp8_tflops: dense matrix products of a GPU, 1e12 floating-point operations a second.
         hbm_gb_s, nvlink_gb_s, network_gb_s, host_gb_s: 1e9 bytes a second of a GPU from its own memory, to another GPU
@@ -255,6 +258,7 @@ class ClusterConfig:
 
     name: str = "H100 SXM 80 GB"
     gpus_per_node: int = 8
+    node_memory_gb: float = 2000
     memory_gb: float = 80
     bf16_tflops: float = 989.4
     fp8_tflops: float = 1978.9

@@ -112,6 +112,7 @@ LIMITS: dict[str, _Range] = {
     "cluster.gpus_per_node": _COUNT,
     **{f"cluster.{key}": _POSITIVE for key in ("memory_gb", "bf16_tflops", "fp8_tflops", "hbm_gb_s", "nvlink_gb_s")},
     **{f"cluster.{key}": _POSITIVE for key in ("network_gb_s", "host_gb_s")},
+    "cluster.node_memory_gb": _POSITIVE,
     "cluster.price": _NOT_NEGATIVE,
 }
 

@@ -146,43 +146,6 @@ def _patch_megatron_random() -> None:
     random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
 
 
-def _patch_distributed_optimizer() -> None:
-    """megatron/core/optimizer/distrib_optimizer.py: written for Apex's and TE's Adam, whose state has no 'step'.
-
-    torch's AdamW keeps a step tensor for every parameter: saving asserts on it before the first step, loading raises
-    KeyError on it, and loading leaves all parameters with one shared tensor.
-    """
-    from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
-
-    state_dict, load_state_dict = DistributedOptimizer.state_dict, DistributedOptimizer.load_state_dict
-
-    def with_step(self: Any) -> Any:
-        for group in self.optimizer.param_groups if self.optimizer is not None else ():
-            for parameter in group["params"]:
-                state = self.optimizer.state[parameter]
-                for moment in ("exp_avg", "exp_avg_sq"):
-                    state.setdefault(moment, torch.zeros_like(parameter.data))
-                state.setdefault("step", torch.tensor(0.0))
-        return state_dict(self)
-
-    def set_states(self: Any, model_parameter: Any, tensors: dict[str, torch.Tensor]) -> None:
-        group, order = self.model_param_group_index_map[model_parameter]
-        main = self.optimizer.param_groups[group]["params"][order]
-        for key, target in {"param": main, **self.optimizer.state[main]}.items():
-            if key in tensors:
-                target.copy_(tensors[key])
-
-    def unshared_step(self: Any, state: Any) -> None:
-        load_state_dict(self, state)
-        for entry in self.optimizer.state.values():
-            if "step" in entry:
-                entry["step"] = entry["step"].clone()
-
-    DistributedOptimizer.state_dict = with_step
-    DistributedOptimizer._set_main_param_and_optimizer_states = set_states
-    DistributedOptimizer.load_state_dict = unshared_step
-
-
 def _patch_router() -> None:
     """megatron/core/transformer/moe/moe_utils.py: te_general_gemm is read even where its import has failed."""
     import megatron.core.transformer.moe.moe_utils as moe_utils
@@ -219,5 +182,4 @@ def install() -> None:
     warnings.filterwarnings("ignore", message=".*attribute of a Tensor that is not a leaf.*")
     patch_torch()
     _patch_megatron_random()
-    _patch_distributed_optimizer()
     _patch_router()

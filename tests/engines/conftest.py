@@ -235,6 +235,9 @@ class World:
             "train qwen3": self.train_task(KL, model="qwen3-untied"),
             "generate": self.generate_task(),
         }
+        if launch == "tp1":
+            folder = str(self.saved_beside("before the first step"))
+            tasks["fused adam"] = self.train_task(NO_KL, kind="fused adam", folder=folder)
         if launch in ("tp1", "tp2"):
             folder = str(self.saved_beside(f"{launch}-diverged"))
             tasks["diverged"] = self.train_task(NO_KL, steps=1, kind="diverged", folder=folder)

@@ -166,6 +166,13 @@ def test_settings_that_only_a_gpu_would_miss(world: World) -> None:
         assert set(rows["blockwise False"]) < {16, 32, 48, 64, 80}
 
 
+def test_the_passes_that_find_delayed_scales_leave_no_gradient(world: World) -> None:
+    for rank in world.results("tp1"):
+        found = rank["settings"]["calibrated"]
+        assert found["passes"] == 2 + len(found["steps"])
+        assert found["steps"] == rank["train in small micro-batches"]["steps"]
+
+
 def test_the_cpu_trains_beside_transformer_engine(world: World) -> None:
     """Every test of this layout runs where it can be imported; megatron-core would take its kernels for CPU tensors."""
     assert world.results("tp1")[0]["settings"]["transformer engine"] == [True, None]

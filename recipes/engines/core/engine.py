@@ -29,7 +29,8 @@ from recipes.engines.core.stage import Stage
 from recipes.rl.losses import Loss, supervised_loss
 from recipes.runtime import platform
 from recipes.runtime.config import Config
-from recipes.runtime.rules import validate_model
+from recipes.runtime.launch import is_leader
+from recipes.runtime.rules import float32_attention, validate_model
 
 _CALIBRATION_PASSES = 2
 
@@ -77,6 +78,9 @@ class GPTEngine(ABC):
         self.data_rank = parallel_state.get_data_parallel_rank()
         self.data_size = parallel_state.get_data_parallel_world_size()
         self.device = platform.device()
+        warning = float32_attention(config, heads=self.architecture.num_attention_heads)
+        if warning and platform.on_gpu() and is_leader():
+            print(warning, flush=True)
         self._build()
         self.sampler = Sampler(self.stage, self.architecture.vocab_size, self.device, decoder(config.model.path))
         self.reference = (

@@ -31,8 +31,8 @@ class ModelConfig:
             (recipes/planning/architectures.py lists them); training reads the checkpoint alone.
         max_length: prompt and response together, in tokens; longer prompts are refused, never cut. 0 for the
             checkpoint's context, at most 4096.
-        precision: float32 or bfloat16 (with float32 main weights). On a GPU, Transformer Engine's products of float32 are
-            TF32's, and attention in it takes much memory (docs/engines.md).
+        precision: float32 or bfloat16 (with float32 main weights). On a GPU float32 means TF32 in Transformer Engine's
+            products, and attention that takes much memory (docs/engines.md).
         fp8: none, delayed, tensorwise or blockwise; needs Transformer Engine layers.
         transformer: local, te, or auto (te where Transformer Engine is installed).
     """

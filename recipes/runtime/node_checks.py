@@ -141,9 +141,9 @@ def _fp8_layer(fp8: str, tokens: int, group: dist.ProcessGroup, *, sequence: boo
     from transformer_engine.common import recipe
 
     recipes = {
-        "delayed": lambda: recipe.DelayedScaling(amax_history_len=1, amax_compute_algo="most_recent"),
-        "tensorwise": recipe.Float8CurrentScaling,
-        "blockwise": recipe.Float8BlockScaling,
+        "delayed": recipe.DelayedScaling(amax_history_len=1, amax_compute_algo="most_recent"),
+        "tensorwise": recipe.Float8CurrentScaling(),
+        "blockwise": recipe.Float8BlockScaling(),
     }
     size = dist.get_world_size(group)
     layer = te.LayerNormLinear(
@@ -160,7 +160,7 @@ def _fp8_layer(fp8: str, tokens: int, group: dist.ProcessGroup, *, sequence: boo
     values = torch.randn(tokens, 1, _SIDE, device=platform.device(), dtype=torch.bfloat16, requires_grad=True)
     # Delayed scaling finds its scales in the first pass.
     for _ in range(2):
-        with te.fp8_autocast(enabled=True, fp8_recipe=recipes[fp8](), fp8_group=group):
+        with te.fp8_autocast(enabled=True, fp8_recipe=recipes[fp8], fp8_group=group):
             output = layer(values)
         output.float().square().mean().backward()
     expected = layer(values).detach().float()

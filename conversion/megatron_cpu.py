@@ -2,7 +2,8 @@
 
 megatron-core asks CUDA for devices, streams and random state even where nothing runs on a GPU. `install()` answers for
 it and mends what its CPU path never met. It must run before the first import of `megatron.core`, and does nothing
-where a GPU is in use. Left out: Transformer Engine, Apex, CUDA graphs and the dynamic inference engine, which are CUDA.
+where a GPU is in use. Transformer Engine and Apex are hidden from the process where they are installed. Left out: CUDA
+graphs and the dynamic inference engine, which are CUDA.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from conversion.device import on_gpu
 
 _FACTORIES = ("tensor", "zeros", "ones", "empty", "full", "arange", "rand", "randn", "randint", "as_tensor", "linspace")
 _LIKE = ("zeros_like", "ones_like", "empty_like", "full_like")
+
+# Top-level modules of Transformer Engine and of Apex.
+_CUDA_LIBRARIES = ("transformer_engine", "transformer_engine_torch", "apex", "amp_C", "fused_weight_gradient_mlp_cuda")
 
 
 class _NoStream:
@@ -52,6 +56,15 @@ class _NoEvent(_NoStream):
 
 def _returning(value: Any) -> Any:
     return lambda *_, **__: value
+
+
+def _hide_cuda_libraries() -> None:
+    """megatron/core, everywhere: it takes their norms, Adam and norm of gradients wherever they can be imported.
+
+    None in sys.modules fails every later import of a name, as if it were not installed.
+    """
+    loaded = [name for name in sys.modules if name.partition(".")[0] in _CUDA_LIBRARIES]
+    sys.modules.update(dict.fromkeys((*_CUDA_LIBRARIES, *loaded)))  # type: ignore[arg-type]  # None is meant
 
 
 def _patch_jit() -> None:
@@ -133,43 +146,6 @@ def _patch_megatron_random() -> None:
     random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
 
 
-def _patch_distributed_optimizer() -> None:
-    """megatron/core/optimizer/distrib_optimizer.py: written for Apex's and TE's Adam, whose state has no 'step'.
-
-    torch's AdamW keeps a step tensor for every parameter: saving asserts on it before the first step, loading raises
-    KeyError on it, and loading leaves all parameters with one shared tensor.
-    """
-    from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
-
-    state_dict, load_state_dict = DistributedOptimizer.state_dict, DistributedOptimizer.load_state_dict
-
-    def with_step(self: Any) -> Any:
-        for group in self.optimizer.param_groups if self.optimizer is not None else ():
-            for parameter in group["params"]:
-                state = self.optimizer.state[parameter]
-                for moment in ("exp_avg", "exp_avg_sq"):
-                    state.setdefault(moment, torch.zeros_like(parameter.data))
-                state.setdefault("step", torch.tensor(0.0))
-        return state_dict(self)
-
-    def set_states(self: Any, model_parameter: Any, tensors: dict[str, torch.Tensor]) -> None:
-        group, order = self.model_param_group_index_map[model_parameter]
-        main = self.optimizer.param_groups[group]["params"][order]
-        for key, target in {"param": main, **self.optimizer.state[main]}.items():
-            if key in tensors:
-                target.copy_(tensors[key])
-
-    def unshared_step(self: Any, state: Any) -> None:
-        load_state_dict(self, state)
-        for entry in self.optimizer.state.values():
-            if "step" in entry:
-                entry["step"] = entry["step"].clone()
-
-    DistributedOptimizer.state_dict = with_step
-    DistributedOptimizer._set_main_param_and_optimizer_states = set_states
-    DistributedOptimizer.load_state_dict = unshared_step
-
-
 def _patch_router() -> None:
     """megatron/core/transformer/moe/moe_utils.py: te_general_gemm is read even where its import has failed."""
     import megatron.core.transformer.moe.moe_utils as moe_utils
@@ -179,7 +155,8 @@ def _patch_router() -> None:
 
 
 def patch_torch() -> None:
-    """The patches of torch alone, which any megatron-core of these years needs; before the first import of one."""
+    """What any megatron-core of these years needs, and needs hidden from it; before the first import of one."""
+    _hide_cuda_libraries()
     _patch_jit()
     _patch_cuda_queries()
     _patch_random()
@@ -205,5 +182,4 @@ def install() -> None:
     warnings.filterwarnings("ignore", message=".*attribute of a Tensor that is not a leaf.*")
     patch_torch()
     _patch_megatron_random()
-    _patch_distributed_optimizer()
     _patch_router()

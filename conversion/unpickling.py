@@ -6,7 +6,7 @@ older torch loads in the same way. Here each may name a handful of classes that 
 this module puts that in the place of torch's own readers, for this process and for megatron-core, which inherits them.
 
 Left out: what Transformer Engine unpickles of the sharded objects that it is handed (its FP8 scaling history): `load`
-looks at those first, and refuses one that names anything but tensors and recipes.
+looks at those first, without Transformer Engine, and refuses one that names anything but tensors and recipes.
 """
 
 from __future__ import annotations
@@ -58,11 +58,17 @@ _TENSORS = {
     "_io": ("BytesIO",),
     "torch._utils": ("_rebuild_tensor_v2", "_rebuild_tensor"),
     "torch.storage": ("_load_from_bytes",),
+}
+# A layer's recipe, as get_extra_state of Transformer Engine 2.11 (pytorch/module/base.py) pickles it: megatron-core's
+# subclass for delayed scaling. _OverrideLinearPrecision is of 1.x.
+_RECIPES = {
     "transformer_engine.common.recipe": (
         *("DelayedScaling", "Float8CurrentScaling", "Float8BlockScaling", "MXFP8BlockScaling", "NVFP4BlockScaling"),
         *("Format", "MMParams", "QParams", "_FormatHelper", "_OverrideLinearPrecision"),
     ),
+    "megatron.core.extensions.transformer_engine": ("TEDelayedScaling",),
 }
+_FORMATS = ("E2M1", "E4M3", "E5M2", "HYBRID")
 
 
 class _Refused(pickle.UnpicklingError):
@@ -88,8 +94,33 @@ class _Restricted(pickle.Unpickler):
         raise _Refused(f"{module}.{name}")
 
 
+class _Recipe:
+    """Stands for any class of _RECIPES while an extra state is looked at: takes what it is given and does nothing."""
+
+    def __new__(cls, *_: Any, **__: Any) -> _Recipe:
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        """Nothing."""
+
+    def __setstate__(self, _: Any) -> None:
+        """Nothing."""
+
+
+class _Looking(_Restricted):
+    """Finds tensors, and stand-ins for recipes, whose library may not be there."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream, _TENSORS)
+
+    def find_class(self, module: str, name: str) -> Any:
+        return _Recipe if name in _RECIPES.get(module, ()) else super().find_class(module, name)
+
+
 def _member(kind: Any, name: str) -> Any:
     """What Python 3.11.0 to 3.11.3 write for the member of an enumeration, and nothing else of `getattr`."""
+    if kind is _Recipe and name in _FORMATS:
+        return _Recipe()
     if isinstance(kind, enum.EnumType) and name in kind.__members__:
         return kind[name]
     raise _Refused("builtins.getattr")
@@ -163,7 +194,7 @@ def check_extra_state(where: str, value: Any) -> None:
     if not content or content.startswith(b"PK"):  # nothing, or torch.save's archive, which it loads as weights
         return
     try:
-        _Restricted(io.BytesIO(content), _TENSORS).load()
+        _Looking(io.BytesIO(content)).load()
     except Exception as error:
         raise CheckpointError(
             f"{where}: an extra state that is not tensors and scaling recipes alone ({error}); it is not opened, as it "

@@ -2,10 +2,11 @@
 
 Takes the settings of the run it is to check, of GRPO or, with --for, of SFT or an evaluation. It composes the
 configuration with all its rules, opens the model (a Hugging Face folder or a Megatron checkpoint) without reading
-weights, tries the layout on it, compares the disk under `output` with what the run will keep there, and opens the
-tokenizer. Then it does to every row what the run will do: the chat template, the tokens, and the score of one made-up
-response by the reward server, the one at `reward.url` or, where that does not answer yet, one of its own. It needs no
-GPU and starts no training; the first thing that cannot work ends it with exit code 2 and the fix.
+weights, tries the layout on it, compares a node's host memory (`cluster.node_memory_gb`) with what a save takes of it,
+and the disk under `output` with what the run will keep there, and opens the tokenizer. Then it does to every row what
+the run will do: the chat template, the tokens, and the score of one made-up response by the reward server, the one at
+`reward.url` or, where that does not answer yet, one of its own. It needs no GPU and starts no training; the first thing
+that cannot work ends it with exit code 2 and the fix.
 
 Left out: what only the nodes know (GPUs, network, a shared file system); `recipes.canary` looks at those.
 """
@@ -25,6 +26,9 @@ from conversion.checkpoint import open_checkpoint
 from conversion.errors import ConversionError
 from conversion.hf_folder import open_model
 from recipes.data.example import ExampleError
+from recipes.planning.architectures import stage_parameters
+from recipes.planning.layout import layout_of
+from recipes.planning.memory import saved_bytes
 from recipes.runtime.config import Config, ConfigError
 from recipes.runtime.loading import load
 from recipes.runtime.rules import Stage, validate_model
@@ -82,6 +86,7 @@ def check(config: Config, stage: str = "grpo") -> list[str]:
         context=shape.max_position_embeddings,
     )
     parallel = config.parallel
+    saving = _host_memory(config, shape) if stage != "evaluate" and shape.moe is None else []
     disk = _disk(config, model)
     tokenizer = training_tokenizer(model.companions, shape.vocab_size)
     files = read_rows(config, stage, tokenizer)
@@ -89,6 +94,7 @@ def check(config: Config, stage: str = "grpo") -> list[str]:
         f"model: {model.parameters / 1e9:.3g} billion parameters at {config.model.path}",
         f"layout: {parallel.processes} ranks as tensor {parallel.tensor} x pipeline {parallel.pipeline} x data "
         f"{parallel.processes // parallel.tensor // parallel.pipeline}",
+        *saving,
         *_tokenizer_lines(tokenizer, files[0].rows[0].prompt, config.data.style),
         *(file.line() for file in files),
         *score_rows(config.reward, [file for file in files if not file.traces]),
@@ -118,6 +124,24 @@ def _tokenizer_lines(tokenizer: Any, prompt: Prompt, style: str) -> list[str]:
     if prompt.opened:
         found.append("chat template: opens <think>, so responses are scored with it and traces go on after it")
     return found
+
+
+def _host_memory(config: Config, architecture: MegatronArchitecture) -> list[str]:
+    """Compares a node's memory with what a save takes of it, as the plan counts it; nemo_aligner gathers nothing."""
+    if config.engine != "megatron":
+        return []
+    layout = layout_of(config)
+    gpus = min(config.cluster.gpus_per_node, layout.gpus)
+    held = stage_parameters(architecture, layout.tensor, layout.pipeline)
+    reference = held * layout.bytes_per_weight if config.algorithm.reads_reference else 0.0
+    needed = gpus * (reference + saved_bytes(held, layout.data)[1])
+    if needed > 1e9 * config.cluster.node_memory_gb:
+        raise PreflightError(
+            f"cluster.node_memory_gb={config.cluster.node_memory_gb:g}: a save takes {_size(needed)} of the host "
+            f"memory of a node of {gpus} GPUs (estimate); raise parallel.pipeline or parallel.tensor, or set the key "
+            "to what the nodes have"
+        )
+    return [f"host memory: a save takes {_size(needed)} of a node of {gpus} GPUs (estimate)"]
 
 
 def _disk(config: Config, model: Model) -> str:

@@ -4,6 +4,8 @@ Generates data, converts the tiny base model to Megatron, warms it up by SFT, tr
 size 2 against a real reward server, measures held-out accuracy before and after, converts the result back to Hugging
 Face and checks it, and writes a report. Every stage is an ordinary entry point that also runs alone; its command is
 printed as it starts. Nothing here knows more than the command line does.
+
+It computes on the CPU, also where there are GPUs; MEDATRON_DEVICE=cuda in the environment takes two of them.
 """
 
 from __future__ import annotations
@@ -115,8 +117,9 @@ class Quickstart:
         self.console.rule(f"[bold]{title}")
         shown = shlex.join(["python", "-m", module, *arguments])
         self.console.print(shown, style="dim", soft_wrap=True, highlight=False, markup=False)
-        # A thread a process: two ranks on two cores leave no core for a second thread each.
-        environment = {"OMP_NUM_THREADS": "1", **os.environ}
+        # A thread a process: two ranks on two cores leave no core for a second thread each. Many a machine has one GPU,
+        # and two ranks need two.
+        environment = {"OMP_NUM_THREADS": "1", "MEDATRON_DEVICE": "cpu", **os.environ}
         with subprocess.Popen([sys.executable, "-m", module, *arguments], env=environment) as stage:
             try:
                 code = stage.wait(STAGE_DEADLINE_S)

@@ -16,6 +16,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+# For PYTHONPATH: a Transformer Engine that can be imported and, without a GPU, computes nothing.
+BESIDE_CUDA = REPOSITORY / "tests" / "beside_cuda"
 # Heavy modules that share nothing costly with the rest of their folder, and so may run beside it.
 ALONE = (
     "end_to_end/test_quickstart.py",

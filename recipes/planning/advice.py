@@ -12,7 +12,16 @@ _SHARE = 0.15
 
 def advice(plan: Plan) -> list[str]:
     """Sentences: first on memory where it is short, then on the longest phase and its largest parts."""
-    return [*_memory(plan), *_time(plan)]
+    return [*_memory(plan), *_node_memory(plan), *_time(plan)]
+
+
+def _node_memory(plan: Plan) -> list[str]:
+    if plan.node_memory <= plan.gpu.node_memory:
+        return []
+    return [
+        f"A save takes {plan.node_memory / 1e9:.0f} GB of a node's memory, and it has {plan.gpu.node_memory / 1e9:.0f} "
+        "(cluster.node_memory_gb): raise parallel.pipeline or parallel.tensor, so that a rank has fewer parameters."
+    ]
 
 
 def _memory(plan: Plan) -> list[str]:
@@ -33,7 +42,8 @@ def _memory(plan: Plan) -> list[str]:
         "sampling logits": "lower rollout.group_size or rollout.prompts",
     }
     remedy = remedies.get(largest, "raise parallel.tensor (within a node) or parallel.pipeline")
-    when = "sampling" if memory.sampling_peak > memory.training_peak else "training"
+    peaks = {"training": memory.training_peak, "sampling": memory.sampling_peak, "saving": memory.saving_peak}
+    when = max(peaks, key=lambda name: peaks[name])
     state = "is short" if memory.peak > plan.gpu.memory else "is nearly full"
     return [f"Memory {state} while {when}, most of it {largest} ({parts[largest] / 1e9:.1f} GB): {remedy}."]
 

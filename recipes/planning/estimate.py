@@ -78,6 +78,11 @@ class Plan:
             longest_prompt=self.config.model.max_length - (rollout.min_new_tokens or rollout.max_new_tokens),
         )
 
+    @property
+    def node_memory(self) -> float:
+        """Bytes of host memory that a node needs, at a save."""
+        return self.memory.of_node(min(self.gpu.per_node, self.layout.gpus))
+
     @cached_property
     def phases(self) -> dict[str, Parts]:
         """Seconds of a step by phase, and of a phase by part, in the order in which they happen."""

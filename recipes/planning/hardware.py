@@ -23,6 +23,7 @@ class Gpu:
         nvlink: bytes a second to another GPU of the node.
         network: bytes a second to a GPU of another node.
         host: bytes a second between its memory and host memory.
+        node_memory: bytes of host memory of its node.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Gpu:
     network: float
     host: float
     per_node: int
+    node_memory: float
 
 
 def gpu_of(cluster: ClusterConfig) -> Gpu:
@@ -48,6 +50,7 @@ def gpu_of(cluster: ClusterConfig) -> Gpu:
         network=1e9 * cluster.network_gb_s,
         host=1e9 * cluster.host_gb_s,
         per_node=cluster.gpus_per_node,
+        node_memory=1e9 * cluster.node_memory_gb,
     )
 
 

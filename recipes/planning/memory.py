@@ -1,4 +1,4 @@
-"""Bytes on the GPU that holds most, by part, while training and while sampling.
+"""Bytes on the GPU that holds most, by part, while training, while sampling and while saving, and in host memory.
 
 Weights, gradients and optimizer state follow Megatron-LM's count with a distributed optimizer (6 + 12 / data parallel
 size bytes a parameter in bfloat16; megatron/training/theoretical_memory_usage.py); activations are counted from what
@@ -24,19 +24,23 @@ _CHUNK_COPIES = 4
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes by part on the fullest GPU; what trains and what samples is not there at the same time.
+    """Bytes by part on the fullest GPU; what trains, what samples and what saves is not there at the same time.
 
     Attributes:
         always: weights, gradients, optimizer state, overhead.
         training: activations and logits at their peak.
         sampling: keys and values, and logits.
+        saving: what a save gathers.
         host: bytes of the reference policy in host memory, a GPU.
+        host_saving: bytes beside them in host memory while a save gathers the optimizer, a GPU.
     """
 
     always: dict[str, float]
     training: dict[str, float]
     sampling: dict[str, float]
+    saving: dict[str, float]
     host: float
+    host_saving: float
 
     @property
     def parts(self) -> dict[str, float]:
@@ -54,9 +58,18 @@ class Memory:
         return sum(self.always.values()) + sum(self.sampling.values())
 
     @property
+    def saving_peak(self) -> float:
+        """Bytes while a save gathers the optimizer."""
+        return sum(self.always.values()) + sum(self.saving.values())
+
+    @property
     def peak(self) -> float:
-        """The larger of the two."""
-        return max(self.training_peak, self.sampling_peak)
+        """The largest of the three."""
+        return max(self.training_peak, self.sampling_peak, self.saving_peak)
+
+    def of_node(self, gpus: int) -> float:
+        """Bytes of host memory that a node with so many GPUs needs for them, at a save."""
+        return gpus * (self.host + self.host_saving)
 
 
 def verdict(memory: Memory, limit: float) -> str:
@@ -80,6 +93,17 @@ def state_bytes(architecture: MegatronArchitecture, layout: Layout) -> dict[str,
         "gradients": held * 4,
         "optimizer state": held * moments / layout.data,
     }
+
+
+def saved_bytes(held: float, data: int) -> tuple[float, float]:
+    """Bytes on a GPU and, for each, in host memory while a save gathers the state of `held` parameters.
+
+    Every data parallel rank receives the float32 main weights and two moments of all, one of the three after another on
+    its GPU beside its own share, and keeps them in host memory; there the last comes twice more, as received and as
+    joined, beside the rank's own shares (megatron/core/optimizer/distrib_optimizer.py, get_parameter_state_dp_zero).
+    The rank that writes then copies each tensor out of them (strategies/filesystem_async.py, _clone_if_needed).
+    """
+    return 4 * held * (1 + 1 / data), held * max(12 + 12, 12 + 8 + 12 / data)
 
 
 def layer_activations(architecture: MegatronArchitecture, layout: Layout) -> float:
@@ -126,6 +150,7 @@ def memory_of(
     rows = rollout.responses / layout.data
     room = longest_prompt + rollout.limit
     cache = cache_bytes(architecture, layout.bytes_per_weight) / (layout.tensor * layout.pipeline)
+    gathered, host_saving = saved_bytes(held, layout.data)
     return Memory(
         always={**state_bytes(architecture, layout), "overhead": OVERHEAD_BYTES},
         training={
@@ -138,5 +163,7 @@ def memory_of(
             "KV cache": rows * room * cache * (1 + 1 / layers),
             "sampling logits": 3 * 4 * rows * architecture.vocab_size,
         },
+        saving={"gathered optimizer state": gathered},
         host=held * layout.bytes_per_weight if reference else 0.0,
+        host_saving=host_saving,
     )

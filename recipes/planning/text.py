@@ -52,8 +52,10 @@ def _memory(plan: Plan) -> list[str]:
         *rows,
         f"  while training    {memory.training_peak / 1e9:7.1f}",
         f"  while sampling    {memory.sampling_peak / 1e9:7.1f}",
+        f"  while saving      {memory.saving_peak / 1e9:7.1f}",
         f"  verdict           {verdict(memory, limit)}: {memory.peak / 1e9:.1f} of {limit / 1e9:.0f} GB",
         *([f"  in host memory    {memory.host / 1e9:7.1f} a GPU, the reference policy"] if memory.host else []),
+        f"  a node's memory   {plan.node_memory / 1e9:7.1f} of {plan.gpu.node_memory / 1e9:.0f} GB while saving",
     ]
 
 
@@ -109,8 +111,11 @@ def as_dict(plan: Plan, source: str, layouts: tuple[list[Plan], int] | None = No
             **plan.memory.parts,
             "training_peak": plan.memory.training_peak,
             "sampling_peak": plan.memory.sampling_peak,
+            "saving_peak": plan.memory.saving_peak,
             "limit": plan.gpu.memory,
             "host": plan.memory.host,
+            "node_while_saving": plan.node_memory,
+            "node_limit": plan.gpu.node_memory,
         },
         "verdict": verdict(plan.memory, plan.gpu.memory),
         "step_seconds": _rounded(plan.phases) | {"total": round(plan.step_seconds, 2)},

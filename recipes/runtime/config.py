@@ -11,6 +11,10 @@ from typing import Any
 
 # OmegaConf's mark of a value that has to be given.
 MISSING: Any = "???"
+# What a rank's token count is divisible by where its layers multiply in FP8. Blocks of 128 tokens share a scale, and
+# Transformer Engine gathers whole ones alone over tensor parallel ranks (assert_dim_for_all_gather, pytorch/utils.py,
+# up to 2.13); products want 16 (assert_dim_for_fp8_exec says 8, and their gradients by the weights swap dimensions).
+_FP8_TOKENS, _FP8_BLOCK = 16, 128
 
 
 class ConfigError(ValueError):
@@ -27,7 +31,8 @@ class ModelConfig:
             (recipes/planning/architectures.py lists them); training reads the checkpoint alone.
         max_length: prompt and response together, in tokens; longer prompts are refused, never cut. 0 for the
             checkpoint's context, at most 4096.
-        precision: float32 or bfloat16 (with float32 main weights).
+        precision: float32 or bfloat16 (with float32 main weights). On a GPU float32 means TF32 in Transformer Engine's
+            products, and attention that takes much memory (docs/engines.md).
         fp8: none, delayed, tensorwise or blockwise; needs Transformer Engine layers.
         transformer: local, te, or auto (te where Transformer Engine is installed).
     """
@@ -241,7 +246,10 @@ class TrainerConfig:
 class ClusterConfig:
     """The GPUs that `recipes.plan` estimates for; training has no use for it. Sources: configs/cluster/h100.yaml.
 
+    `recipes.preflight` reads the GPUs and the host memory of a node.
+
     Attributes:
+        node_memory_gb: host memory of a node, 1e9 bytes.
         memory_gb: bytes of a GPU that a plan may count on, in 1e9.
         bf16_tflops, fp8_tflops: dense matrix products of a GPU, 1e12 floating-point operations a second.
         hbm_gb_s, nvlink_gb_s, network_gb_s, host_gb_s: 1e9 bytes a second of a GPU from its own memory, to another GPU
@@ -251,6 +259,7 @@ class ClusterConfig:
 
     name: str = "H100 SXM 80 GB"
     gpus_per_node: int = 8
+    node_memory_gb: float = 2000
     memory_gb: float = 80
     bf16_tflops: float = 989.4
     fp8_tflops: float = 1978.9
@@ -282,6 +291,15 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+    @property
+    def token_multiple(self) -> int:
+        """What the tokens of a micro-batch are filled up to a multiple of, over all ranks that divide them."""
+        divided = self.parallel.tensor if self.parallel.sequence else 1
+        if self.model.fp8 == "none":
+            return divided
+        gathered = self.model.fp8 == "blockwise" and self.parallel.sequence
+        return divided * (_FP8_BLOCK if gathered else _FP8_TOKENS)
 
 
 def to_yaml(config: Config) -> str:

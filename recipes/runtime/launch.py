@@ -58,10 +58,27 @@ def is_leader() -> bool:
 
 
 def _adopt_slurm() -> None:
-    """srun names ranks its own way; torch.distributed wants RANK, WORLD_SIZE and LOCAL_RANK."""
+    """srun names ranks its own way; torch.distributed wants RANK, WORLD_SIZE and LOCAL_RANK, NeMo's trainer more."""
     if "RANK" not in os.environ and "SLURM_PROCID" in os.environ and "MASTER_ADDR" in os.environ:
         names = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_NTASKS", "LOCAL_RANK": "SLURM_LOCALID"}
         os.environ.update({name: os.environ[slurm] for name, slurm in names.items()})
+        counts = os.environ.get("SLURM_STEP_TASKS_PER_NODE") or os.environ.get("SLURM_NTASKS_PER_NODE")
+        if counts:
+            os.environ["LOCAL_WORLD_SIZE"] = str(_tasks_on(int(os.environ.get("SLURM_NODEID", "0")), counts))
+
+
+def _tasks_on(node: int, counts: str) -> int:
+    """Tasks of a step's node by its number, from Slurm's list: `8(x2),4` are two nodes of 8 and one of 4.
+
+    A single number, as in SLURM_NTASKS_PER_NODE, is every node's.
+    """
+    nodes = [
+        int(tasks)
+        for part in counts.split(",")
+        for tasks, _, times in [part.rstrip(")").partition("(x")]
+        for _ in range(int(times or 1))
+    ]
+    return nodes[min(node, len(nodes) - 1)]
 
 
 def _check_launcher() -> None:
@@ -75,6 +92,24 @@ def _check_launcher() -> None:
         raise SystemExit(
             f"{found} in the environment: expected both or none, the rank (from 0) and the number of ranks, as a "
             "launcher sets them (torchrun, srun); without one unset them"
+        )
+
+
+def _check_devices(ranks: int, where: str) -> None:
+    """Refuses more ranks on this machine than it has GPUs: each needs one of its own.
+
+    Raises:
+        MeetingError: with the way out; `where` says what asks for so many.
+    """
+    import torch
+
+    from recipes.runtime import platform
+
+    if platform.on_gpu() and ranks > (there := torch.cuda.device_count()):
+        raise MeetingError(
+            f"{where}: {ranks} ranks on this machine need a GPU each, and torch sees {there}; start fewer "
+            "(parallel.processes, with parallel.tensor and parallel.pipeline), or set MEDATRON_DEVICE=cpu to compute "
+            "on its CPU"
         )
 
 
@@ -139,7 +174,7 @@ def init_process_group(config: Config) -> None:
     """Joins the process group described in the environment; every collective has `parallel.timeout_minutes`.
 
     Raises:
-        MeetingError: the ranks cannot meet.
+        MeetingError: the ranks cannot meet, or are more than there are GPUs.
     """
     import torch
     import torch.distributed as dist
@@ -152,7 +187,10 @@ def init_process_group(config: Config) -> None:
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", str(free_port()))
     if platform.on_gpu():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        local = int(os.environ["LOCAL_RANK"])
+        # Where the launcher tells how many there are, all of them refuse, and none waits for the others.
+        _check_devices(int(os.environ.get("LOCAL_WORLD_SIZE", local + 1)), "the launcher")
+        torch.cuda.set_device(local)
     minutes = config.parallel.timeout_minutes
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
@@ -272,6 +310,10 @@ def _command(
         raise SystemExit(f"configuration: {error}" if is_leader() else 1) from None
     command.outlive_output()
     if world_size() is None and config.parallel.processes > 1:
+        try:
+            _check_devices(config.parallel.processes, f"parallel.processes={config.parallel.processes}")
+        except MeetingError as error:
+            sys.exit(f"{module}: {error}")
         return _start_ranks(module, overrides, config.parallel.processes)
     if world_size() is not None:
         die_with_parent()

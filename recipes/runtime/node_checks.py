@@ -24,6 +24,9 @@ _SIDE = 1024
 # compute capability, and CUDA, that Transformer Engine's FP8 recipes need
 _FP8_CAPABILITY = (8, 9)
 _BLOCKWISE_CAPABILITY, _BLOCKWISE_CUDA = (9, 0), (12, 9)
+# E4M3 has three bits behind the first: a value is rounded by up to 1/16, and a product of two such on average by a few
+# hundredths.
+_FP8_ERROR = 0.1
 
 
 class CanaryError(RuntimeError):
@@ -41,15 +44,23 @@ def look(config: Config) -> None:
         print(versions.table(parts), flush=True)
     problems = [f"{part.name} {part.version or 'is missing'}: {part.problem}" for part in parts if part.problem]
     problems += _device_problems(config) + _arithmetic_problems() + _folder_problems(Path(config.output))
+    places = _agree(problems)
+    if is_leader():
+        for place, count in Counter(places).items():
+            print(f"{count:>4} x {place}", flush=True)
+    # Its ranks wait for one another, so none may have given up before.
+    _agree(_fp8_problems(config))
+
+
+def _agree(problems: list[str]) -> list[str]:
+    """What every rank runs on; raises CanaryError on all where one has a problem."""
     told: list[tuple[str, list[str]]] = [("", [])] * dist.get_world_size()
     dist.all_gather_object(told, (f"{socket.gethostname()}  {_device_name()}", problems))
-    if is_leader():
-        for place, count in Counter(place for place, _ in told).items():
-            print(f"{count:>4} x {place}", flush=True)
     said = [f"rank {rank} ({place}): {text}" for rank, (place, found) in enumerate(told) for text in found]
     if said:
         more = f"; and {len(said) - 1} more" if len(said) > 1 else ""
         raise CanaryError(said[0] + more)
+    return [place for place, _ in told]
 
 
 def _device_name() -> str:
@@ -99,6 +110,61 @@ def _arithmetic_problems() -> list[str]:
     if not bool((product == _SIDE).all()):
         found.append("a product of matrices came out wrong; this device is broken, leave the node out")
     return found
+
+
+def _fp8_problems(config: Config) -> list[str]:
+    """A layer forward and backward in the run's FP8, its tokens as few and as divided as the run's may be."""
+    if config.model.fp8 == "none" or not platform.on_gpu() or config.engine != "megatron":
+        return []
+    sequence, tensor = config.parallel.sequence, config.parallel.tensor
+    groups = [dist.new_group(range(first, first + tensor)) for first in range(0, dist.get_world_size(), tensor)]
+    tokens = config.token_multiple // (tensor if sequence else 1)
+    try:
+        found = _fp8_layer(config.model.fp8, tokens, groups[dist.get_rank() // tensor], sequence=sequence)
+    except Exception as error:
+        said = (str(error).splitlines() or [""])[0]
+        return [
+            f"model.fp8={config.model.fp8}: a layer of Transformer Engine on {tokens} tokens a rank failed "
+            f"({type(error).__name__}: {said}); choose another image or recipe"
+        ]
+    if not 0 < found < _FP8_ERROR:
+        return [
+            f"model.fp8={config.model.fp8}: a layer's output is {found:.3g} of its norm from bfloat16's, expected "
+            f"above 0 and below {_FP8_ERROR}; leave the node out, or set model.fp8=none"
+        ]
+    return []
+
+
+def _fp8_layer(fp8: str, tokens: int, group: dist.ProcessGroup, *, sequence: bool) -> float:
+    """How far a column parallel layer in FP8 is from itself in bfloat16, as a share of the output's norm."""
+    import transformer_engine.pytorch as te
+    from transformer_engine.common import recipe
+
+    recipes = {
+        "delayed": recipe.DelayedScaling(amax_history_len=1, amax_compute_algo="most_recent"),
+        "tensorwise": recipe.Float8CurrentScaling(),
+        "blockwise": recipe.Float8BlockScaling(),
+    }
+    size = dist.get_world_size(group)
+    layer = te.LayerNormLinear(
+        _SIDE,
+        _SIDE,
+        bias=False,
+        normalization="RMSNorm",
+        params_dtype=torch.bfloat16,
+        parallel_mode="column" if size > 1 else None,
+        tp_group=group,
+        tp_size=size,
+        sequence_parallel=sequence,
+    )
+    values = torch.randn(tokens, 1, _SIDE, device=platform.device(), dtype=torch.bfloat16, requires_grad=True)
+    # Delayed scaling finds its scales in the first pass.
+    for _ in range(2):
+        with te.fp8_autocast(enabled=True, fp8_recipe=recipes[fp8], fp8_group=group):
+            output = layer(values)
+        output.float().square().mean().backward()
+    expected = layer(values).detach().float()
+    return float((output.detach().float() - expected).norm() / expected.norm())
 
 
 def _folder_problems(folder: Path) -> list[str]:

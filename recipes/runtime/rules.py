@@ -21,6 +21,7 @@ _COMPONENTS = ("answer", "format", "length")
 # Names of checkpoints have six digits.
 _MOST_STEPS = 999_999
 _MONTH_MINUTES = 43_200
+_SCORES = 1e9
 
 
 class Stage(Enum):
@@ -112,6 +113,7 @@ LIMITS: dict[str, _Range] = {
     "cluster.gpus_per_node": _COUNT,
     **{f"cluster.{key}": _POSITIVE for key in ("memory_gb", "bf16_tflops", "fp8_tflops", "hbm_gb_s", "nvlink_gb_s")},
     **{f"cluster.{key}": _POSITIVE for key in ("network_gb_s", "host_gb_s")},
+    "cluster.node_memory_gb": _POSITIVE,
     "cluster.price": _NOT_NEGATIVE,
 }
 
@@ -353,6 +355,22 @@ def _check_weights(key: str, weights: dict[str, float]) -> None:
     for name, weight in weights.items():
         _require(_NOT_NEGATIVE.holds(weight), f"{key}.{name}={weight}: expected {_NOT_NEGATIVE}")
     _require(not weights or any(weights.values()), f"{key}={weights}: expected one weight above 0 at least")
+
+
+def float32_attention(config: Config, *, heads: int) -> str | None:
+    """A warning for GPUs where attention in float32 would take more than 1 GB of a layer; None where not.
+
+    torch's fused kernels for CUDA take half precision, or no grouped queries (up to 2.13), so the scores of a sequence
+    are written out: heads / tensor x max_length^2 values of 4 bytes, at a layer and sequence.
+    """
+    length = config.model.max_length
+    size = 4 * heads / config.parallel.tensor * length**2
+    if config.model.precision != "float32" or size <= _SCORES:
+        return None
+    return (
+        f"model.precision=float32: attention writes out {size / 1e9:.1f} GB of scores a layer for a sequence of "
+        f"model.max_length={length} tokens, and more beside them; set model.precision=bfloat16 to train on GPUs"
+    )
 
 
 def validate_model(config: Config, *, layers: int, heads: int, query_groups: int, context: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from conversion import hf_to_megatron, megatron_to_hf, verify
 from conversion.errors import ConversionError
 from conversion.logits import FAR_TOKENS, LogitsError, compare_logits, read_prompts
+from tests.conftest import BESIDE_CUDA
 from tests.conversion.models import save_folder
 
 Make = Callable[..., Path]
@@ -81,8 +83,10 @@ def test_positions_beyond_4096_are_compared_where_a_window_or_a_scaling_plays(tm
 
 
 def test_the_command_reports_and_fails_on_a_difference(
-    models: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    models: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Beside Transformer Engine, as in NVIDIA's images, too: megatron-core would norm with it on the CPU."""
+    monkeypatch.setenv("PYTHONPATH", f"{BESIDE_CUDA}:{os.environ.get('PYTHONPATH', '')}")
     source, megatron = models
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"question": p}) + "\n" for p in _PROMPTS))

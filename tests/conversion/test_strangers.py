@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import collections
+import enum
 import io
 import json
 import os
 import pickle
 import shutil
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,6 +113,49 @@ def test_extra_states_hold_tensors_and_recipes(tmp_path: Path) -> None:
     unpickling.check_extra_state("layer", None)
     _refused(lambda: check({"recipe": _Runs(mark)}), r"layer: an extra state that is not tensors", mark)
     _refused(lambda: check(_Runs(mark), io.BytesIO), r"posix.mkdir", mark)
+
+
+def test_fp8_recipes_are_known_where_transformer_engine_is_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What get_extra_state of Transformer Engine 2.11 pickles of a layer for each `model.fp8`.
+
+    Its classes (common/recipe/__init__.py) are there while they are pickled, and not while they are looked at.
+    """
+    place, subclass = "transformer_engine.common.recipe", "megatron.core.extensions.transformer_engine"
+    helper = collections.namedtuple("_FormatHelper", ("max_fwd", "max_bwd"), module=place)
+    formats = enum.Enum("Format", {"E4M3": helper(448, 448), "HYBRID": helper(448, 57344)}, module=place)
+
+    def kind(name: str, module: str, **values: object) -> Any:
+        made = type(name, (), {"__module__": module})
+        monkeypatch.setattr(modules[module], name, made, raising=False)
+        recipe = made()
+        vars(recipe).update(values)
+        return recipe
+
+    modules = {name: types.ModuleType(name) for name in ("transformer_engine", place, subclass)}
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(modules[place], "Format", formats, raising=False)
+    monkeypatch.setattr(modules[place], "_FormatHelper", helper, raising=False)
+    product = kind("MMParams", place, use_split_accumulator=True)
+    tensorwise = {"use_power_2_scales": False, "fp8_format": formats["HYBRID"], "fp8_gemm_fprop": product}
+    blockwise = {"use_f32_scales": False, "fp8_format": formats["E4M3"], "fp8_gemm_fprop": product}
+    delayed = {"margin": 0, "fp8_format": formats["HYBRID"], "amax_compute_algo": "most_recent", "reduce_amax": True}
+    scales = {f"{name}_{way}": torch.ones(3) for name in ("scale", "amax_history") for way in ("fwd", "bwd")}
+    states = [
+        {"recipe": kind("TEDelayedScaling", subclass, **delayed), **scales},
+        {"recipe": kind("Float8CurrentScaling", place, **tensorwise)},
+        {"recipe": kind("Float8BlockScaling", place, **blockwise)},
+    ]
+    foreign = {"recipe": kind("CustomRecipe", place, qfactory=None)}
+    extra = {"extra_fp8_variables": {"fp8_checkpoint": True, "num_gemms": 1, "fp8_max_fwd": 448, "names": ("a",)}}
+    pickled = [pickle.dumps(state | extra) for state in (*states, foreign, {"recipe": _Runs(tmp_path / "mark")})]
+    for name in modules:
+        monkeypatch.setitem(sys.modules, name, None)
+    found = [torch.frombuffer(bytearray(content), dtype=torch.uint8) for content in pickled]
+    for state in found[:3]:
+        unpickling.check_extra_state("layer", state)
+    _refused(lambda: unpickling.check_extra_state("layer", found[3]), "recipe.CustomRecipe", tmp_path / "mark")
+    _refused(lambda: unpickling.check_extra_state("layer", found[4]), "posix.mkdir", tmp_path / "mark")
 
 
 def test_links_out_of_a_folder_are_not_followed(checkpoint: Path, hf_folder: Make, tmp_path: Path) -> None:

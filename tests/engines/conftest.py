@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ import torch
 
 from conversion import hf_to_megatron
 from conversion.checkpoint import write_manifest
-from tests.conftest import finish, start
+from tests.conftest import BESIDE_CUDA, finish, start
 from tests.conversion.models import VOCABULARY, save_folder
 from tests.engines import reference
 from tests.engines.constants import OBJECTIVES
@@ -233,6 +234,7 @@ class World:
         tasks = {
             **self._gradient_tasks(launch),
             "vocabulary": {"kind": "vocabulary", "model": ""},
+            "settings": self.train_task(NO_KL, SMALL, kind="settings"),
             "train": self.train_task(NO_KL),
             "train in small micro-batches": self.train_task(NO_KL, SMALL),
             "train with KL": self.train_task(KL, SMALL),
@@ -247,6 +249,8 @@ class World:
                 "model": str(self.checkpoint("qwen2-tied")),
                 "overrides": overrides,
             }
+            folder = str(self.saved_beside("before the first step"))
+            tasks["fused adam"] = self.train_task(NO_KL, kind="fused adam", folder=folder)
         if launch in ("tp1", "tp2"):
             folder = str(self.saved_beside(f"{launch}-diverged"))
             tasks["diverged"] = self.train_task(NO_KL, steps=1, kind="diverged", folder=folder)
@@ -312,7 +316,9 @@ class World:
         (folder / "job.json").write_text(json.dumps({"layout": [*COMMON, *LAYOUTS[layout]], "tasks": tasks}))
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += [f"--nproc-per-node={PROCESSES[layout]}", "-m", "tests.engines.worker", str(folder)]
-        return start(command, folder / "log")
+        # One layout runs where Transformer Engine can be imported and has no GPU, as in NVIDIA's images.
+        beside = {"PYTHONPATH": f"{BESIDE_CUDA}:{os.environ.get('PYTHONPATH', '')}"} if layout == "tp1" else {}
+        return start(command, folder / "log", **beside)
 
     def results(self, launch: str) -> list[Results]:
         """Of every rank of a launch, run on first use."""

@@ -154,3 +154,31 @@ def test_token_logprobs_on_a_divided_vocabulary(layout: str, world: World) -> No
         assert found["entropy"] < 2e-5
         assert found["hidden gradient"] < 1e-5
         assert found["weight gradient"] < 1e-5
+
+
+def test_settings_that_only_a_gpu_would_miss(world: World) -> None:
+    """At FP8, rows of a few dozen tokens end at what each of 8 ranks must hold; amaxes stay with tensor parallel ranks.
+
+    With the defaults Transformer Engine asserts on the one, at a step of short responses, and data parallel ranks that
+    have not the same number of micro-batches wait for ever for the other.
+    """
+    for rank in world.results("tp1"):
+        found = rank["settings"]
+        assert found["tp_only_amax_red"] is True
+        rows = found["rows"]
+        assert len(rows["blockwise True"]) > 2
+        assert set(rows["blockwise True"]) == {8 * 128}
+        assert set(rows["tensorwise True"]) == {8 * 16}
+        assert set(rows["blockwise False"]) < {16, 32, 48, 64, 80}
+
+
+def test_the_passes_that_find_delayed_scales_leave_no_gradient(world: World) -> None:
+    for rank in world.results("tp1"):
+        found = rank["settings"]["calibrated"]
+        assert found["passes"] == 2 + len(found["steps"])
+        assert found["steps"] == rank["train in small micro-batches"]["steps"]
+
+
+def test_the_cpu_trains_beside_transformer_engine(world: World) -> None:
+    """Every test of this layout runs where it can be imported; megatron-core would take its kernels for CPU tensors."""
+    assert world.results("tp1")[0]["settings"]["transformer engine"] == [True, None]

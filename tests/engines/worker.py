@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -24,7 +25,8 @@ from tests.conftest import children
 
 megatron_cpu.install()
 
-from megatron.core import parallel_state  # noqa: E402
+from megatron.core import optimizer, parallel_state  # noqa: E402
+from megatron.core.optimizer import distrib_optimizer  # noqa: E402
 
 from conversion.checkpoint import CheckpointError  # noqa: E402
 from recipes.engines.base import Sampling  # noqa: E402
@@ -34,6 +36,7 @@ from recipes.engines.core.packing import Packing  # noqa: E402
 from recipes.engines.core.rotary import RotaryTable  # noqa: E402
 from recipes.engines.core.vocabulary import token_logprobs  # noqa: E402
 from recipes.engines.megatron.engine import MegatronEngine  # noqa: E402
+from recipes.engines.nemo_aligner.cpu import GroupStepAdamW  # noqa: E402
 from recipes.runtime.launch import init_process_group  # noqa: E402
 from recipes.runtime.loading import load  # noqa: E402
 from tests.engines.steps import batch_of, diverge, sample_all, take_steps  # noqa: E402
@@ -79,6 +82,26 @@ def gradient(layout: list[str], task: Task) -> Any:
     engine.save(Path(task["save"]), {})
     engine.finish_saves(wait=True)
     return {"steps": found, "micro-batches": len(engine._divide(batch_of(task["batch"])))}
+
+
+def settings(layout: list[str], task: Task) -> Any:
+    """What would differ on a GPU: the layers' settings, and how long rows are at FP8 settings that no CPU trains at."""
+    engine = _engine(layout, task)
+    model, parallel = engine.config.model, engine.config.parallel
+    parallel.tensor, rows = 8, {}
+    for model.fp8, parallel.sequence in (("blockwise", True), ("tensorwise", True), ("blockwise", False)):
+        packed = engine._divide(batch_of(task["batches"][0]))
+        rows[f"{model.fp8} {parallel.sequence}"] = [row.inputs.shape[1] for row in packed]
+    delayed = _engine(layout, task)
+    delayed._calibrated = False
+    with mock.patch.object(delayed, "_gradient", wraps=delayed._gradient) as gradient:
+        steps = take_steps(delayed, task["batches"], "grpo")
+    return {
+        "calibrated": {"passes": gradient.call_count, "steps": steps},
+        "tp_only_amax_red": engine.module.config.tp_only_amax_red,
+        "rows": rows,
+        "transformer engine": ["beside_cuda" in str(sys.path), sys.modules.get("transformer_engine", "not hidden")],
+    }
 
 
 def generate(layout: list[str], task: Task) -> Any:
@@ -260,6 +283,31 @@ def diverged(layout: list[str], task: Task) -> Any:
     return diverge(_engine(layout, task), task["batches"][0], Path(task["folder"]))
 
 
+class FusedAdam(GroupStepAdamW):
+    """Takes what megatron-core gives to Transformer Engine's or Apex's Adam, and keeps its state as they do."""
+
+    def __init__(self, *, adam_w_mode: bool, **settings: Any) -> None:
+        assert adam_w_mode
+        super().__init__(**settings)
+
+
+def fused_adam(layout: list[str], task: Task) -> Any:
+    """A save before the first step, and the same steps from it."""
+    found: dict[str, Any] = {"steps": [], "after": []}
+    with (
+        mock.patch.multiple(optimizer, Adam=FusedAdam, USING_PYTORCH_OPTIMIZER=False),
+        mock.patch.object(distrib_optimizer, "HAVE_APEX_OR_TE", True),
+    ):
+        engines, folder = [_engine(layout, task), _engine(layout, task)], Path(task["folder"])
+        engines[0].save(folder, {})
+        engines[0].finish_saves(wait=True)
+        engines[1].load(folder)
+        for engine in engines:
+            found["steps"].append(take_steps(engine, task["batches"], "grpo"))
+            found["after"].append(_digests(engine))
+    return found
+
+
 def snapshot(layout: list[str], task: Task) -> Any:
     """Two steps, a save, and two more before the writers may go on; then the checkpoint in a fresh engine."""
     engine, folder = _engine(layout, task), Path(task["folder"])
@@ -330,6 +378,7 @@ def hang(layout: list[str], task: Task) -> Any:
 TASKS = {
     **{"train": train, "gradient": gradient, "generate": generate, "start": start, "vocabulary": vocabulary},
     "bfloat16": bfloat16,
+    **{"settings": settings, "fused adam": fused_adam},
     **{"poisoned": poisoned, "diverged": diverged, "snapshot": snapshot, "broken save": broken_save, "hang": hang},
 }
 

@@ -91,6 +91,11 @@ def test_adams_epsilon_arrives(world: World) -> None:
     assert world.results("tp2")[0]["upstream"]["epsilon"] == 1e-4
 
 
+def test_data_parallel_ranks_do_not_wait_for_each_others_amaxes(world: World) -> None:
+    """NeMo's default reduces them after every micro-batch, and data parallel ranks have not as many of them."""
+    assert world.results("tp2")[0]["upstream"]["tp_only_amax_red"] is True
+
+
 @pytest.mark.parametrize(
     ("task", "says"),
     [

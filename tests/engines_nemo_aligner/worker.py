@@ -70,9 +70,12 @@ def refuse(layout: list[str], task: Task) -> Any:
 
 
 def upstream(layout: list[str], task: Task) -> Any:
-    """What NeMo-Aligner's own entries to its defects do on our actor, and the optimizer's settings."""
+    """What NeMo-Aligner's own entries to its defects do on our actor, and settings that it forgets."""
     actor = _engine(layout, task).actor
-    found: dict[str, Any] = {"epsilon": actor.optimizer.config.adam_eps}
+    found: dict[str, Any] = {
+        "epsilon": actor.optimizer.config.adam_eps,
+        "tp_only_amax_red": actor.module.config.tp_only_amax_red,
+    }
     for name, call in {
         "infer": lambda: actor.infer({}),
         "loss": actor.get_actor_forward_output_and_loss_func,

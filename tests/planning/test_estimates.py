@@ -11,7 +11,7 @@ from conversion.families import family_for
 from recipes.planning.architectures import PUBLISHED, cache_bytes, parameters, published, stage_parameters
 from recipes.planning.hardware import OURS, Kernels, gpu_of
 from recipes.planning.layout import Layout, Rollout
-from recipes.planning.memory import layer_activations, memory_of, state_bytes, verdict
+from recipes.planning.memory import layer_activations, memory_of, saved_bytes, state_bytes, verdict
 from recipes.planning.timing import (
     Generator,
     Model,
@@ -104,8 +104,20 @@ def test_the_cache_has_room_for_every_response_at_once() -> None:
     # 256 responses a replica x 4096 tokens x 327,680 bytes / 16 GPUs, and one of the stage's 40 layers again.
     assert memory.sampling["KV cache"] == pytest.approx(256 * 4096 * 327_680 / 16 * (1 + 1 / 40))
     assert memory.host == stage_parameters(LLAMA_70B, 8, 2) * 2
-    assert memory.peak == max(memory.training_peak, memory.sampling_peak)
+    assert memory.peak == max(memory.training_peak, memory.sampling_peak, memory.saving_peak)
     assert memory_of(LLAMA_70B, layout, ROLLOUT, reference=False, longest_prompt=1024).host == 0
+
+
+def test_what_a_save_takes_of_gpu_and_node() -> None:
+    """With four data parallel ranks: 12 bytes a parameter gathered and 12 copied; with one, its own 12 and 8 beside."""
+    gpu, host = saved_bytes(1e9, 4)
+    assert (gpu, host) == (4e9 + 1e9, 24e9)
+    assert saved_bytes(1e9, 1) == (8e9, (12 + 8 + 12) * 1e9)
+    layout = Layout(tensor=8, pipeline=2, data=4, sequence=True)
+    memory = memory_of(LLAMA_70B, layout, ROLLOUT, reference=True, longest_prompt=1024)
+    held = stage_parameters(LLAMA_70B, 8, 2)
+    assert memory.saving_peak == sum(memory.always.values()) + 5 * held
+    assert memory.of_node(8) == 8 * held * (24 + 2)
 
 
 def test_verdicts() -> None:

@@ -171,3 +171,30 @@ def test_rules_that_need_the_model(overrides: list[str], said: str) -> None:
 def test_no_setting_is_an_absolute_path_of_someones_machine() -> None:
     for file in CONFIGS.rglob("*.yaml"):
         assert ": /" not in file.read_text(), file
+
+
+@pytest.mark.parametrize(
+    ("settings", "multiple"),
+    [
+        ([], 1),
+        (["parallel.tensor=8"], 1),
+        (["parallel.tensor=8", "parallel.sequence=true"], 8),
+        (["model.fp8=delayed", "parallel.tensor=8"], 16),
+        (["model.fp8=tensorwise", "parallel.tensor=8", "parallel.sequence=true"], 128),
+        (["model.fp8=blockwise", "parallel.tensor=8"], 16),
+        (["model.fp8=blockwise", "parallel.tensor=8", "parallel.sequence=true"], 1024),
+        (["experiment=grpo_70b_fp8"], 1024),
+        (["experiment=qwen2_5_72b_fp8"], 1024),
+    ],
+)
+def test_tokens_fill_the_blocks_that_ranks_gather(settings: list[str], multiple: int) -> None:
+    """Transformer Engine 2.11 asserts it of each rank's tokens in every layer, in steps with short responses alone."""
+    beside = ["parallel.processes=64", "rollout.prompts=64", "model.precision=bfloat16"]
+    config = load([*settings, *NEEDED, *beside, "algorithm.importance=truncated"])
+    assert config.token_multiple == multiple
+    ranks = config.parallel.tensor if config.parallel.sequence else 1
+    for length in (1, 700, 4096, 8100):
+        own = -(-length // config.token_multiple) * config.token_multiple / ranks
+        assert own == int(own)
+        assert config.model.fp8 == "none" or own % 16 == 0
+        assert config.model.fp8 != "blockwise" or ranks == 1 or own % 128 == 0

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from conversion import lock
+from recipes.quickstart import BASE, Quickstart
+from recipes.runtime import launch
 from tests.conftest import REPOSITORY
 
 HEAVY = {"torch", "transformers", "megatron", "nemo", "datasets", "pandas", "sklearn", "scipy"}
@@ -172,3 +174,74 @@ def test_a_quickstart_deletes_nothing_unasked(tmp_path: Path, monkeypatch: pytes
         assert "Traceback" not in done.stderr
     assert kept.is_dir()
     assert (run / "summary.json").is_file()
+
+
+# A machine with one GPU, as torch would describe it.
+_ONE_GPU = """
+import runpy, sys, torch
+torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1
+torch.cuda.set_device = lambda number: sys.exit(f"GPU {number} is taken")
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("launcher", "said"),
+    [
+        ({}, "recipes.sft: parallel.processes=2: 2 ranks on this machine need a GPU each, and torch sees 1; start"),
+        (
+            {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
+            "recipes.sft, rank 0: the launcher: 2 ranks on this machine need a GPU each, and torch sees 1; start",
+        ),
+    ],
+)
+def test_more_ranks_than_gpus_are_refused_with_the_way_out(launcher: dict[str, str], said: str, tmp_path: Path) -> None:
+    environment = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin", "HOME": "/nowhere", "OMP_NUM_THREADS": "1"}
+    settings = ["output=o", "model.path=nowhere", "data.train=[none]", "parallel.processes=2", "parallel.tensor=2"]
+    done = subprocess.run(
+        [sys.executable, "-c", _ONE_GPU, "recipes.sft", *settings],
+        cwd=tmp_path,
+        env=environment | launcher,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert said in last
+    assert "set MEDATRON_DEVICE=cpu" in last
+    assert "Traceback" not in done.stderr
+
+
+def test_the_quickstart_leaves_gpus_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MEDATRON_DEVICE", raising=False)
+    quickstart = Quickstart(tmp_path, seed=0, base=BASE, overrides=[])
+    quickstart._stage("device", "timeit", "-n1", "-r1", "import os; assert os.environ['MEDATRON_DEVICE'] == 'cpu'")
+
+
+@pytest.mark.parametrize(
+    ("counts", "sizes"),
+    [
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x2)", "SLURM_NTASKS_PER_NODE": "4"}, [8, 8]),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x2),4"}, [8, 8, 4]),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2,1(x2)"}, [2, 1, 1]),
+        ({"SLURM_NTASKS_PER_NODE": "4"}, [4, 4]),
+        ({}, [None, None]),
+    ],
+)
+def test_a_rank_under_srun_knows_how_many_its_node_has(
+    counts: dict[str, str], sizes: list[int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NeMo's trainer asks for so many GPUs a node; srun sets no LOCAL_WORLD_SIZE."""
+    for name in ("SLURM_STEP_TASKS_PER_NODE", "SLURM_NTASKS_PER_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    srun = {"SLURM_PROCID": "9", "SLURM_NTASKS": "20", "SLURM_LOCALID": "1", "MASTER_ADDR": "a"}
+    for node, size in enumerate(sizes):
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in {**srun, **counts, "SLURM_NODEID": str(node)}.items():
+            monkeypatch.setenv(name, value)
+        launch._adopt_slurm()
+        assert os.environ.get("LOCAL_WORLD_SIZE") == (str(size) if size else None)
+        assert (os.environ["RANK"], os.environ["LOCAL_RANK"]) == ("9", "1")

@@ -42,6 +42,8 @@ def test_it_composes_and_its_layout_is_legal_for_its_model(experiment: str, monk
     check_layout(config, architecture)
     assert config.model.precision == "bfloat16"
     assert (config.model.fp8 == "blockwise") == experiment.endswith("fp8")
+    # Sampler and trainer are not one kernel in bfloat16: without weights the first update's ratios are noise.
+    assert config.algorithm.importance == "truncated"
 
 
 @pytest.mark.parametrize("experiment", SIZES)
@@ -62,7 +64,6 @@ def test_settings_of_the_papers_and_peers_reach_the_run(monkeypatch: pytest.Monk
     dapo = configuration("grpo_32b", monkeypatch)
     assert (dapo.algorithm.clip_high, dapo.algorithm.kl_coef) == (0.28, 0.0)
     assert configuration("grpo_70b", monkeypatch).model.fp8 == "none"
-    assert configuration("qwen2_5_72b_fp8", monkeypatch).algorithm.importance == "truncated"
 
 
 # The engine's own model, on the meta device: shapes without memory. One rank, since a count needs no layout.

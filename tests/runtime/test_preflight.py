@@ -60,6 +60,7 @@ def test_what_fits_is_listed(overrides: Overrides, embedded_data: Path, tiny_che
     assert [re.sub(r"\d+ to \d+ tokens", "TOKENS tokens", line) for line in lines[:-1]] == [
         f"model: 0.00092 billion parameters at {tiny_checkpoint}",
         "layout: 4 ranks as tensor 2 x pipeline 2 x data 1",
+        "host memory: a save takes 38 MB of a node of 4 GPUs (estimate)",
         "tokenizer: 1024 tokens; a response ends with <|endoftext|> or <|im_end|>",
         f"data.train: {train} examples in {embedded_data}/train.jsonl, of TOKENS tokens",
         f"data.test: {test} examples in {embedded_data}/test.jsonl, of TOKENS tokens",
@@ -172,6 +173,8 @@ def test_the_disk_that_a_run_needs(overrides: Overrides, tiny_hf: Path, tmp_path
             "parallel.pipeline=3 does not divide the model's 4 layers; use one of [1, 2, 4]",
         ),
         (["model.max_length=1024"], "model.max_length=1024 is over the model's context of 512 tokens"),
+        # One rank: 32 bytes of each of 919,680 parameters, and the reference policy's 4.
+        (["cluster.node_memory_gb=0.03"], "cluster.node_memory_gb=0.03: a save takes 33 MB of the host memory"),
         (
             ["parallel.processes=3", "parallel.tensor=2"],
             "parallel.processes=3 is not divisible by tensor x pipeline = 2 x 1; set parallel.processes to a multiple",

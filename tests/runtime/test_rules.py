@@ -11,7 +11,7 @@ import pytest
 from recipes.runtime.config import Config, ConfigError
 from recipes.runtime.loading import load
 from recipes.runtime.overrides import leaves
-from recipes.runtime.rules import CHOICES, LIMITS, Stage, validate
+from recipes.runtime.rules import CHOICES, LIMITS, Stage, float32_attention, validate
 
 NEEDED = ("output=run", "model.path=checkpoint")
 _NUMBERS = (int, float, int | None, float | None, tuple[float, float])
@@ -216,3 +216,14 @@ def test_a_length_that_somebody_set_is_kept(tmp_path: Path) -> None:
 def test_a_checkpoint_that_cannot_be_read_is_left_to_whoever_opens_it(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
     assert load(["output=run", f"model.path={tmp_path}"]).model.max_length == 4096
+
+
+def test_attention_in_float32_is_warned_of_where_it_is_large(defaults: Config) -> None:
+    """32 heads over 4 ranks at 4,096 tokens: 8 x 4096 x 4096 x 4 bytes are 0.54 GB, twice that over 2 ranks."""
+    config = _with(_with(defaults, "model.max_length", 4096), "model.precision", "float32")
+    assert float32_attention(_with(config, "parallel.tensor", 4), heads=32) is None
+    said = float32_attention(_with(config, "parallel.tensor", 2), heads=32)
+    assert said is not None
+    assert "writes out 1.1 GB of scores a layer" in said
+    assert "set model.precision=bfloat16" in said
+    assert float32_attention(_with(config, "model.precision", "bfloat16"), heads=32) is None

@@ -27,13 +27,13 @@ from recipes.engines.core.host_copy import HostCopy
 from recipes.engines.core.passes import Passes
 from recipes.engines.core.sampling import Sampler, decoder
 from recipes.engines.core.stage import Stage
-from recipes.rl.losses import Loss
+from recipes.rl.losses import Loss, supervised_loss
 from recipes.runtime import platform
 from recipes.runtime.config import Config
-from recipes.runtime.rules import validate_model
+from recipes.runtime.launch import is_leader
+from recipes.runtime.rules import float32_attention, validate_model
 
-# What FP8 matrix products want their token count to be divisible by.
-_FP8_MULTIPLE = 16
+_CALIBRATION_PASSES = 2
 
 
 def _choose_kernels() -> None:
@@ -69,6 +69,7 @@ class GPTEngine(ABC):
             ConfigError: the layout does not fit the model.
         """
         self.config = config
+        self._calibrated = config.model.fp8 != "delayed"
         self.checkpoint = open_checkpoint(Path(config.model.path))
         self.architecture = self.checkpoint.architecture
         validate_model(
@@ -87,6 +88,9 @@ class GPTEngine(ABC):
         self.data_rank = parallel_state.get_data_parallel_rank()
         self.data_size = parallel_state.get_data_parallel_world_size()
         self.device = platform.device()
+        warning = float32_attention(config, heads=self.architecture.num_attention_heads)
+        if warning and platform.on_gpu() and is_leader():
+            print(warning, flush=True)
         _choose_kernels()
         self._build()
         self.sampler = Sampler(self.stage, self.architecture.vocab_size, self.device, decoder(config.model.path))
@@ -105,6 +109,20 @@ class GPTEngine(ABC):
         self, micro_batches: list[PackedBatch], loss: Loss, temperature: float, references: list[Tensor] | None
     ) -> dict[str, float]:
         """Leaves the batch's gradient in the model, in place of any before; returns the loss's sums."""
+
+    def _calibrate(self, micro_batches: list[PackedBatch], temperature: float) -> None:
+        """Once, before anything is computed at FP8's delayed scaling: passes whose gradient is thrown away.
+
+        Scales begin at 1, where weights of 0.02 lie among E4M3's subnormals, and move after a pass with gradients alone
+        (Transformer Engine 2.11, pytorch/quantization.py, autocast_exit). A second pass, because the gradient that
+        comes to a block's first product has to get through its last one, whose scale is right after the first.
+        """
+        if self._calibrated:
+            return
+        self._calibrated = True
+        tokens = max(1.0, float(micro_batches[0].mask.sum()))
+        for _ in range(_CALIBRATION_PASSES):
+            self._gradient(micro_batches[:1], supervised_loss(tokens=tokens), temperature, None)
 
     @property
     def _needs_reference(self) -> bool:
@@ -140,6 +158,7 @@ class GPTEngine(ABC):
     def logprobs(self, batch: TokenBatch, model: Literal["policy", "reference"] = "policy") -> list[list[float]]:
         """Log-probabilities of every response's tokens; the same result on every rank."""
         micro_batches = self._divide(batch)
+        self._calibrate(micro_batches, batch.temperature)
         own: dict[int, list[float]] = {}
         if model == "reference":
             self._swap_reference()
@@ -164,6 +183,7 @@ class GPTEngine(ABC):
     ) -> dict[str, float]:
         """One optimizer step on the whole batch; see `PolicyEngine.train_step`."""
         micro_batches = self._divide(batch)
+        self._calibrate(micro_batches, batch.temperature)
         references: list[Tensor] | None = None
         if reference:
             self._swap_reference()
@@ -195,9 +215,7 @@ class GPTEngine(ABC):
         if self.config.parallel.pipeline > 1:
             # Stages exchange activations of one shape.
             lengths = [max(lengths)] * len(lengths)
-        multiple = self.config.parallel.tensor if self.config.parallel.sequence else 1
-        if self.config.model.fp8 != "none":
-            multiple *= _FP8_MULTIPLE
+        multiple = self.config.token_multiple
         return [
             pack(
                 batch.sequences,
@@ -238,6 +256,8 @@ class GPTEngine(ABC):
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Restores model and optimizer from a checkpoint of `save`; returns the loop's state."""
+        # Its scales are in it.
+        self._calibrated = True
         return state.load_checkpoint(self.module, self._stored_optimizer, folder)
 
     def close(self) -> None:

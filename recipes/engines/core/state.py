@@ -257,14 +257,26 @@ class _Part(TorchDistSaveShardedStrategy):
         return AsyncRequest(None, (), [])
 
     def to_host(self) -> list[Any]:
-        """What this rank writes, with its tensors in host memory; those that lie there already are not copied."""
-        if not _PRELOADS:
+        """What this rank writes, with its tensors in host memory; those that lie there already are not copied.
+
+        Raises:
+            RuntimeError: a tensor is not there; the writer, a fork, could not read it.
+        """
+        if _PRELOADS:
+            # Not pinned: pages that the driver holds are no part of what a fork can rely on.
+            buckets = FileSystemWriterAsync.preload_tensors(self.writer.write_buckets, non_blocking=False)
+        else:
             # Begun when the plan was made.
             if platform.on_gpu():
                 torch.cuda.synchronize()
-            return self.writer.write_buckets or []
-        # Not pinned: pages that the driver holds are no part of what a fork can rely on.
-        return FileSystemWriterAsync.preload_tensors(self.writer.write_buckets, non_blocking=False)
+            buckets = self.writer.write_buckets or []
+        for file, _, (_, tensors) in buckets:
+            for item, tensor in tensors:
+                if tensor.device.type != "cpu":
+                    raise RuntimeError(
+                        f"{file}: {item.index.fqn} is on {tensor.device}, and a fork reads the host's alone"
+                    )
+        return buckets
 
     def forget(self) -> None:
         """Lets go of the tensors, which are the writer's now."""

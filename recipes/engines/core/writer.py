@@ -1,8 +1,16 @@
 """A process that writes for this rank while it trains on.
 
 It is a fork: memory is in it as it was at that moment, and what the rank does afterwards changes the rank's copy alone.
-It has no children, so that whatever kills it ends it whole, and it dies with its rank. Left out: several processes a
-rank; on a node its ranks already write side by side.
+It has no children, so that whatever kills it ends it whole, and it dies with its rank.
+
+In a process that holds CUDA a fork must not call CUDA: the context does not live in the child, and its first call would
+fail. What runs there (`state._write`: megatron-core's write_preloaded_data, torch.save of host tensors, fsync, SHA-256)
+calls none: the rank copies its tensors to host memory before, and `state._Part.to_host` looks at each. Nothing frees
+the CUDA tensors that the child inherits: what refers to them lives on, no garbage is collected, and os._exit runs no
+destructors. NCCL's threads are not in it, and no collective is called. With engine=nemo_aligner megatron-core 0.10
+copies to pinned memory, as it does for its own forked writer.
+
+Left out: several processes a rank; on a node its ranks already write side by side.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import torch
 from megatron.core.distributed import (
     DistributedDataParallel,
@@ -16,6 +19,7 @@ from recipes.engines.core.batching import PackedBatch
 from recipes.engines.core.engine import GPTEngine
 from recipes.engines.core.passes import Passes
 from recipes.engines.core.stage import Stage
+from recipes.engines.megatron import torch_adam
 from recipes.engines.megatron.model import build_model
 from recipes.rl.losses import Loss
 
@@ -36,6 +40,9 @@ class MegatronEngine(GPTEngine):
             module=self.module,
         )
         self.optimizer = get_megatron_optimizer(self._optimizer_config(), [self.model])
+        # The distributed optimizers behind it; one alone is not wrapped.
+        self.parts = getattr(self.optimizer, "chained_optimizers", [self.optimizer])
+        torch_adam.adopt(self.parts)
         self.module.config.finalize_model_grads_func = finalize_model_grads
         # Gradients are reduced during the last micro-batch's backward pass, once a step whatever the micro-batches are.
         self.module.config.no_sync_func = self.model.no_sync
@@ -65,3 +72,9 @@ class MegatronEngine(GPTEngine):
         self.model.zero_grad_buffer()
         self.optimizer.zero_grad()
         return self.passes.gradient(micro_batches, loss, temperature, references)
+
+    def save(self, folder: Path, loop_state: dict[str, Any]) -> None:
+        """As `GPTEngine.save`; what has taken no step yet has moments of 0, as without them it could not be loaded."""
+        for part in self.parts:
+            part.init_state_fn(part.optimizer, part.config)
+        super().save(folder, loop_state)

@@ -62,6 +62,8 @@ def transformer_config(architecture: MegatronArchitecture, config: Config) -> Tr
         tensor_model_parallel_size=config.parallel.tensor,
         pipeline_model_parallel_size=config.parallel.pipeline,
         sequence_parallel=config.parallel.sequence,
+        # Delayed scaling agrees on amaxes after every micro-batch, and data parallel ranks have not as many of them.
+        tp_only_amax_red=True,
         params_dtype=dtype,
         pipeline_dtype=dtype,
         # It would wait for the whole device after every exchange between stages, for versions of torch older than ours.

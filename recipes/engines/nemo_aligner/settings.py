@@ -111,6 +111,8 @@ def model_settings(config: Config, checkpoint: Checkpoint, chosen: Kernels) -> d
         "transformer_engine": chosen.transformer_engine,
         "fp8": chosen.fp8,
         "fp8_hybrid": chosen.fp8,
+        # Amaxes are agreed on after every micro-batch, and data parallel ranks have not as many of them.
+        "tp_only_amax_red": True,
         "gradient_accumulation_fusion": chosen.fused_weight_gradient,
         "bias_activation_fusion": chosen.transformer_engine,
         "bias_dropout_add_fusion": chosen.transformer_engine,

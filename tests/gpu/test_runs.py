@@ -19,7 +19,7 @@ from tests.gpu.conftest import GpuWorld
 from tests.gpu.place import ENVIRONMENT, ON_GPU, gpu_tests
 
 pytestmark = gpu_tests
-STEPS, PROMPTS, TOKENS = (20, 36, 80) if ON_GPU else (2, 6, 48)
+STEPS, PROMPTS = (20, 36) if ON_GPU else (2, 6)
 _ONE_RANK = ("parallel.processes=1", "parallel.tensor=1")
 _DEADLINE_S = 90
 
@@ -47,7 +47,7 @@ def test_the_quickstarts_grpo_runs_and_is_profiled(embedded_data: Path, tmp_path
         f"model.path={base}",
         f"data.train=[{embedded_data / 'sft.jsonl'}]",
         *_ONE_RANK,
-        *("trainer.steps=30", "trainer.batch=16"),
+        *("trainer.steps=40", "trainer.batch=16", "optimizer.warmup_steps=3"),
     )
     output = tmp_path / "run"
     _run(
@@ -59,9 +59,9 @@ def test_the_quickstarts_grpo_runs_and_is_profiled(embedded_data: Path, tmp_path
         f"data.train=[{embedded_data / 'train.jsonl'}]",
         *_ONE_RANK,
         *(f"trainer.steps={STEPS}", "trainer.max_seconds=0", f"rollout.prompts={PROMPTS}"),
-        *(f"rollout.max_new_tokens={TOKENS}", "rollout.temperature=1.2"),
-        # It pays for length, so that a model after so few steps has groups to learn from, too.
-        "reward.preset=med_u1",
+        "rollout.temperature=1.2",
+        # Paid for length, a model after so few steps has groups to learn from, too.
+        *("reward.preset=med_u1", "reward.length_mode=exact", "reward.length_target=40"),
         *("trainer.profile_first=2", "trainer.profile_steps=1"),
     )
     rows = metrics(output)

@@ -22,6 +22,7 @@ what there is when it is cut off; beside it lie `profile-*.txt`, the dearest ker
                       `outside_torch_gb`; `kernels`, their `ms` and number by kind
       sampler         by shape and rows: `token_ms`, `layer_token_ms`, and kernels a layer and token. There are no CUDA
                       graphs of a decoding step to compare with
+      questions       choices in the engine, each timed both ways: gpu_questions.py says which
       attention       70B/8's heads on micro-batches of 64 groups of 16 (prompts of 512, responses of 400 to 3,000
                       tokens): `ours`, `flex` (FlexAttention, compiled, the same mask; `flex_mask_ms` for making that),
                       `padded_sdpa` (every sequence for itself). Milliseconds a micro-batch; `tflops` of the pairs that
@@ -37,6 +38,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import os
 import shlex
@@ -50,16 +52,17 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-# Seconds that a section may take, from its own start; the order is that of importance.
-LIMITS = {
-    "ceilings": 25,
-    "train": 110,
-    "sampler": 45,
-    "attention": 50,
-    "host": 30,
-    "new_shapes": 15,
-    "vocabulary": 20,
-    "loading": 30,
+# Where a section is written and how many seconds it may take from its own start; the order is that of importance.
+SECTIONS = {
+    "ceilings": ("gpu_kernels", 25),
+    "train": ("gpu_engine", 110),
+    "sampler": ("gpu_engine", 45),
+    "questions": ("gpu_questions", 45),
+    "attention": ("gpu_kernels", 50),
+    "host": ("gpu_engine", 30),
+    "new_shapes": ("gpu_kernels", 15),
+    "vocabulary": ("gpu_kernels", 20),
+    "loading": ("gpu_engine", 30),
 }
 # From the start of a process to its first section: torch, megatron-core and Transformer Engine.
 START_S = 60
@@ -76,7 +79,6 @@ def measure(folder: Path, sections: list[str], *, small: bool) -> None:
     import faulthandler
     import traceback
 
-    from benchmarks import gpu_engine, gpu_kernels
     from benchmarks.gpu_cases import Bench, settings, torch
     from recipes.runtime.launch import init_process_group
 
@@ -87,10 +89,9 @@ def measure(folder: Path, sections: list[str], *, small: bool) -> None:
     for name in sections:
         bench.event("begin", name)
         began = time.monotonic()
-        act = getattr(gpu_kernels, name, None) or getattr(gpu_engine, name)
         problem = {}
         try:
-            act(bench)
+            getattr(importlib.import_module(f"benchmarks.{SECTIONS[name][0]}"), name)(bench)
         except Exception as error:
             traceback.print_exc()
             problem = {"problem": f"{type(error).__name__}: {error}"[:600]}
@@ -142,7 +143,7 @@ class Watch:
                     current, name = event["section"], event["section"]
                     row = self.sections.setdefault(name, {})
                     if event["event"] == "begin":
-                        began, limit = time.monotonic(), LIMITS[name]
+                        began, limit = time.monotonic(), SECTIONS[name][1]
                         print(f"{name} ...", flush=True)
                     elif event["event"] == "figure":
                         row[event["name"]] = event["value"]
@@ -264,7 +265,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "gpu")
     parser.add_argument("--seconds", type=float, default=270, help="for all sections (default: %(default)s)")
-    parser.add_argument("--sections", nargs="*", choices=list(LIMITS), default=list(LIMITS))
+    parser.add_argument("--sections", nargs="*", choices=list(SECTIONS), default=list(SECTIONS))
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--measure", nargs="*", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -275,7 +276,7 @@ def main() -> None:
     chosen.output.mkdir(parents=True)
     result: dict[str, Any] = {**surroundings(small=chosen.dry_run), "sections": {}}
     watch = Watch(chosen.output.resolve(), result, small=chosen.dry_run)
-    watch.run([name for name in LIMITS if name in chosen.sections], began + chosen.seconds)
+    watch.run([name for name in SECTIONS if name in chosen.sections], began + chosen.seconds)
     for heavy in ("checkpoints", "saved", "hf", "megatron"):
         shutil.rmtree(chosen.output / heavy, ignore_errors=True)
     result["seconds"] = round(time.monotonic() - began, 1)

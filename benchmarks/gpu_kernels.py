@@ -201,6 +201,7 @@ def _first(act: Any) -> float:
 
 def new_shapes(bench: Bench) -> None:
     """Causal attention on twenty shapes that it has not met, with cuDNN's kernels allowed and without."""
+    allowed = torch.backends.cuda.cudnn_sdp_enabled()
     for cudnn in (True, False):
         torch.backends.cuda.enable_cudnn_sdp(cudnn)
         first, second = [], []
@@ -216,7 +217,7 @@ def new_shapes(bench: Bench) -> None:
             second.append(_first(act))
         means = {"first_ms": sum(first) / len(first), "second_ms": sum(second) / len(second)}
         bench.report("with_cudnn" if cudnn else "without", {key: round(value, 3) for key, value in means.items()})
-    torch.backends.cuda.enable_cudnn_sdp(True)
+    torch.backends.cuda.enable_cudnn_sdp(allowed)
 
 
 # --- vocabulary -------------------------------------------------------------------------------------------------------

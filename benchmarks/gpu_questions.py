@@ -1,4 +1,4 @@
-"""The section `questions` of benchmarks/gpu.py: choices in the engine that a GPU alone decides, each timed both ways."""
+"""The section `questions` of benchmarks/gpu.py: choices in the engine that only a GPU decides, timed both ways."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@
 Sections run one after another in a process of their own, the most important first, each with a time limit; one that
 fails, hangs or kills the process costs the others nothing. OUTPUT/gpu.json is written anew after every figure and holds
 what there is when it is cut off; beside it lie `profile-*.txt`, the dearest kernels of what was traced, and
-`worker.log`. The same object is the last line of the output:
+`worker.log`. The same object is the last line of the output; the exit code is 1 where a section was not done:
 
     date, card, torch, cuda, transformer_engine, revision, command, dry_run, seconds
     sections          by name: `seconds` it took, its figures, and `problem` where it was not done:
@@ -117,12 +117,13 @@ class Watch:
             left = self._process(left, end)
         for name in left:
             self.sections.setdefault(name, {"problem": "no time was left"})
-        self._write()
+        self.write()
 
     def _process(self, left: list[str], end: float) -> list[str]:
         """One process over what is left; returns what it did not come to."""
         command = [sys.executable, "-m", "benchmarks.gpu", "--output", str(self.folder), "--measure", *left]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
         if self.small:
             command.append("--dry-run")
             environment |= {"MEDATRON_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
@@ -152,7 +153,7 @@ class Watch:
                         row |= {key: event[key] for key in ("seconds", "problem") if key in event}
                         began, limit, current = time.monotonic(), START_S, ""
                         print(f"{name}: {row['seconds']} s {row.get('problem', '')}".rstrip(), flush=True)
-                    self._write()
+                    self.write()
                 if ended:
                     said = f"the process ended with {process.returncode}: {self._said()}"
                     # One that does not come to its first section never will.
@@ -168,7 +169,7 @@ class Watch:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        self._write()
+        self.write()
         return [name for name in left if name not in done and "problem" not in self.sections.get(name, {})]
 
     def _lost(self, name: str, done: set[str], problem: str) -> None:
@@ -191,7 +192,7 @@ class Watch:
         lines = (self.folder / "worker.log").read_text(errors="replace").splitlines()
         return lines[-1][:300] if lines else "nothing"
 
-    def _write(self) -> None:
+    def write(self) -> None:
         derive(self.result)
         temporary = self.folder / "gpu.json.partial"
         temporary.write_text(json.dumps(self.result, indent=1))
@@ -261,7 +262,7 @@ def surroundings(*, small: bool) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "gpu")
     parser.add_argument("--seconds", type=float, default=270, help="for all sections (default: %(default)s)")
@@ -270,7 +271,8 @@ def main() -> None:
     parser.add_argument("--measure", nargs="*", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.measure is not None:
-        return measure(chosen.output, chosen.measure, small=chosen.dry_run)
+        measure(chosen.output, chosen.measure, small=chosen.dry_run)
+        return 0
     began = time.monotonic()
     shutil.rmtree(chosen.output, ignore_errors=True)
     chosen.output.mkdir(parents=True)
@@ -280,10 +282,10 @@ def main() -> None:
     for heavy in ("checkpoints", "saved", "hf", "megatron"):
         shutil.rmtree(chosen.output / heavy, ignore_errors=True)
     result["seconds"] = round(time.monotonic() - began, 1)
-    watch._write()
+    watch.write()
     print(json.dumps(result))
-    return None
+    return int(any("problem" in section for section in watch.sections.values()))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -45,7 +45,7 @@ limit() { if [[ $dry ]]; then echo 900; else echo "$1"; fi; }
 
 {
   date '+%Y-%m-%d %H:%M'
-  cat REVISION 2>/dev/null || git rev-parse HEAD
+  if [[ -e REVISION ]]; then echo "$(<REVISION)"; else git rev-parse HEAD; fi
   nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null || echo "no GPU"
 } >"$results/visit.txt"
 
@@ -56,5 +56,9 @@ cp "$work/gpu/gpu.json" "$results/" 2>/dev/null
 (cd "$work/gpu" && tar -czf "$results/traces.tar.gz" worker.log profile-*.txt) 2>/dev/null
 part pytest "$(limit 165)" "$python" -m pytest tests/gpu -q -o junit_logging=all --junitxml="$results/junit.xml" \
   --basetemp="$work/pytest" -p no:cacheprovider
+{
+  grep -v '^{' "$results/gpu.log"
+  grep -E '^(FAILED|ERROR)' "$results/pytest.log"
+} >>"$results/visit.txt"
 cat "$results/visit.txt"
 exit "$failed"

@@ -2,6 +2,7 @@
 
     python benchmarks/gpu.py [--output runs/gpu] [--seconds 270] [--sections train sampler]
     python benchmarks/gpu.py --dry-run            every section on a CPU at tiny shapes; its figures mean nothing
+    python benchmarks/gpu.py --table gpu.json     lines of docs/gpu_results.md from an earlier result; measures nothing
 
 Sections run one after another in a process of their own, the most important first, each with a time limit; one that
 fails, hangs or kills the process costs the others nothing. OUTPUT/gpu.json is written anew after every figure and holds
@@ -235,6 +236,33 @@ def planner(sections: dict[str, dict[str, Any]], card: str) -> dict[str, dict[st
     return {"recipes/planning/hardware.py": constants, "configs/cluster/h100.yaml": {"name": card, **cluster}}
 
 
+def table(result: dict[str, Any]) -> list[str]:
+    """Lines of the table in docs/gpu_results.md."""
+    found = {f"ceilings: {name}": value for name, value in result["sections"].get("ceilings", {}).items()}
+    for name, row in result["sections"].get("train", {}).items():
+        if isinstance(row, dict) and "tflops" in row:
+            found[f"train step, {name}"] = (
+                f"{row['step_ms']:.1f} ms, {row['tflops']:.0f} TFLOP/s ({row.get('share', 0):.0%} of the bf16 "
+                f"ceiling), {row['peak_gb']:.1f} GB (plan: {row['planned_gb']:.1f})"
+            )
+    for section, rows in result["sections"].items():
+        if section not in ("ceilings", "train"):
+            found |= {f"{section}: {name}": value for name, value in rows.items()}
+    found |= {f"for {file}": values for file, values in result["planner"].items()}
+    place = f"| {result['date']} | {result['card']} | "
+    return [
+        f"{place}{name} | {_words(value)} | `{result['command']}` |"
+        for name, value in found.items()
+        if name.split(": ")[-1] != "seconds"
+    ]
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_words(each)}" for name, each in value.items())
+    return str(value)
+
+
 def surroundings(*, small: bool) -> dict[str, Any]:
     """What the figures belong to."""
     import torch
@@ -268,10 +296,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=270, help="for all sections (default: %(default)s)")
     parser.add_argument("--sections", nargs="*", choices=list(SECTIONS), default=list(SECTIONS))
     parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--table", type=Path, metavar="GPU_JSON")
     parser.add_argument("--measure", nargs="*", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.measure is not None:
         measure(chosen.output, chosen.measure, small=chosen.dry_run)
+        return 0
+    if chosen.table is not None:
+        print("\n".join(table(json.loads(chosen.table.read_text()))))
         return 0
     began = time.monotonic()
     shutil.rmtree(chosen.output, ignore_errors=True)

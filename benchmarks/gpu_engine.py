@@ -42,10 +42,13 @@ def train(bench: Bench) -> None:
     """A whole optimizer step on one packed micro-batch of GRPO, at every shape, in bfloat16 and in FP8."""
     for name, recipe in _TRAINED:
         key = f"{name} {'bfloat16' if recipe == 'none' else recipe}"
-        fits = [] if recipe == "none" or not on_gpu() else [f"model.fp8={recipe}"]
         for recompute in (False, True):
+            # Responses would be sampled in bfloat16.
+            chosen = [f"model.fp8={recipe}", "algorithm.importance=truncated", f"parallel.recompute={recompute}".lower()]
             try:
-                bench.report(key, _step(bench, key, CASES[name], [*fits, f"parallel.recompute={recompute}".lower()]))
+                # Settled here too, where there is no FP8.
+                settings(bench, checkpoint(bench, CASES[name]), *chosen)
+                bench.report(key, _step(bench, key, CASES[name], chosen if on_gpu() else chosen[1:]))
                 break
             except torch.OutOfMemoryError:
                 bench.report(key, {"out of memory": "with recompute" if recompute else "without recompute"})
@@ -102,11 +105,12 @@ def _planned(found: MegatronEngine, batch: TokenBatch) -> float:
 
 
 def _outside_torch() -> float:
-    """Bytes of the GPU that are in use and not in a live tensor: context, communicators, workspaces, fragments."""
+    """Bytes beside live tensors: context, communicators, workspaces, and what torch held at its peak in pieces."""
     if not on_gpu():
         return 0.0
     left, total = torch.cuda.mem_get_info()
-    return total - left - torch.cuda.memory_allocated()
+    pieces = torch.cuda.max_memory_reserved() - torch.cuda.max_memory_allocated()
+    return total - left - torch.cuda.memory_reserved() + pieces
 
 
 def sampler(bench: Bench) -> None:

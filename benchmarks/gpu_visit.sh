@@ -33,7 +33,8 @@ fi
 part() {
   local name=$1 limit=$2 began=$SECONDS code
   shift 2
-  timeout --kill-after=5 "$limit" "$@" >"$results/$name.log" 2>&1
+  # Interrupted, pytest still writes what it knows.
+  timeout --signal=INT --kill-after=10 "$limit" "$@" >"$results/$name.log" 2>&1
   code=$?
   if ((code)); then failed=$((failed + 1)); fi
   printf '%s: exit code %d after %d s: %s\n' "$name" "$code" $((SECONDS - began)) \
@@ -51,10 +52,10 @@ limit() { if [[ $dry ]]; then echo 900; else echo "$1"; fi; }
 
 part canary "$(limit 60)" "$python" -m recipes.canary "output=$work/canary" model.path=unread
 # The figures first: of the tests' verdicts each is one bit.
-part gpu "$(limit 250)" "$python" benchmarks/gpu.py --output "$work/gpu" --seconds "$(limit 230)" ${dry:+--dry-run}
+part gpu "$(limit 240)" "$python" benchmarks/gpu.py --output "$work/gpu" --seconds "$(limit 225)" ${dry:+--dry-run}
 cp "$work/gpu/gpu.json" "$results/" 2>/dev/null
 (cd "$work/gpu" && tar -czf "$results/traces.tar.gz" worker.log profile-*.txt) 2>/dev/null
-part pytest "$(limit 165)" "$python" -m pytest tests/gpu -q -o junit_logging=all --junitxml="$results/junit.xml" \
+part pytest "$(limit $((460 - SECONDS)))" "$python" -m pytest tests/gpu -q -o junit_logging=all --junitxml="$results/junit.xml" \
   --basetemp="$work/pytest" -p no:cacheprovider
 {
   grep -v '^{' "$results/gpu.log"

@@ -115,7 +115,10 @@ def _quantised(linear: Any) -> tuple[Tensor, Tensor]:
 def fp8(layout: list[str], task: Task) -> Any:
     """Log-probabilities and steps by a recipe, and what shows which kernels ran."""
     recipe = task["recipe"]
-    engine = _engine([*layout, f"model.fp8={recipe}"] if on_gpu() else layout, task)
+    chosen = [*layout, f"model.fp8={recipe}"]
+    # Settled here too, where the engine cannot have it.
+    load(["output=unused", "model.path=unused", *chosen, *task["overrides"]])
+    engine = _engine(chosen if on_gpu() else layout, task)
     seen: dict[str, list[list[float]]] = {}
 
     def look(name: str) -> Any:

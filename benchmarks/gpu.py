@@ -66,7 +66,7 @@ SECTIONS = {
     "loading": ("gpu_engine", 30),
 }
 # From the start of a process to its first section: torch, megatron-core and Transformer Engine.
-START_S = 60
+START_S = 90
 # Dense peaks of the data sheets; configs/cluster/h100.yaml has the H100's.
 PEAKS = {"H100": (989.4, 1978.9, 3350), "H200": (989.4, 1978.9, 4800)}
 PEAK_NAMES = ("bf16_tflops", "fp8_tflops", "hbm_gb_s")

@@ -134,7 +134,7 @@ class Bench:
             # Ranges that somebody named lie over the kernels.
             if event.device_type != wanted or event.is_user_annotation:
                 continue
-            spent = event.self_device_time_total if on_gpu() else event.self_cpu_time_total
+            spent = event.time_range.elapsed_us() if on_gpu() else event.self_cpu_time_total
             row = found.setdefault(_kind(event.name), {"ms": 0.0, "kernels": 0})
             row["ms"], row["kernels"] = round(row["ms"] + spent / 1e3, 4), row["kernels"] + 1
         return found

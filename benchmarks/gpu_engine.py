@@ -44,11 +44,12 @@ def train(bench: Bench) -> None:
         key = f"{name} {'bfloat16' if recipe == 'none' else recipe}"
         for recompute in (False, True):
             # Responses would be sampled in bfloat16.
-            chosen = [f"model.fp8={recipe}", "algorithm.importance=truncated", f"parallel.recompute={recompute}".lower()]
+            more = ["algorithm.importance=truncated", f"parallel.recompute={recompute}".lower()]
+            fp8 = [f"model.fp8={recipe}"]
             try:
                 # Settled here too, where there is no FP8.
-                settings(bench, checkpoint(bench, CASES[name]), *chosen)
-                bench.report(key, _step(bench, key, CASES[name], chosen if on_gpu() else chosen[1:]))
+                settings(bench, checkpoint(bench, CASES[name]), *fp8, *more)
+                bench.report(key, _step(bench, key, CASES[name], [*(fp8 if on_gpu() else []), *more]))
                 break
             except torch.OutOfMemoryError:
                 bench.report(key, {"out of memory": "with recompute" if recompute else "without recompute"})

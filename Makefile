@@ -60,7 +60,6 @@ lint: install-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Needs pip and git alone.
 gpu-bundle:
 	$(PYTHON) requirements/gpu_bundle.py $(BUNDLE) $(if $(TE_WHEELS),--te-wheels $(TE_WHEELS)) $(ARGS)
 

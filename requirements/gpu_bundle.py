@@ -10,12 +10,13 @@ there already and stays behind.
 
 Transformer Engine's library is 180 MB for all cards, and its extension for torch has to be built where it runs;
 finished wheels of its three parts, reduced to one card or built elsewhere, are taken from --te-wheels. Needs git, and
-pip with an index.
+pip with an index; without --te-wheels torch and wheel, which pip asks before it hands out the extension's source.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -35,27 +36,6 @@ _EXTENSION = "transformer-engine-torch"
 # Of dev.txt, what `pytest tests/gpu` imports.
 _TESTS = {"iniconfig", "pluggy", "pytest", "pytest-timeout"}
 
-_INSTALL = """\
-#!/usr/bin/env bash
-# install.sh [FOLDER]: installs the bundle beside this machine's own packages, without a network, and changes none of
-# them; packages go to FOLDER/site, the code to FOLDER/medatron. The last line says what to export.
-set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
-folder=${1:-$PWD/medatron-gpu}
-python=${PYTHON:-python3}
-mkdir -p "$folder/medatron"
-install=("$python" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade)
-"${install[@]}" --target "$folder/site" "$here"/wheels/*.whl
-for source in "$here"/wheels/transformer_engine_torch-*.tar.gz; do
-  if [[ -e $source ]]; then
-    packages=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/nvidia
-    export CPATH=$packages/cudnn/include:$packages/nccl/include NVTE_FRAMEWORK=pytorch NVTE_PYTORCH_FORCE_BUILD=TRUE
-    PYTHONPATH=$folder/site "${install[@]}" --no-build-isolation --target "$folder/site" "$source"
-  fi
-done
-tar -xzf "$here/medatron.tar.gz" -C "$folder/medatron"
-echo "export PYTHONPATH=$folder/medatron:$folder/site NVTE_FRAMEWORK=pytorch"
-"""
 _README = """\
 Medatron {revision} for a machine with an NVIDIA GPU, Python 3.12 and torch 2.11 for CUDA 13.0, without a network.
 bash install.sh FOLDER; then the line that it prints, and in FOLDER/medatron: bash benchmarks/gpu_visit.sh RESULTS
@@ -98,6 +78,12 @@ def gather(folder: Path, wanted: list[str], te_wheels: Path | None) -> None:
             shutil.copy(found[0], wheels)
     sources = [names.pop(name) for name in sorted(_SOURCES & names.keys())]
     extension = names.pop(_EXTENSION, None)
+    missing = [name for name in ("torch", "wheel") if extension and importlib.util.find_spec(name) is None]
+    if missing:
+        sys.exit(
+            f"{sys.executable} has no {' and no '.join(missing)}, without which pip does not fetch the source of "
+            f"{extension}; set PYTHON to one that has them, or TE_WHEELS to a folder with finished wheels"
+        )
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     place = ["--python-version", PYTHON_VERSION, "--implementation", "cp"]
     place += [word for platform in _PLATFORMS for word in ("--platform", platform)]
@@ -138,18 +124,20 @@ def main() -> None:
     folder: Path | None = chosen.folder
     if folder is None:
         parser.error("FOLDER is missing")
-    if folder.exists():
-        if any(folder.iterdir()) and not (folder / "install.sh").is_file():
-            sys.exit(f"{folder}: exists and is no bundle; choose another folder")
-        shutil.rmtree(folder)
+    if folder.exists() and any(folder.iterdir()) and not (folder / "install.sh").is_file():
+        sys.exit(f"{folder}: exists and is no bundle; choose another folder")
     # Whole or not at all: what is under way has another name.
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    gather(partial, wanted, chosen.te_wheels)
-    revision = _code(partial)
-    (partial / "install.sh").write_text(_INSTALL)
-    (partial / "README").write_text(_README.format(revision=revision))
-    partial.rename(folder)
+    try:
+        gather(partial, wanted, chosen.te_wheels)
+        revision = _code(partial)
+        shutil.copy(REQUIREMENTS / "gpu_install.sh", partial / "install.sh")
+        (partial / "README").write_text(_README.format(revision=revision))
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     files = [file for file in folder.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files) / 2**20
     print(

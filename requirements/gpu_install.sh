@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# bash install.sh [FOLDER]: installs the bundle that it lies in (requirements/gpu_bundle.py) beside this machine's own packages, without a network, and changes none of
-# them; packages go to FOLDER/site, the code to FOLDER/medatron. The last line says what to export.
+# bash install.sh [FOLDER]: installs the bundle that it lies in (requirements/gpu_bundle.py makes it) beside this
+# machine's own packages, without a network, and changes none of them. Packages go to FOLDER/site, the code to
+# FOLDER/medatron; the last line says what to export. PYTHON is python3 unless set.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 folder=${1:-$PWD/medatron-gpu}

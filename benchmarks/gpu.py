@@ -7,7 +7,7 @@
 Sections run one after another in a process of their own, the most important first, each with a time limit; one that
 fails, hangs or kills the process costs the others nothing. OUTPUT/gpu.json is written anew after every figure and holds
 what there is when it is cut off; beside it lie `profile-*.txt`, the dearest kernels of what was traced, and
-`worker.log`. The same object is the last line of the output; the exit code is 1 where a section was not done:
+`worker.log`. The same object is the last line of the output; the exit code is 1 where one was not done:
 
     date, card, torch, cuda, transformer_engine, revision, command, dry_run, seconds
     sections          by name: `seconds` it took, its figures, and `problem` where it was not done:
@@ -110,6 +110,8 @@ class Watch:
         self.folder, self.result, self.small = folder, result, small
         self.sections: dict[str, dict[str, Any]] = result["sections"]
         self._read = 0
+        # Of the process under way: its section, when that began, how long it may take, and what is done.
+        self._current, self._began, self._limit, self._done = "", 0.0, START_S, set[str]()
 
     def run(self, names: list[str], end: float) -> None:
         """All sections, until the clock says `end`."""
@@ -120,50 +122,36 @@ class Watch:
             self.sections.setdefault(name, {"problem": "no time was left"})
         self.write()
 
+    @property
+    def faults(self) -> list[str]:
+        """Sections that were not done, and rows with an error in their place."""
+        rows = [f"{name}: {key}" for name, section in self.sections.items() for key in section if _error(section[key])]
+        return [name for name, section in self.sections.items() if "problem" in section] + rows
+
     def _process(self, left: list[str], end: float) -> list[str]:
         """One process over what is left; returns what it did not come to."""
         command = [sys.executable, "-m", "benchmarks.gpu", "--output", str(self.folder), "--measure", *left]
-        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
-        if self.small:
-            command.append("--dry-run")
-            environment |= {"MEDATRON_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
-        else:
-            # As slurm/lib/job.sh sets them.
-            environment |= {"CUDA_DEVICE_MAX_CONNECTIONS": "1", "NVTE_FP8_BLOCK_SCALING_FP32_SCALES": "1"}
-            environment |= {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+        command += ["--dry-run"] if self.small else []
         with (self.folder / "worker.log").open("ab") as log:
             process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                command, cwd=ROOT, env=_environment(self.small), stdout=log, stderr=log, start_new_session=True
             )
-        began, current, done = time.monotonic(), "", set[str]()
-        limit = START_S
+        self._current, self._began, self._limit, self._done = "", time.monotonic(), START_S, set()
         try:
             while True:
                 ended = process.poll() is not None
                 for event in self._events():
-                    current, name = event["section"], event["section"]
-                    row = self.sections.setdefault(name, {})
-                    if event["event"] == "begin":
-                        began, limit = time.monotonic(), SECTIONS[name][1]
-                        print(f"{name} ...", flush=True)
-                    elif event["event"] == "figure":
-                        row[event["name"]] = event["value"]
-                    else:
-                        done.add(name)
-                        row |= {key: event[key] for key in ("seconds", "problem") if key in event}
-                        began, limit, current = time.monotonic(), START_S, ""
-                        print(f"{name}: {row['seconds']} s {row.get('problem', '')}".rstrip(), flush=True)
+                    self._take(event)
                     self.write()
                 if ended:
                     said = f"the process ended with {process.returncode}: {self._said()}"
                     # One that does not come to its first section never will.
-                    for name in [current] if current or done else left:
-                        self._lost(name, done, said)
+                    for name in [self._current] if self._current or self._done else left:
+                        self._lost(name, said)
                     break
-                if time.monotonic() > min(began + limit, end):
-                    behind = next((name for name in left if name not in done), "")
-                    self._lost(current or behind, done, f"not done after {time.monotonic() - began:.0f} s")
+                if time.monotonic() > min(self._began + self._limit, end):
+                    behind = next((name for name in left if name not in self._done), "")
+                    self._lost(self._current or behind, f"not done after {time.monotonic() - self._began:.0f} s")
                     break
                 time.sleep(0.2)
         finally:
@@ -171,10 +159,26 @@ class Watch:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         self.write()
-        return [name for name in left if name not in done and "problem" not in self.sections.get(name, {})]
+        return [name for name in left if name not in self._done and "problem" not in self.sections.get(name, {})]
 
-    def _lost(self, name: str, done: set[str], problem: str) -> None:
-        if name and name not in done:
+    def _take(self, event: dict[str, Any]) -> None:
+        name = self._current = event["section"]
+        row = self.sections.setdefault(name, {})
+        if event["event"] == "begin":
+            self._began, self._limit = time.monotonic(), SECTIONS[name][1]
+            print(f"{name} ...", flush=True)
+        elif event["event"] == "figure":
+            row[event["name"]] = event["value"]
+            if said := _error(event["value"]):
+                print(f"{name}: {event['name']}: {said}", flush=True)
+        else:
+            self._done.add(name)
+            row |= {key: event[key] for key in ("seconds", "problem") if key in event}
+            self._began, self._limit, self._current = time.monotonic(), START_S, ""
+            print(f"{name}: {row['seconds']} s {row.get('problem', '')}".rstrip(), flush=True)
+
+    def _lost(self, name: str, problem: str) -> None:
+        if name and name not in self._done:
             self.sections.setdefault(name, {})["problem"] = problem
             print(f"{name}: {problem}", flush=True)
 
@@ -198,6 +202,20 @@ class Watch:
         temporary = self.folder / "gpu.json.partial"
         temporary.write_text(json.dumps(self.result, indent=1))
         temporary.replace(self.folder / "gpu.json")
+
+
+def _environment(small: bool) -> dict[str, str]:
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    found = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+    if small:
+        return found | {"MEDATRON_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+    # As slurm/lib/job.sh sets them.
+    found |= {"CUDA_DEVICE_MAX_CONNECTIONS": "1", "NVTE_FP8_BLOCK_SCALING_FP32_SCALES": "1"}
+    return found | {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+
+
+def _error(value: Any) -> str:
+    return value.get("error", "") if isinstance(value, dict) else ""
 
 
 def derive(result: dict[str, Any]) -> None:
@@ -316,7 +334,7 @@ def main() -> int:
     result["seconds"] = round(time.monotonic() - began, 1)
     watch.write()
     print(json.dumps(result))
-    return int(any("problem" in section for section in watch.sections.values()))
+    return int(bool(watch.faults))
 
 
 if __name__ == "__main__":

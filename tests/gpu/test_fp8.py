@@ -6,6 +6,7 @@ On a CPU both factors of every product of the layers are rounded to E4M3 instead
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 
@@ -16,8 +17,9 @@ pytestmark = gpu_tests
 # E4M3 has a mantissa of three bits. A number is off by 1/16 of itself at most, 2.6 % as a root mean square; a product
 # of two sets of them by the root of two times that, 3.7 %. bfloat16 rounds to 0.2 %.
 LEAST, MOST = 0.015, 0.06
-# Mean difference of a log-probability from bfloat16's in nats, and share of a gradient norm. On a CPU: 0.21, 0.08.
-MEAN_NATS, NORM = (0.03, 0.5), 0.2
+# From bfloat16: mean difference of a log-probability in nats, share of a gradient norm, and a loss. On a CPU: 0.21, 0.08,
+# 0.08.
+MEAN_NATS, NORM, LOSS = (0.03, 0.5), 0.2, 0.2
 
 
 def test_without_a_recipe_products_are_bfloat16s(gpu_world: GpuWorld) -> None:
@@ -47,11 +49,18 @@ def test_products_were_rounded_to_fp8_and_by_no_more(recipe: str, gpu_world: Gpu
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_step_in_fp8_is_near_bfloat16s(recipe: str, gpu_world: GpuWorld) -> None:
+def test_a_step_in_fp8_is_near_bfloat16s(
+    recipe: str, gpu_world: GpuWorld, record_property: Callable[[str, object], None]
+) -> None:
     found, wanted = (gpu_world.found("engine", f"fp8 {name}") for name in (recipe, "none"))
-    assert MEAN_NATS[0] < float(differences(found["logprobs"], wanted["logprobs"]).mean()) < MEAN_NATS[1]
     assert all(step["stepped"] == 1 for step in found["steps"])
-    # The second, since delayed scaling has no scales in the first.
-    norms = [steps["steps"][1]["grad_norm"] for steps in (found, wanted)]
+    nats = float(differences(found["logprobs"], wanted["logprobs"]).mean())
+    # The second step, since delayed scaling may have no scales in the first.
+    steps = [each["steps"][1] for each in (found, wanted)]
+    norms, losses = ([step[name] for step in steps] for name in ("grad_norm", "loss"))
+    for name, value in (("nats", nats), ("grad norms", norms), ("losses", losses)):
+        record_property(f"{recipe} {name}", value)
+    assert MEAN_NATS[0] < nats < MEAN_NATS[1]
     assert norms[0] == pytest.approx(norms[1], rel=NORM)
+    assert losses[0] == pytest.approx(losses[1], abs=LOSS)
     assert norms[0] != norms[1]

@@ -108,11 +108,12 @@ def test_the_whole_float32_gradient(model: str, recompute: str, gpu_world: GpuWo
 @pytest.mark.parametrize("launch", LAUNCHES)
 @pytest.mark.parametrize("model", MODELS)
 def test_bfloat16_is_off_by_rounding_alone(
-    model: str, launch: str, gpu_world: GpuWorld, expected: Any, gradient_of: Any
+    model: str, launch: str, gpu_world: GpuWorld, expected: Any, gradient_of: Any, record_property: Any
 ) -> None:
     found = gpu_world.found(launch, f"bfloat16 {model}")
     steps, logprobs = expected(model)
     off = differences(found["before"], logprobs)
+    record_property("nats, mean and largest", [float(off.mean()), float(off.max())])
     assert float(off.mean()) < MEAN_NATS
     assert float(off.max()) < LARGEST_NATS
     assert found["steps"][0]["grad_norm"] == pytest.approx(steps[0]["grad_norm"], rel=NORM)
@@ -122,7 +123,9 @@ def test_bfloat16_is_off_by_rounding_alone(
     name = f"gradient {launch} bfloat16 {model}"
     gpu_world.found(launch, name)
     wanted = reference.gradient(gpu_world.hf(model), gpu_world.unclipped(model), kl_coef=0.0)
-    assert _share(gradient_of(name), wanted) < GRADIENT
+    share = _share(gradient_of(name), wanted)
+    record_property("share of the gradient", share)
+    assert share < GRADIENT
 
 
 @pytest.mark.parametrize("model", MODELS)

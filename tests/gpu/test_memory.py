@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.gpu.conftest import GpuWorld
@@ -10,8 +12,9 @@ from tests.gpu.place import ON_GPU, gpu_tests
 pytestmark = gpu_tests
 
 
-def test_peak_memory_is_what_the_plan_says(gpu_world: GpuWorld) -> None:
+def test_peak_memory_is_what_the_plan_says(gpu_world: GpuWorld, record_property: Callable[[str, object], None]) -> None:
     found = gpu_world.found("engine", "peak")
+    record_property("bytes held, planned", [found["held"], found["planned"]])
     assert [step["stepped"] for step in found["steps"]] == [1]
     assert found["planned"] > 0
     # A CPU's memory is not counted.

@@ -17,8 +17,8 @@ pytestmark = gpu_tests
 # E4M3 has a mantissa of three bits. A number is off by 1/16 of itself at most, 2.6 % as a root mean square; a product
 # of two sets of them by the root of two times that, 3.7 %. bfloat16 rounds to 0.2 %.
 LEAST, MOST = 0.015, 0.06
-# From bfloat16: mean difference of a log-probability in nats, share of a gradient norm, and a loss. On a CPU: 0.21, 0.08,
-# 0.08.
+# From bfloat16: mean difference of a log-probability in nats, share of a gradient norm, and a loss.
+# On a CPU: 0.21, 0.08, 0.08.
 MEAN_NATS, NORM, LOSS = (0.03, 0.5), 0.2, 0.2
 
 

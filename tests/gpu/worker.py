@@ -20,15 +20,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tests.engines import worker
-from tests.engines.worker import Task, _engine, init_process_group, load
+from conversion import megatron_cpu
+from conversion.device import on_gpu
 
-from conversion.device import on_gpu  # isort: skip  # after the worker, which lets megatron-core run on a CPU
-from recipes.engines.megatron.engine import MegatronEngine  # isort: skip
-from recipes.planning.layout import Rollout, layout_of  # isort: skip
-from recipes.planning.memory import memory_of  # isort: skip
-from recipes.runtime.platform import device  # isort: skip
-from tests.engines.steps import batch_of, take_steps  # isort: skip
+megatron_cpu.install()
+
+from recipes.engines.megatron.engine import MegatronEngine  # noqa: E402
+from recipes.planning.layout import Rollout, layout_of  # noqa: E402
+from recipes.planning.memory import memory_of  # noqa: E402
+from recipes.runtime.launch import init_process_group  # noqa: E402
+from recipes.runtime.loading import load  # noqa: E402
+from recipes.runtime.platform import device  # noqa: E402
+from tests.engines import worker  # noqa: E402
+from tests.engines.steps import batch_of, take_steps  # noqa: E402
+from tests.engines.worker import Task, _engine  # noqa: E402
 
 _PRODUCTS, _LINEARS = ("linear_proj", "linear_fc2"), ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")
 
@@ -40,7 +45,6 @@ def built(layout: list[str], task: Task) -> Any:
     return {
         "device": str(next(engine.module.parameters()).device.type),
         "backend": dist.get_backend(),
-        "layers": sorted({type(each).__module__.split(".")[0] for each in _named(engine, _LINEARS).values()}),
         "linears": sorted({type(each).__name__ for each in _named(engine, _LINEARS).values()}),
         "optimizer": f"{type(inner).__module__}.{type(inner).__name__}",
     }

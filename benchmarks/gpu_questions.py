@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +33,7 @@ def questions(bench: Bench) -> None:
         pinned_swap,
         float32_scores,
         float32_logits,
+        fork_beside_pinned_memory,
     ):
         try:
             bench.report(ask.__name__, ask(bench))
@@ -171,6 +175,33 @@ def pinned_swap(bench: Bench) -> dict[str, Any]:
         spent = bench.milliseconds(lambda copy=copy: copy.swap(tensors), repeats=3)
         found[f"{name}_gb_s"] = round(2 * 2 * count * size / spent / 1e6, 3)
     return found
+
+
+def fork_beside_pinned_memory(bench: Bench) -> dict[str, Any]:
+    """Whether a fork, as a save makes, copies a reference policy in pinned memory: its seconds, and bytes of its own."""
+    count, size = (2, 2**10) if bench.small else (16, 2**28)
+    found: dict[str, Any] = {}
+    for name, pin in (("pinned", True), ("pageable", False)):
+        held = HostCopy([random_tensor(size) for _ in range(count)], pin=pin and on_gpu())
+        reader, writer = os.pipe()
+        began = time.perf_counter()
+        pid = os.fork()
+        if pid == 0:
+            os.write(writer, str(_private_bytes()).encode())
+            os._exit(0)
+        os.waitpid(pid, 0)
+        spent = time.perf_counter() - began
+        found[name] = {"s": round(spent, 4), "private_gb": round(int(os.read(reader, 32)) / 1e9, 3)}
+        os.close(reader)
+        os.close(writer)
+        del held
+    return found
+
+
+def _private_bytes() -> int:
+    """Bytes that this process shares with no other."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Private_"))
 
 
 def weight_gradients_in_the_product(bench: Bench) -> dict[str, Any]:

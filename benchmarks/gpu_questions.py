@@ -178,7 +178,7 @@ def pinned_swap(bench: Bench) -> dict[str, Any]:
 
 
 def fork_beside_pinned_memory(bench: Bench) -> dict[str, Any]:
-    """Whether a fork, as a save makes, copies a reference policy in pinned memory: its seconds, and bytes of its own."""
+    """Whether a fork, as saves make them, copies a reference policy in pinned memory: seconds, and bytes of its own."""
     count, size = (2, 2**10) if bench.small else (16, 2**28)
     found: dict[str, Any] = {}
     for name, pin in (("pinned", True), ("pageable", False)):

@@ -4,6 +4,8 @@
 #   make test-aligner                    the same for the second engine, NeMo-Aligner, in an environment of its own
 #   make test-all                        both, and the tests that are too long for every run; before a release
 #   make lint                            what CI checks beside the tests
+#   make gpu-bundle                      all that a GPU machine without a network lacks, in BUNDLE; docs/gpu_results.md
+#   make gpu-visit                       benchmarks and tests of one GPU, in at most eight minutes, into RESULTS
 # On a machine without a GPU, TORCH_INDEX=https://download.pytorch.org/whl/cpu saves two gigabytes of CUDA libraries.
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -12,6 +14,10 @@ ALIGNER_VENV ?= .venv-aligner
 TORCH_INDEX ?=
 TORCH := torch==2.13.0
 ARGS ?=
+BUNDLE ?= runs/gpu_bundle
+# A folder with finished wheels of Transformer Engine; empty takes the index's.
+TE_WHEELS ?=
+RESULTS ?= runs/gpu_visit
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 ALIGNER_PIP := $(ALIGNER_VENV)/bin/pip --disable-pip-version-check
@@ -24,7 +30,8 @@ WORKERS ?= 2
 NONE_IS_FINE := [ $$? = 5 ]
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: quickstart test test-light test-heavy test-aligner test-all lint format install install-dev install-aligner clean
+.PHONY: quickstart test test-light test-heavy test-aligner test-all lint format install install-dev install-aligner \
+  gpu-bundle gpu-visit clean
 
 quickstart: install
 	$(BIN)/python -m recipes.quickstart $(ARGS)
@@ -43,14 +50,22 @@ test-aligner: install-dev install-aligner
 	OMP_NUM_THREADS=1 MEDATRON_MEGATRON_PYTHON=$(abspath $(BIN))/python \
 	  $(ALIGNER_VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup tests/engines_nemo_aligner $(ARGS)
 
+# Those for a GPU run in small where there is none.
 test-all:
-	$(MAKE) test test-aligner LONG="(long or not long)"
+	MEDATRON_GPU_TESTS_ON_CPU=1 $(MAKE) test test-aligner LONG="(long or not long)"
 
 lint: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+gpu-bundle:
+	$(PYTHON) requirements/gpu_bundle.py $(BUNDLE) $(if $(TE_WHEELS),--te-wheels $(TE_WHEELS)) $(ARGS)
+
+# In an environment that is there already: a GPU's is seldom one that may be changed.
+gpu-visit:
+	PYTHON=$(PYTHON) bash benchmarks/gpu_visit.sh $(RESULTS) $(ARGS)
 
 format: install-dev
 	$(BIN)/ruff check --fix .

@@ -54,9 +54,9 @@ CASES = (
 )
 
 
-def hf_config(case: str, vocabulary: int = VOCABULARY) -> PreTrainedConfig:
-    """The transformers config of a case."""
-    common = {**_COMMON, "vocab_size": vocabulary}
+def hf_config(case: str, vocabulary: int = VOCABULARY, **sizes: int) -> PreTrainedConfig:
+    """The transformers config of a case, its sizes replaced by those given."""
+    common = {**_COMMON, "vocab_size": vocabulary, **sizes}
     tied = case.endswith("-tied")
     if case.startswith("qwen2"):
         return Qwen2Config(**common, tie_word_embeddings=tied)
@@ -64,16 +64,16 @@ def hf_config(case: str, vocabulary: int = VOCABULARY) -> PreTrainedConfig:
         experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
         return Qwen3MoeConfig(**common, **experts, head_dim=24, norm_topk_prob=not tied, tie_word_embeddings=tied)
     if case.startswith("qwen3"):
-        return Qwen3Config(**common, head_dim=24, tie_word_embeddings=tied)
+        return Qwen3Config(**{"head_dim": 24, **common}, tie_word_embeddings=tied)
     if case.startswith("mistral"):
         return MistralConfig(**common, sliding_window=None, tie_word_embeddings=tied)
     return LlamaConfig(**common, rope_parameters=_LLAMA3_ROPE, tie_word_embeddings=tied)
 
 
-def hf_model(case: str, dtype: torch.dtype, vocabulary: int = VOCABULARY) -> PreTrainedModel:
+def hf_model(case: str, dtype: torch.dtype, vocabulary: int = VOCABULARY, **sizes: int) -> PreTrainedModel:
     """A model whose every tensor is random, biases and norms too, and whose attention is far from uniform."""
     torch.manual_seed(CASES.index(case))
-    model = AutoModelForCausalLM.from_config(hf_config(case, vocabulary)).eval()
+    model = AutoModelForCausalLM.from_config(hf_config(case, vocabulary, **sizes)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name:
@@ -89,9 +89,10 @@ def save_folder(
     dtype: torch.dtype = torch.float32,
     max_shard_size: str = "5GB",
     vocabulary: int = VOCABULARY,
+    **sizes: int,
 ) -> Path:
     """Save a case as a Hugging Face folder with its companions; returns `path`."""
-    hf_model(case, dtype, vocabulary).save_pretrained(path, max_shard_size=max_shard_size)
+    hf_model(case, dtype, vocabulary, **sizes).save_pretrained(path, max_shard_size=max_shard_size)
     for name, content in COMPANIONS.items():
         (path / name).write_bytes(content)
     if case == "llama-classic-config":

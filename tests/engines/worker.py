@@ -260,7 +260,7 @@ def _digests(engine: MegatronEngine) -> dict[str, str]:
             tensors[f"main {number} {index}"] = parameter.data
             tensors |= {f"{key} {number} {index}": torch.as_tensor(v) for key, v in inner.state[parameter].items()}
     return {
-        name: hashlib.sha256(value.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
+        name: hashlib.sha256(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data).hexdigest()
         for name, value in tensors.items()
     }
 

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from benchmarks.gpu_cases import CASES, Bench, Case, device, engine, loss_of, micro_batch, on_gpu, random_tensor
+from recipes.engines.base import Sampling
 from recipes.engines.core.host_copy import HostCopy
 from recipes.engines.core.kernels import Flash, PlainBlocks, attend, kernel_for
 from recipes.engines.core.pieces import lay_out
 from recipes.engines.core.products import float32_product
 from recipes.engines.core.rotary import RotaryTable, Rotation
-from torch import Tensor
-
-from benchmarks.gpu_cases import CASES, Bench, Case, device, engine, loss_of, micro_batch, on_gpu, random_tensor
-from recipes.engines.base import Sampling
 
 _SHARD = Case("Llama-3.1-70B", 8, 4)
 

@@ -16,7 +16,7 @@ Left out: a learned critic and reward models; rollouts older than the policy.
 from __future__ import annotations
 
 import dataclasses
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -65,25 +65,22 @@ def train(config: Config) -> None:
         max_tokens=config.model.max_length - (config.rollout.min_new_tokens or config.rollout.max_new_tokens),
     )
     order = PromptOrder(prompts, mix=config.data.mix, adaptive=config.rollout.adaptive, seed=config.seed)
-    engine = create_engine(config)
-    saving = Saving(config, engine)
-    step, seconds, skipped, saved_reward = 0, 0.0, 0, None
-    if (latest := folder.latest()) is not None:
-        state = engine.load(latest)
-        step, seconds, skipped, saved_reward = state["step"], state["seconds"], state["skipped"], state["reward"]
-        order.restore(state["order"])
-
-    waits_s = 60 * config.parallel.timeout_minutes
-    with (
-        closing(engine),
-        reward_client(config.reward, ranks_wait_s=waits_s) as client,
-        TrainingMonitor(config, step) as monitor,
-    ):
+    with ExitStack() as stack:
+        client = stack.enter_context(reward_client(config.reward, ranks_wait_s=60 * config.parallel.timeout_minutes))
+        # A mistake in it is told before a model is loaded.
+        reward = reward_definition(client, config.reward)
+        check_rows([prompt.example for prompt in prompts], client, config.reward)
+        engine = stack.enter_context(closing(create_engine(config)))
+        saving = Saving(config, engine)
+        step, seconds, skipped = 0, 0.0, 0
+        if (latest := folder.latest()) is not None:
+            state = engine.load(latest)
+            step, seconds, skipped = state["step"], state["seconds"], state["skipped"]
+            order.restore(state["order"])
+            check_same_reward(state["reward"], reward, config.reward)
+        monitor = stack.enter_context(TrainingMonitor(config, step))
         if is_leader() and dropped:
             print(f"{dropped} of {len(examples)} prompts are longer than the context allows and were left out")
-        reward = reward_definition(client, config.reward)
-        check_same_reward(saved_reward, reward, config.reward)
-        check_rows([prompt.example for prompt in prompts], client, config.reward)
         going = saving.goes_on(step, seconds)
         while going:
             step, phases = step + 1, Phases()

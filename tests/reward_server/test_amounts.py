@@ -10,7 +10,7 @@ import pytest
 from reward_server.verifiers import date, duration, number
 
 NUMBERS_REFUSED = [
-    *("5.2 mg BID", "5.2 mg q8h", "5.2 (QID)", "5.2 mg Q2H", "5.2 q 8 h", "5.2 mg e3", "pow2 = 5.2", "5.2 (mult2)"),
+    *("5.2 mg BID", "5.2 mg q8h", "5.2 (QID)", "5.2 mg Q2H", "5.2 q 8 h", "5.2 mg e3", "5.2 (mult2)"),
     *("-(5.2)", "(-)5.2", "\u2212\xa35.2", "-\u20ac5.2", "a negative value of 5.2", "-[5.2]", '-"5.2"', "5.2 (-)"),
     *("5.2 (negative)", "negative: 5.2", "negative about 5.2", "5.2 below baseline", "-(-5.2)", "|-5.2|", "- -5.2"),
     *("\u2212(5.2)", "- (5.2)", "-about 5.2", "minus: 5.2", "Negative (5.2)", "e^5.2", "e^{-5.2}", "a^2.5", "0xD"),

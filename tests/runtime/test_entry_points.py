@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -230,18 +231,11 @@ def test_the_quickstart_leaves_gpus_alone(tmp_path: Path, monkeypatch: pytest.Mo
         ({}, [None, None]),
     ],
 )
-def test_a_rank_under_srun_knows_how_many_its_node_has(
-    counts: dict[str, str], sizes: list[int | None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rank_under_srun_knows_how_many_its_node_has(counts: dict[str, str], sizes: list[int | None]) -> None:
     """NeMo's trainer asks for so many GPUs a node; srun sets no LOCAL_WORLD_SIZE."""
-    for name in ("SLURM_STEP_TASKS_PER_NODE", "SLURM_NTASKS_PER_NODE"):
-        monkeypatch.delenv(name, raising=False)
     srun = {"SLURM_PROCID": "9", "SLURM_NTASKS": "20", "SLURM_LOCALID": "1", "MASTER_ADDR": "a"}
     for node, size in enumerate(sizes):
-        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-            monkeypatch.delenv(name, raising=False)
-        for name, value in {**srun, **counts, "SLURM_NODEID": str(node)}.items():
-            monkeypatch.setenv(name, value)
-        launch._adopt_slurm()
-        assert os.environ.get("LOCAL_WORLD_SIZE") == (str(size) if size else None)
-        assert (os.environ["RANK"], os.environ["LOCAL_RANK"]) == ("9", "1")
+        with mock.patch.dict(os.environ, {**srun, **counts, "SLURM_NODEID": str(node)}, clear=True):
+            launch._adopt_slurm()
+            assert os.environ.get("LOCAL_WORLD_SIZE") == (str(size) if size else None)
+            assert (os.environ["RANK"], os.environ["LOCAL_RANK"]) == ("9", "1")

@@ -113,6 +113,8 @@ _BEHAVES = re.compile(
     r"|recommended|safe|enough|useful|helpful|effective|needed|given|used|the|an?|it)\b)(?=\w)",
     re.IGNORECASE,
 )
+# "Pneumonia (B)"
+_LABEL_BEHIND = re.compile(r"\s?\(([A-N])\)")
 _LISTED = re.compile(r"[\s,]*(?:and|or|nor)?\s*")
 # A key of JSON in front of a reason.
 _KEY = re.compile(r"^[\"'],\s?[\"'](?:explanation|reason(?:ing)?|rationale|justification)[\"']\s?:\s?[\"']?")
@@ -171,7 +173,7 @@ def takes_back(reason: str, letter: str, options: Mapping[str, str]) -> bool:
     for span in sorted(phrases(reason, others, within=own), key=lambda span: -span.start):
         if _LESS_THAN.search(reason, max(0, span.start - 80), span.start):
             return True
-        if label := re.compile(rf"\s?\({span.letter}\)").match(reason, span.end):
+        if (label := _LABEL_BEHIND.match(reason, span.end)) and label[1] == span.letter:
             reason = reason[: span.end] + reason[label.end() :]
         if _MORE_THAN.search(reason, max(0, span.start - 80), span.start):
             reason = reason[: span.start] + reason[span.end :]

@@ -12,7 +12,8 @@ import re
 from collections.abc import Callable
 
 _NUMBER = r"[0-9]{1,5}(?:\.[0-9]{1,4})?"
-_UNITS = r"(?:\s?(?:[a-z\u03bc%\u00b0]{1,8})(?:\^?[23])?(?:/[a-z\u03bc]{1,6}(?:\^?[23])?){0,2}(?: unit)?)?"
+# Units with digits of their own ("/m^2") have become " unit " by then.
+_UNITS = r"(?:\s?(?:[a-z\u03bc%\u00b0]{1,8})(?:/[a-z\u03bc]{1,6}){0,2}(?:/? unit ?)?)?"
 _YEAR = r"(?:19|20)[0-9]{2}(?![\w.,%/-]*[0-9])"
 _EQUATION = (
     r"(?:CKD-EPI|MDRD|KDIGO|A[CH][CA]/A[CH][CA]|ASCVD|PREVENT|EKFC|Schwartz|Framingham|UNOS|OPTN|GLI|ESC|WHO|ADA)"

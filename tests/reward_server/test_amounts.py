@@ -36,6 +36,10 @@ NUMBERS_REFUSED = [
     *("5.2 - reference is 3", "22.9 kg/m2, ideal = 25", "age 70, weight 80 -> 60", "22.9 + normal = 25"),
 ]
 NUMBERS_READ = [
+    ("22.86 kg/m\xb2, which falls in the normal range (18.5\u201324.9).", "22.86"),
+    ("22.86 kg/m\xb2, within the normal range (18.5\u201324.9 kg/m\xb2)", "22.86"),
+    ("BMI: 22.86 kg/m\xb2 (normal: 18.5\u201324.9 kg/m\xb2)", "22.86"),
+    ("| BMI | 22.9 kg/m\xb2 |", "22.9"),
     *(("Ca\u00b2\u207a = 9.6 mg/dL", "9.6"), ("Corrected Ca2+: 9.6", "9.6")),
     *(("5.2 mg (rounded to 2 decimal places)", "5.2"), ("22.86 kg/m\xb2 (rounded to two decimals)", "22.86")),
     *(("3 (of 9)", "3"), ("3 (max 9)", "3"), ("3 (out of 9)", "3"), ("66.4 mL/min/(1.73 m\xb2)", "66.4")),
@@ -221,6 +225,7 @@ DURATIONS_REFUSED = [
     *("17 weeks and six days", "17 weeks, 6 days more or less", "a month and 17 weeks, 6 days"),
 ]
 DURATIONS_READ = [
+    "The patient is currently 17 weeks and 6 days pregnant.",
     "17 weeks, 6 days or 125 days",
     *("17 weeks, 6 days", "GA = 17 weeks, 6 days", "125 days = 17 weeks, 6 days", "125 / 7 = 17 weeks, 6 days"),
     *("125/7 = 17 weeks, 6 days", "17 week(s) and 6 day(s)", "17 completed weeks and 6 days", "17 weeks plus 6 days"),

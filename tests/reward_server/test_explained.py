@@ -174,6 +174,11 @@ def test_never_paid(answer: str, options: Mapping[str, str]) -> None:
         ("CO2", "$CO_2$", True),
         ("CO2", "CO\u2082", True),
         ("M\u00e9ni\u00e8re disease", "Meniere disease", True),
+        ("hepatitis A", "hepatitis", False),
+        ("blood type A", "blood type", False),
+        ("vitamin A", "vitamin the", False),
+        ("hepatitis A", "Hepatitis A.", True),
+        ("a cat", "the cat", True),
     ],
 )
 def test_exact_text_keeps_what_changes_a_meaning(reference: str, answer: str, correct: bool) -> None:

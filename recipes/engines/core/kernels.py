@@ -10,6 +10,7 @@ shapes, and all that its mask would skip is not there in the first place. Left o
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -85,7 +86,7 @@ class Flash:
         return part.query_ends, part.key_ends, max(2, part.longest_query), part.longest_key
 
 
-class _Blocks:
+class _Blocks(ABC):
     """Pads pieces of about one length to blocks [rows, heads, columns, d], one call a block."""
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, part: Part, scale: float) -> tuple[Tensor, Tensor]:
@@ -128,11 +129,13 @@ class _Blocks:
                 whole.index_copy_(0, tokens, _tokens(piece, cells))
         return grads
 
+    @abstractmethod
     def _attend(
         self, query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, causal: bool, scale: float
     ) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
+        """Output and log-sum-exp of one block; `hidden` is added to the scores."""
 
+    @abstractmethod
     def _gradients(
         self,
         grad: Tensor,
@@ -145,7 +148,7 @@ class _Blocks:
         causal: bool,
         scale: float,
     ) -> Sequence[Tensor]:
-        raise NotImplementedError
+        """Gradients of one block's query, key and value."""
 
 
 class CpuBlocks(_Blocks):

@@ -9,12 +9,15 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from recipes.engines.base import EngineError
+from recipes.engines.core import kernels
 from recipes.engines.core.host_copy import HostCopy
 from recipes.engines.core.kernels import CpuBlocks, Flash, Kernel, PlainBlocks, attend
 from recipes.engines.core.pieces import lay_out
@@ -165,6 +168,18 @@ def test_flash_attention_is_called_as_torch_has_it() -> None:
     assert query.grad is not None
     assert key.grad is not None
     assert (out.shape, query.grad.shape, key.grad.shape) == (query.shape, query.shape, key.shape)
+
+
+def test_a_flash_attention_of_another_layout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Padded to the longest piece, as some kernels give them, log-sum-exps would join to something wrong in silence."""
+
+    def padded(query: Tensor, *_: Any, **__: Any) -> tuple[Tensor, ...]:
+        return query, torch.zeros(2, query.shape[1], 5), torch.zeros(0), torch.zeros(0), torch.zeros(0)
+
+    monkeypatch.setattr(kernels, "_aten", SimpleNamespace(_flash_attention_forward=padded))
+    query, key, value = (torch.randn(9, heads, 16) for heads in (4, 2, 2))
+    with pytest.raises(EngineError, match=r"log-sum-exps of shape \(2, 4, 5\), expected \(4, 9\)"):
+        attend(query, key, value, lay_out([5, 4], [], CPU), 0.3, Flash())
 
 
 def test_a_long_sequence_pads_no_short_one() -> None:

@@ -53,6 +53,11 @@ def test_ipv6_and_no_proxy_between(host: str, asked: tuple[str, ...], monkeypatc
             assert asyncio.run(score(url)) == 1.0
 
 
+def test_a_client_for_no_request_at_a_time_is_refused() -> None:
+    with pytest.raises(ValueError, match="concurrency: expected at least 1, got 0"):
+        AsyncRewardClient("http://127.0.0.1:9", concurrency=0)
+
+
 def test_every_one_of_2000_connections_at_once_is_answered() -> None:
     """From the 1,024 files of a usual login, by one worker, and by the smallest queue with 429s that are followed."""
     body = json.dumps({"preset": "gated", "items": [ITEM.to_wire()]}).encode()

@@ -32,7 +32,10 @@ class Stage(Enum):
 
     GRPO = ("output", "model.", "parallel.", "optimizer.", "algorithm.", "rollout.", "reward.", "data.", "trainer.")
     SFT = ("output", "model.", "parallel.", "optimizer.", "data.", "trainer.")
-    EVALUATE = ("output", "model.", "parallel.", "rollout.max_new_tokens", "reward.", "data.")
+    EVALUATE = (
+        *("output", "model.", "parallel.", "reward.", "data.", "rollout.max_new_tokens", "rollout.sampler"),
+        *("rollout.tensor", "rollout.mismatch", "rollout.vllm."),
+    )
     CANARY = ("output", "model.", "parallel.")
     PLAN = ("model.", "parallel.", "optimizer.", "algorithm.", "rollout.", "reward.", "trainer.", "cluster.")
 
@@ -88,6 +91,13 @@ LIMITS: dict[str, _Range] = {
     "algorithm.epochs": _COUNT,
     "algorithm.importance_low": _NOT_NEGATIVE,
     "algorithm.importance_high": _POSITIVE,
+    "rollout.tensor": _NOT_NEGATIVE,
+    "rollout.mismatch_warn": _POSITIVE,
+    "rollout.mismatch_stop": _POSITIVE,
+    "rollout.vllm.replicas": _COUNT,
+    "rollout.vllm.bucket_mib": _COUNT,
+    "rollout.vllm.memory_share": _Range(0, 1, above=True),
+    **{f"rollout.vllm.{key}_timeout_s": _POSITIVE for key in ("start", "transfer", "generate")},
     "rollout.prompts": _COUNT,
     "rollout.group_size": _Range(2),
     "rollout.max_batches": _COUNT,
@@ -130,6 +140,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "algorithm.reduction": ("token", "sequence"),
     "algorithm.tasks": ("pooled", "per_task", "components", "logistic"),
     "algorithm.importance": ("none", "truncated", "masked", "sequence_masked"),
+    "rollout.sampler": ("embedded", "vllm"),
+    "rollout.vllm.transfer": ("auto", "file", "gloo", "nccl", "ipc"),
     "data.style": ("plain", "med_u1", "med_rlvr"),
     "reward.length_mode": ("none", "max", "exact"),
     "reward.match": ("strict", "lenient"),
@@ -254,6 +266,11 @@ def _check_precision(config: Config, stage: Stage) -> None:
 def _check_algorithm(config: Config) -> None:
     algorithm, prompts = config.algorithm, config.rollout.prompts
     _require(
+        config.rollout.sampler == "embedded" or algorithm.importance != "none",
+        "rollout.sampler=vllm computes other probabilities than the trainer; set algorithm.importance=truncated (or "
+        "masked) to correct for it, or choose rollout=vllm, which does",
+    )
+    _require(
         algorithm.surrogate == "clip" or (algorithm.ratio == "token" and algorithm.dual_clip is None),
         "algorithm.surrogate=cispo weighs tokens: set algorithm.ratio=token and algorithm.dual_clip=null",
     )
@@ -297,6 +314,34 @@ def _check_rollout(config: Config) -> None:
         f"{rollout.max_new_tokens}",
     )
     _require("" not in rollout.stop, "rollout.stop holds an empty string, which every text contains; remove it")
+    _require(
+        rollout.sampler == "vllm" or rollout.tensor <= 1,
+        f"rollout.tensor={rollout.tensor}: embedded sampling takes 0 (the trainer's layout) or 1 (each rank alone); "
+        "set one of these, or rollout=vllm",
+    )
+    warn, stop = mismatch_limits(config)
+    _require(
+        warn <= stop,
+        f"rollout.mismatch_warn={warn:g} is above rollout.mismatch_stop={stop:g}; nobody would be warned",
+    )
+    for url in rollout.vllm.urls:
+        _require(
+            _is_url(url),
+            f"rollout.vllm.urls={list(rollout.vllm.urls)}: expected http://HOST:PORT each, or none to start servers",
+        )
+    _require(
+        rollout.sampler == "embedded" or rollout.temperature == 1 or not (rollout.top_k or rollout.top_p < 1),
+        f"rollout.top_k={rollout.top_k}, rollout.top_p={rollout.top_p:g}: before such filters vLLM gives "
+        f"log-probabilities at temperature 1 alone, and rollout.temperature={rollout.temperature:g}; set it to 1, set "
+        "top_k=0 and top_p=1, or choose rollout=default",
+    )
+
+
+def mismatch_limits(config: Config) -> tuple[float, float]:
+    """Above which mean difference of log-probabilities, in nats, sampler and trainer are warned about, and stopped."""
+    default = (1e-3, 1e-2) if config.model.precision == "float32" else (0.05, 0.2)
+    warn, stop = config.rollout.mismatch_warn, config.rollout.mismatch_stop
+    return default[0] if warn is None else warn, default[1] if stop is None else stop
 
 
 def _check_reward(config: Config) -> None:

@@ -21,7 +21,7 @@ _STEP = re.compile(r"step_(\d{6})")
 # What a run may change when it is resumed without becoming another run.
 _FREE_TO_CHANGE = (
     *("output=", "trainer.", "parallel.", "cluster.", "reward.url", "reward.allow_change", "rollout.samples_every"),
-    *("data.validation", "data.test"),
+    *("rollout.vllm.", "rollout.tensor", "rollout.mismatch_", "data.validation", "data.test"),
 )
 # Of these the checkpoint's state holds digests.
 _PROVEN_BY_CONTENT = ("model.path", "data.train")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 from pathlib import Path
 
@@ -17,7 +18,7 @@ NEEDED = ("output=run", "model.path=checkpoint")
 _NUMBERS = (int, float, int | None, float | None, tuple[float, float])
 # Any text goes: names, paths, and what the rules between keys look at.
 _FREE_TEXTS = {"name", "output", "model.path", "model.architecture", "reward.preset", "reward.url"}
-_FREE_TEXTS |= {"cluster.name"}
+_FREE_TEXTS |= {"cluster.name", "rollout.vllm.python", "rollout.vllm.folder"}
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +34,8 @@ def defaults() -> Config:
 
 def _with(config: Config, key: str, value: object) -> Config:
     changed = copy.deepcopy(config)
-    section, _, name = key.rpartition(".")
-    setattr(getattr(changed, section) if section else changed, name, value)
+    *sections, name = key.split(".")
+    setattr(functools.reduce(getattr, sections, changed), name, value)
     return changed
 
 

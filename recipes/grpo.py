@@ -87,7 +87,9 @@ def train(config: Config) -> None:
         while going:
             step, phases = step + 1, Phases()
             try:
-                rollout = collect(order, sampler, step, tokenizer=tokenizer, client=client, config=config, phases=phases)
+                rollout = collect(
+                    order, sampler, step, tokenizer=tokenizer, client=client, config=config, phases=phases
+                )
             except (RewardError, RolloutError):  # on every rank
                 saving.finish()
                 raise

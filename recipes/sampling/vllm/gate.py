@@ -10,7 +10,7 @@ log-probabilities.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import httpx
@@ -18,12 +18,12 @@ import httpx
 from recipes.engines.base import Completion, PolicyEngine, Sampling, TokenBatch, TokenSequence
 from recipes.sampling.vllm.client import AnswerError, Request, ask, read_answer, requests
 from recipes.sampling.vllm.servers import Fleet, Server, ServerError, headers
+from recipes.sampling.vllm.transfer import Transfer
 
 # Long enough for a block of vLLM's cache (128 tokens on a CPU, 16 on a GPU) to be kept and found.
 _PROBE_TOKENS = 160
 _PROBES = 4
 _NEW_TOKENS = 16
-_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -64,20 +64,18 @@ def probe(
     probes: Sequence[tuple[int, ...]],
     version: int,
     temperature: float,
-    sent: Mapping[str, str],
-    max_length: int,
+    transfer: Transfer,
 ) -> list[Probed]:
     """Asks each server; on rank 0. A server that does not answer is reported lost and is not among the results."""
-    room = max_length - len(probes[0])
-    sampling = Sampling(1, temperature, min(_NEW_TOKENS, room), (), seed=0)
-    asked = requests(probes, sampling)
+    asked = requests(probes, Sampling(1, temperature, _NEW_TOKENS, (), seed=0))
+    timeout_s, sent = transfer.timeout_s, transfer.digests
 
     def one(server: Server) -> Probed:
-        digests = server.call("/collective_rpc", _TIMEOUT_S, method="medatron_digests")["results"]
+        digests = server.call("/collective_rpc", timeout_s, method="medatron_digests")["results"]
         wrong = sorted({name for each in digests for name, value in each.items() if sent.get(name, value) != value})
         if wrong:
             return Probed(str(server), [], f"{wrong[0]} is not what was sent ({len(wrong)} such tensors)")
-        answers = asyncio.run(_ask_all(server, asked, version))
+        answers = asyncio.run(_ask_all(server, asked, version, timeout_s))
         cached = max(tokens for _, tokens in answers)
         fault = f"{cached} tokens of a probe were in its prefix cache, which was emptied" if cached else None
         return Probed(str(server), [completion for completion, _ in answers], fault)
@@ -91,10 +89,12 @@ def probe(
     return found
 
 
-async def _ask_all(server: Server, asked: Sequence[Request], version: int) -> list[tuple[Completion, int]]:
+async def _ask_all(
+    server: Server, asked: Sequence[Request], version: int, timeout_s: float
+) -> list[tuple[Completion, int]]:
     """All at the same time, as a batch."""
     try:
-        async with httpx.AsyncClient(timeout=_TIMEOUT_S, headers=headers()) as client:
+        async with httpx.AsyncClient(timeout=timeout_s, headers=headers()) as client:
             bodies = await asyncio.gather(*(ask(client, server, request) for request in asked))
         return [read_answer(body, version) for body in bodies]
     except (httpx.HTTPError, AnswerError) as error:

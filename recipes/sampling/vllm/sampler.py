@@ -50,13 +50,13 @@ class VLLMSampler:
 
         def start() -> None:
             self._fleet = Fleet(config, open_checkpoint(config.model.path).hf_dir, output / "rollout")
-            try:
-                self._fleet.wait(all_of_them=True)
-            except BaseException:
-                self._fleet.close()
-                raise
 
-        self._on_leader(start)
+        try:
+            self._on_leader(start)
+            self._wait(all_of_them=True)
+        except BaseException:
+            self.close()
+            raise
 
     def update(self, version: int) -> dict[str, float]:
         """See `Sampler.update`: all servers are stale, and those that answer get the weights and are probed."""
@@ -67,13 +67,11 @@ class VLLMSampler:
             assert self._fleet is not None
             for server in self._fleet.of(State.CURRENT):
                 server.state = State.STALE
-            self._fleet.wait(all_of_them=False)
 
         self._on_leader(outdate)
-        compared = self._hand_over()
-        while not compared:
-            # All were lost on the way.
-            self._on_leader(lambda: self._fleet.wait(all_of_them=False) if self._fleet else None)
+        compared: list[Compared] = []
+        while not compared:  # all may be lost on the way
+            self._wait(all_of_them=False)
             compared = self._hand_over()
         return {
             "mismatch/probe_mean": max(each.mean for each in compared),
@@ -112,6 +110,12 @@ class VLLMSampler:
         if self._fleet is not None:
             self._fleet.close()
 
+    def _wait(self, *, all_of_them: bool) -> None:
+        """Until one server answers, or every one; other ranks hear now and then that rank 0 still waits."""
+        fleet = self._fleet
+        while not self._on_leader(lambda: fleet is not None and fleet.wait(_WORD_S, all_of_them=all_of_them)):
+            pass
+
     def _hand_over(self) -> list[Compared]:
         """Brings stale servers up to date and compares them with the trainer; collective.
 
@@ -125,8 +129,7 @@ class VLLMSampler:
         def ask() -> Any:
             assert fleet is not None
             updated = [server for server in stale if server.state is State.CURRENT]
-            length = self._config.model.max_length
-            return probe(fleet, updated, self._probes, self._version, temperature, self._transfer.digests, length)
+            return probe(fleet, updated, self._probes, self._version, temperature, self._transfer)
 
         found = self._on_leader(ask)
         faults = [f"{each.server}: {each.fault}" for each in found if each.fault]

@@ -2,8 +2,9 @@
 
 MODEL_FOLDER is a Hugging Face folder: `hf/` of a Megatron checkpoint, or any with config.json and tokenizer. Its
 weights are not read: the trainer hands its own over before it asks for anything, so until then nothing sensible comes
-out. The command becomes vLLM's own API server, with our extension in its workers; run it with the Python that has vLLM.
-Nothing else of this project needs to be importable there, and nothing but the standard library is imported here.
+out. The command runs vLLM's own API server with our extension in its workers, and ends with all of its processes; run
+it with the Python that has vLLM. Nothing else of this project needs to be importable there, and nothing but the
+standard library is imported here.
 
 The server takes weights and remote calls from whoever reaches it. It listens on loopback unless --host says otherwise,
 and then wants a token, which it and the trainer read from MEDATRON_ROLLOUT_TOKEN.
@@ -14,17 +15,21 @@ Left out: several servers in one command; each is a process (or job step) of its
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import json
 import os
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # What vLLM keeps of host memory for keys and values on a CPU, in GiB; its own default is half of the machine's.
 _CPU_CACHE_GIB = "4"
+_STOP_S = 5.0
 
 
 def command(options: argparse.Namespace, python: str) -> list[str]:
@@ -49,6 +54,10 @@ def command(options: argparse.Namespace, python: str) -> list[str]:
     # Token ids in and out are a "scale-out" endpoint.
     switches = ["--enable-scale-out", "--enable-prefix-caching", "--enable-prompt-tokens-details"]
     switches.append("--disable-uvicorn-access-log")
+    if not any(Path("/dev").glob("nvidia[0-9]*")):
+        # A seeded request whose prompt is computed in parts ends a server on a CPU (up to 0.32: "CPU Generator does not
+        # use offset").
+        switches.append("--no-enable-chunked-prefill")
     if options.memory_share:
         arguments["--gpu-memory-utilization"] = options.memory_share
     if options.sleep:
@@ -105,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Becomes the server."""
+    """Serves until it is stopped."""
     options = parser().parse_args()
     if not (Path(options.model) / "config.json").is_file():
         raise SystemExit(
@@ -116,12 +125,64 @@ def main() -> None:
             f"--host {options.host}: whoever reaches this server can replace its weights; set MEDATRON_ROLLOUT_TOKEN, "
             "here and for the trainer, or listen on 127.0.0.1"
         )
-    if options.parent_pid and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != options.parent_pid:
-            raise SystemExit("the process that started this server is gone")
-    line = command(options, sys.executable)
-    os.execve(line[0], line, {**os.environ, **environment()})
+    sys.exit(supervise(command(options, sys.executable), environment(), options.parent_pid))
+
+
+def supervise(line: list[str], added: dict[str, str], parent: int | None) -> int:
+    """Runs the server until it ends, is asked to, or the parent is gone, and leaves none of its processes behind.
+
+    vLLM's engine is a process that outlives a server that was killed. All are in one process group, which ends with
+    this process.
+
+    Args:
+        line: of the server.
+        added: to its environment.
+        parent: process id, or None.
+
+    Returns:
+        the server's exit code.
+    """
+    with contextlib.suppress(PermissionError):  # a session's leader leads its group already
+        os.setpgid(0, 0)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    if parent is not None and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            sys.exit("the process that started this server is gone")
+    server = subprocess.Popen(line, env={**os.environ, **added})
+    code = server.wait()
+    _end_group(code)
+    return code
+
+
+def _stop(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    _end_group(128 + number)
+
+
+def _end_group(code: int) -> None:
+    """Asks all processes of the group to end, and then makes them, without an end of this one's by a signal."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.killpg(0, signal.SIGTERM)
+    until = time.monotonic() + _STOP_S
+    while _others() and time.monotonic() < until:
+        time.sleep(0.05)
+    for process in _others():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def _others() -> list[int]:
+    """Process ids of this group but this one's, without those that have ended."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, _, group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(group) == os.getpgid(0) and int(folder.name) != os.getpid() and state != "Z":
+                found.append(int(folder.name))
+    return found
 
 
 if __name__ == "__main__":

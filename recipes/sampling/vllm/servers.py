@@ -290,17 +290,20 @@ class Fleet:
         server.url = server.child.start()
         server.broken, server.since = False, time.monotonic()
 
-    def wait(self, *, all_of_them: bool) -> None:
-        """Until one server answers, or every one.
+    def wait(self, seconds: float, *, all_of_them: bool) -> bool:
+        """Whether one server answers, or every one, within so many seconds.
 
         Raises:
-            RolloutError: none does in time.
+            RolloutError: see `tend`.
         """
+        until = time.monotonic() + seconds
         while True:
             self.tend()
             starting = len(self.of(State.STARTING))
             if not starting or (not all_of_them and starting < len(self.servers)):
-                return
+                return True
+            if time.monotonic() > until:
+                return False
             time.sleep(_POLL_S)
 
     def each(self, servers: Sequence[Server], action: Any) -> list[Any]:

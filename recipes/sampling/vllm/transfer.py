@@ -37,6 +37,7 @@ from recipes.sampling.vllm.servers import Fleet, Server, ServerError, State
 
 _SHARED_MEMORY = Path("/dev/shm")
 _SLOTS = 2
+_SHARE_OF_WAIT = 0.8
 # As in worker.py, which runs where this cannot be imported.
 DIGEST_ROWS = 64
 
@@ -234,13 +235,15 @@ class Transfer:
 
     Attributes:
         way: how.
+        timeout_s: for all weights, and less than ranks wait for one another.
         digests: of tensors of the last hand-over, by Hugging Face name; on rank 0.
     """
 
     def __init__(self, config: Config, engine: PolicyEngine) -> None:
         self._settings = config.rollout.vllm
         self._engine = engine
-        self.way = _chosen_way(config)
+        self.timeout_s = min(self._settings.transfer_timeout_s, _SHARE_OF_WAIT * 60 * config.parallel.timeout_minutes)
+        self.way = _chosen_way(config, self.timeout_s)
         self.digests: dict[str, str] = {}
 
     def hand_over(self, fleet: Fleet | None, version: int) -> None:
@@ -248,7 +251,7 @@ class Transfer:
 
         A server that fails is reported lost; nothing is raised for it.
         """
-        deadline = time.monotonic() + self._settings.transfer_timeout_s
+        deadline = time.monotonic() + self.timeout_s
         sending = _Sending(fleet, self.way, deadline, self._settings.sleep) if fleet is not None else None
         if sending is not None:
             sending.begin()
@@ -378,12 +381,11 @@ def _digests(bucket: Bucket) -> dict[str, str]:
     return found
 
 
-def _chosen_way(config: Config) -> Way:
+def _chosen_way(config: Config, timeout_s: float) -> Way:
     settings = config.rollout.vllm
     name = settings.transfer
     if name == "auto":
-        colocated = settings.sleep
-        name = "file" if not platform.on_gpu() else "ipc" if colocated else "nccl"
+        name = "file" if not platform.on_gpu() else "ipc" if settings.sleep else "nccl"
     if name == "file":
-        return FileWay(Path(settings.folder) if settings.folder else _SHARED_MEMORY, settings.transfer_timeout_s)
-    return IpcWay(settings.transfer_timeout_s) if name == "ipc" else GroupWay(name, settings.transfer_timeout_s)
+        return FileWay(Path(settings.folder) if settings.folder else _SHARED_MEMORY, timeout_s)
+    return IpcWay(timeout_s) if name == "ipc" else GroupWay(name, timeout_s)

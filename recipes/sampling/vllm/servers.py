@@ -29,8 +29,8 @@ from recipes.sampling.base import RolloutError
 
 TOKEN = "MEDATRON_ROLLOUT_TOKEN"
 PYTHON = "MEDATRON_VLLM_PYTHON"
-# Starts in a row that a server of ours may fail.
-_MOST_STARTS = 3
+# Starts and hand-overs in a row that may fail.
+_MOST_FAILURES = 4
 _HEALTH_S = 10.0
 _STOP_S = 10.0
 _SLEEP_S = 120.0
@@ -65,7 +65,8 @@ class Server:
         state: see `State`.
         group_size: its workers.
         broken: it has to be started anew.
-        failures: since it was brought up to date last.
+        failures: since it was brought up to date last, starts among them.
+        said: why it failed last.
         since: when it began to be in this state.
     """
 
@@ -77,6 +78,7 @@ class Server:
         self.group_size = 1
         self.broken = False
         self.failures = 0
+        self.said = ""
         self.since = time.monotonic()
         self._client = httpx.Client(headers=headers(), timeout=_HEALTH_S)
 
@@ -226,14 +228,14 @@ class Fleet:
         """Nothing more is asked of a server, until it has been handed weights again; from any thread."""
         if server.state is State.STARTING:
             return
-        server.broken = True
+        server.broken, server.said = True, reason
         server.state, server.since = State.STARTING, time.monotonic()
         print(f"{server} is lost: {reason}", file=sys.stderr, flush=True)
 
     def behind(self, server: Server, reason: str) -> None:
         """A hand-over has failed: what is half done is cleared where the server answers, which else is lost."""
-        server.failures += 1
-        if server.failures < _MOST_STARTS and server.healthy():
+        server.failures, server.said = server.failures + 1, reason
+        if server.failures < _MOST_FAILURES and server.healthy():
             print(f"{server}: {reason}", file=sys.stderr, flush=True)
             with contextlib.suppress(ServerError):
                 server.attach()
@@ -244,51 +246,52 @@ class Fleet:
         """Looks after servers that are starting, without waiting for them; ours that ended are started again.
 
         Raises:
-            RolloutError: a server of ours fails whenever it is started, or one of others stays away too long.
+            RolloutError: none is left that has not failed too often, or stayed away too long.
         """
-        for server in self.servers:
-            if server.state is not State.STARTING:
-                if server.child is not None and server.child.code() is not None:
-                    self.lost(server, f"its process ended with code {server.child.code()}")
-                else:
-                    continue
-            self._tend(server)
+        for server in list(self.servers):
+            if server.child is not None and (code := server.child.code()) is not None:
+                self.lost(server, f"its process ended with code {code}")
+                server.broken, server.said = True, f"its process ended with code {code}"
+            if server.state is State.STARTING:
+                self._tend(server)
 
     def _tend(self, server: Server) -> None:
         waited, limit = time.monotonic() - server.since, self._config.start_timeout_s
-        if server.child is not None:
-            ended = server.broken or server.child.code() is not None
-            if ended or waited > limit:
-                self._again(server, "ended" if ended else f"was not ready after {limit:.0f} s")
-                return
-        elif waited > limit and len(self.of(State.STARTING)) == len(self.servers):
-            raise RolloutError(
-                f"{server}: does not answer after {limit:.0f} s (rollout.vllm.start_timeout_s); start it with "
-                "`python -m recipes.sampling.vllm.serve`, or mend rollout.vllm.urls"
-            )
+        if waited > limit:
+            server.said = f"it did not answer within {limit:.0f} s (rollout.vllm.start_timeout_s)"
+            server.broken, server.since = True, time.monotonic()
+            if server.child is None:  # whoever starts it has had that time
+                server.failures = _MOST_FAILURES
+        if server.failures >= _MOST_FAILURES:
+            self._give_up(server)
+            return
+        if server.broken and server.child is not None:
+            self._start(server)
         if server.healthy(_POLL_S):
-            try:
-                server.attach()
-            except ServerError as error:
-                if "status 401" in str(error):
-                    raise RolloutError(f"{error}; set {TOKEN} to the one it was started with") from error
-                print(f"{error}", file=sys.stderr, flush=True)
-                server.state = State.STARTING
+            self._take(server)
 
-    def _again(self, server: Server, reason: str) -> None:
-        assert server.child is not None
-        server.failures += 1
-        if server.failures > _MOST_STARTS:
-            raise RolloutError(
-                f"{server}: {reason} {server.failures} times in a row; the end of {server.child.log}:\n"
-                f"{server.child.tail()}"
-            )
-        self._start(server)
+    def _take(self, server: Server) -> None:
+        try:
+            server.attach()
+        except ServerError as error:
+            if "status 401" in str(error):
+                raise RolloutError(f"{error}; set {TOKEN} to the one it was started with") from error
+            server.failures, server.said = server.failures + 1, str(error)
+
+    def _give_up(self, server: Server) -> None:
+        """Of a server that fails however often it is tried; the run goes on with the others."""
+        log = f"; the end of {server.child.log}:\n{server.child.tail()}" if server.child is not None else ""
+        said = f"{server} failed {server.failures} times in a row: {server.said}{log}"
+        self.servers.remove(server)
+        server.close()
+        if not self.servers:
+            raise RolloutError(f"{said}\nMend it, or rollout.vllm.urls or rollout.vllm.python; then resume")
+        print(f"{said}\nthe run goes on without it", file=sys.stderr, flush=True)
 
     def _start(self, server: Server) -> None:
         assert server.child is not None
         server.url = server.child.start()
-        server.broken, server.since = False, time.monotonic()
+        server.broken, server.since, server.failures = False, time.monotonic(), server.failures + 1
 
     def wait(self, seconds: float, *, all_of_them: bool) -> bool:
         """Whether one server answers, or every one, within so many seconds.

@@ -25,7 +25,8 @@ from recipes.sampling.vllm.servers import Fleet, Server, State, headers
 
 # Requests on the way to one server; it queues what it does not compute yet.
 _IN_FLIGHT = 512
-_HEALTH_EVERY_S, _HEALTH_S = 5.0, 30.0
+# An engine answers between two of its steps.
+_HEALTH_EVERY_S, _HEALTH_S = 5.0, 45.0
 _LOOK_S = 0.1
 _CONNECT_S = 10.0
 # How often one response may be given up: too little time for it would not become more.
@@ -239,10 +240,10 @@ class Batch:
             await asyncio.gather(*(self._look(client, server) for server in self._fleet.of(State.CURRENT)))
 
     async def _look(self, client: httpx.AsyncClient, server: Server) -> None:
-        """Asks a server for its health, over a connection of its own."""
+        """Asks a server's engine something, over a connection of its own; its health is its front's alone."""
         try:
             async with asyncio.timeout(_HEALTH_S):
-                answer = await client.get(f"{server.url}/health", headers={"Connection": "close"})
+                answer = await client.get(f"{server.url}/is_paused", headers={"Connection": "close"})
                 answer.raise_for_status()
         except (httpx.HTTPError, TimeoutError) as error:
             self._fleet.lost(server, _described(error, _HEALTH_S))

@@ -40,7 +40,7 @@ from recipes.engines.megatron.engine import MegatronEngine  # noqa: E402
 from recipes.engines.nemo_aligner.cpu import GroupStepAdamW  # noqa: E402
 from recipes.runtime.launch import init_process_group  # noqa: E402
 from recipes.runtime.loading import load  # noqa: E402
-from tests.engines.steps import batch_of, diverge, export_all, sample_all, take_steps  # noqa: E402
+from tests.engines.steps import batch_of, diverge, export_all, sample_all, sample_between, take_steps  # noqa: E402
 
 Task = dict[str, Any]
 
@@ -116,12 +116,21 @@ def generate(layout: list[str], task: Task) -> Any:
     found |= sample_all(engine, task)
     if "seldom" in task:
         # Rows that have ended stay for longer, and there is no position beyond the last that a response may have.
-        engine.sampler.look_every = 7
-        engine.stage.rotary = RotaryTable(engine.module.rotary_pos_emb, task["positions"], torch.float32)
+        sampler = engine.whole.sampler if engine.config.samples_alone else engine.sampler
+        sampler.look_every = 7
+        sampler.stage.rotary = RotaryTable(sampler.model.rotary_pos_emb, task["positions"], torch.float32)
         chosen = {name: task["samplings"][name] for name in task["seldom"]}
         found["seldom"] = sample_all(engine, {**task, "samplings": chosen})
         shortest = min(task["prompts"], key=len)
         found["shortest alone"] = engine.generate([shortest], Sampling(1, 0.0, 8, ()))[0][0].ids
+    return found
+
+
+def between(layout: list[str], task: Task) -> Any:
+    """Samples around updates, in groups of the task's own."""
+    parallel_state.destroy_model_parallel()
+    found = sample_between(lambda: _engine(layout, task), task)
+    parallel_state.destroy_model_parallel()
     return found
 
 
@@ -416,7 +425,7 @@ def hang(layout: list[str], task: Task) -> Any:
 
 TASKS = {
     **{"train": train, "gradient": gradient, "generate": generate, "start": start, "vocabulary": vocabulary},
-    **{"bfloat16": bfloat16, "export": export, "refused export": refused_export},
+    **{"bfloat16": bfloat16, "export": export, "refused export": refused_export, "between": between},
     **{"settings": settings, "fused adam": fused_adam},
     **{"poisoned": poisoned, "diverged": diverged, "snapshot": snapshot, "broken save": broken_save, "hang": hang},
 }

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -44,6 +45,20 @@ def decoder(checkpoint: str) -> Decode:
     """
     tokenizer = functools.cache(lambda: read_tokenizer(open_checkpoint(checkpoint).hf_dir))
     return lambda rows: tokenizer().batch_decode(rows)
+
+
+def generate_divided(
+    sampler: Sampler, prompts: Sequence[Sequence[int]], sampling: Sampling, group: dist.ProcessGroup | None
+) -> list[list[Completion]]:
+    """Samples responses to all prompts, divided over a group, or all ranks; the same result on every one of them."""
+    rank, size = dist.get_rank(group), dist.get_world_size(group)
+    own = range(rank, len(prompts), size)
+    groups = sampler.generate([prompts[i] for i in own], list(own), sampling) if len(own) else []
+    if size == 1:
+        return groups
+    gathered: list[Any] = [None] * size
+    dist.all_gather_object(gathered, groups, group=group)
+    return [gathered[i % size][i // size] for i in range(len(prompts))]
 
 
 class Sampler:

@@ -73,11 +73,14 @@ class Completion:
             Those of the filtered distribution would make the ratio of an unchanged policy differ from 1. The price: a
             filtered sample is slightly off-policy, since tokens left in are drawn more often than these values say.
         finished: whether a stop token or string ended it, and not the limit.
+        versions: of the weights that wrote it, as (version, number of tokens) in order; a version is the number of
+            steps that the policy had taken.
     """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finished: bool
+    versions: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from megatron.core.optimizer import distrib_optimizer  # noqa: E402
 from conversion.checkpoint import CheckpointError  # noqa: E402
 from recipes.engines.base import EngineError, Sampling  # noqa: E402
 from recipes.engines.core import vocabulary as vocabulary_module  # noqa: E402
-from recipes.engines.core.attention import KVCache  # noqa: E402
+from recipes.engines.core.cache import KVCache  # noqa: E402
 from recipes.engines.core.packing import Packing  # noqa: E402
 from recipes.engines.core.rotary import RotaryTable  # noqa: E402
 from recipes.engines.core.vocabulary import token_logprobs  # noqa: E402
@@ -183,9 +183,16 @@ def bfloat16(layout: list[str], task: Task) -> Any:
     expected = torch.einsum("hk,khd->hd", shares, v).flatten()
 
     still = engine.stage.rotary.at(torch.zeros(1, 1, dtype=torch.long))
-    rows = [x.permute(1, 2, 0, 3).clone() for x in (key, value)]
-    cache = KVCache({attention.layer_number: rows[0]}, {attention.layer_number: rows[1]}, torch.zeros(1, 1, 1, tokens))
-    cache.length, cache.rotation = tokens - 1, still
+    rows = [x.permute(1, 2, 0, 3) for x in (key, value)]
+    # A prompt with one response, whose last token is asked for.
+    prompt = [x[:, :, : tokens // 2].contiguous() for x in rows]
+    number, cache = attention.layer_number, KVCache()
+    cache.prompt_keys[number], cache.prompt_values[number] = prompt[0].transpose(-1, -2).contiguous(), prompt[1]
+    cache.respond(1, tokens, torch.zeros(1, 1, 1, tokens // 2))
+    for n in range(tokens // 2, tokens - 1):
+        cache.append(number, *(x[:, :, n : n + 1] for x in rows))
+        cache.length += 1
+    cache.rotation = still
     attention.cache = cache
     outputs = {"decode": attention(query[-1:], key[-1:], value[-1:])}
     attention.cache = None

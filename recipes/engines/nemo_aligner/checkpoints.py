@@ -34,7 +34,11 @@ class ModelSpaceOptimizer:
 
     def load_state_dict(self, values: Any) -> None:
         """Restores what `sharded_state_dict` described."""
+        # Groups are stored as the first pipeline stage orders them: another's norms would be decayed by them.
+        own = [{key: group[key] for key in ("wd_mult", "lr_mult")} for group in self._optimizer.param_groups]
         self._optimizer.load_state_dict(values)
+        for group, multiples in zip(self._optimizer.param_groups, own, strict=True):
+            group.update(multiples)
 
 
 class NemoSaves(state.Saves):

@@ -44,6 +44,7 @@ def _settings(run: Path, model: Path, questions: Path) -> Settings:
         "EXTRA": _TINY,
         "CONTAINER": "none",
         "VENV": sys.prefix,
+        "ROLLOUT": "embedded",
         "TASKS_PER_NODE": 1,
         "REWARD_WORKERS": 1,
         "OMP_NUM_THREADS": 1,

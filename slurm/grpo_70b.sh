@@ -18,7 +18,8 @@
 # server and those of vLLM, trains with one task a GPU, evaluates and releases; its last line says where the result is.
 # Submitted again with the same RUN it goes on from the last checkpoint. A step that fails ends the job with that step's
 # exit code.
-# The signal comes 20 minutes ahead of the time limit: a step is estimated at 5 (python -m recipes.plan).
+# The signal comes 20 minutes ahead of the time limit: a step is estimated at 2, with ROLLOUT=embedded at 5
+# (python -m recipes.plan).
 #
 # Settings, from the environment:
 #   MODEL             Hugging Face model folder (required, unless CHECKPOINT says what to begin with)

@@ -76,10 +76,10 @@ def _server_memory(plan: Plan) -> list[str]:
     servers = plan.servers
     if not servers:
         return []
-    weights, tokens = servers.weights(plan.architecture), servers.cached_tokens(plan.architecture)
+    weights, tokens = servers.weights(plan.architecture) / 1e9, max(0.0, servers.cached_tokens(plan.architecture))
     return [
-        f"  a server's GPU    {servers.taken / 1e9:7.1f} (rollout.vllm.memory_share), {weights / 1e9:.1f} of them weights; "
-        f"room for {max(0.0, tokens):,.0f} tokens a server"
+        f"  a server's GPU    {servers.taken / 1e9:7.1f} (rollout.vllm.memory_share), {weights:.1f} of it weights;"
+        f" a server has room for {tokens:,.0f} tokens"
     ]
 
 

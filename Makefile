@@ -2,7 +2,8 @@
 #   make quickstart                      train the tiny model with GRPO on two CPU cores and write a report
 #   make test                            install what tests need and run them: test-light, then test-heavy
 #   make test-aligner                    the same for the second engine, NeMo-Aligner, in an environment of its own
-#   make test-all                        both, and the tests that are too long for every run; before a release
+#   make test-vllm                       the same for sampling with vLLM, whose build for CPUs has its own environment
+#   make test-all                        all of them, and the tests that are too long for every run; before a release
 #   make lint                            what CI checks beside the tests
 #   make gpu-bundle                      all that a GPU machine without a network lacks, in BUNDLE; docs/gpu_results.md
 #   make gpu-visit                       benchmarks and tests of one GPU, in at most eight minutes, into RESULTS
@@ -11,6 +12,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 ALIGNER_VENV ?= .venv-aligner
+VLLM_VENV ?= .venv-vllm
 TORCH_INDEX ?=
 TORCH := torch==2.13.0
 ARGS ?=
@@ -23,14 +25,15 @@ PIP := $(BIN)/pip --disable-pip-version-check
 ALIGNER_PIP := $(ALIGNER_VENV)/bin/pip --disable-pip-version-check
 
 # Tests that start no training and need nothing but Python. One thread a process: two run at a time.
-LIGHT := not (multiprocess or slow or slurm or browser or gpu)
+LIGHT := not (multiprocess or slow or slurm or browser or gpu or vllm)
 LONG := not long
 WORKERS ?= 2
 # pytest's exit code when ARGS choose no test of this kind.
 NONE_IS_FINE := [ $$? = 5 ]
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: quickstart test test-light test-heavy test-aligner test-all lint format install install-dev install-aligner \
+.PHONY: quickstart test test-light test-heavy test-aligner test-vllm test-all lint format install install-dev \
+  install-aligner install-vllm \
   gpu-bundle gpu-visit clean
 
 quickstart: install
@@ -43,16 +46,21 @@ test-light: install-dev
 
 # Two folders at a time: while one waits for a cluster's clock or one rank for another, the other computes.
 test-heavy: install-dev
-	$(PYTEST) --dist loadgroup -m "not ($(LIGHT)) and $(LONG)" $(ARGS) || $(NONE_IS_FINE)
+	$(PYTEST) --dist loadgroup -m "not ($(LIGHT)) and not vllm and $(LONG)" $(ARGS) || $(NONE_IS_FINE)
 
 # Its results are compared with the first engine's, which runs in the first environment.
 test-aligner: install-dev install-aligner
 	OMP_NUM_THREADS=1 MEDATRON_MEGATRON_PYTHON=$(abspath $(BIN))/python \
 	  $(ALIGNER_VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup tests/engines_nemo_aligner $(ARGS)
 
+# Servers take both cores: one test at a time.
+test-vllm: install-dev install-vllm
+	OMP_NUM_THREADS=1 MEDATRON_VLLM_PYTHON=$(abspath $(VLLM_VENV)/bin)/python \
+	  $(BIN)/python -m pytest -m "vllm and $(LONG)" tests/sampling $(ARGS)
+
 # Those for a GPU run in small where there is none.
 test-all:
-	MEDATRON_GPU_TESTS_ON_CPU=1 $(MAKE) test test-aligner LONG="(long or not long)"
+	MEDATRON_GPU_TESTS_ON_CPU=1 $(MAKE) test test-aligner test-vllm LONG="(long or not long)"
 
 lint: install-dev
 	$(BIN)/ruff check .
@@ -74,6 +82,7 @@ format: install-dev
 install: $(VENV)/.runtime
 install-dev: $(VENV)/.dev
 install-aligner: $(ALIGNER_VENV)/.aligner
+install-vllm: $(VLLM_VENV)/.vllm
 
 # torch comes first and alone: every later step is forbidden to bring another build of it.
 $(VENV)/.runtime: requirements/runtime.txt pyproject.toml
@@ -98,6 +107,12 @@ $(ALIGNER_VENV)/.aligner: requirements/nemo_aligner.txt pyproject.toml
 	$(ALIGNER_PIP) install --quiet --no-deps -r requirements/nemo_aligner.txt
 	$(ALIGNER_PIP) install --quiet --no-deps --no-build-isolation --editable .
 	$(ALIGNER_VENV)/bin/python -m compileall -q -j 0 $(ALIGNER_VENV)/lib >/dev/null 2>&1 || true
+	@touch $@
+
+$(VLLM_VENV)/.vllm: requirements/vllm.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/pip --disable-pip-version-check install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(VLLM_VENV)/bin/pip --disable-pip-version-check install --quiet --no-deps -r requirements/vllm.txt
 	@touch $@
 
 clean:

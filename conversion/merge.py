@@ -37,12 +37,15 @@ def merge(rule: Rule, parts: Sequence[torch.Tensor], architecture: MegatronArchi
 
 
 def split(rule: Rule, merged: torch.Tensor, architecture: MegatronArchitecture) -> tuple[torch.Tensor, ...]:
-    """The exact inverse of `merge`; the parts may be views of `merged`."""
+    """The exact inverse of `merge`; the parts may be views of `merged`.
+
+    Of Rule.QKV, `merged` may also be the rows of some query groups, as a tensor parallel rank holds them.
+    """
     if rule is Rule.IDENTITY:
         return (merged,)
     if rule is Rule.GATE_UP:
         return merged.chunk(2)
     groups, head = architecture.num_query_groups, architecture.kv_channels
     queries = architecture.num_attention_heads // groups * head
-    parts = merged.unflatten(0, (groups, queries + 2 * head)).split([queries, head, head], dim=1)
+    parts = merged.unflatten(0, (-1, queries + 2 * head)).split([queries, head, head], dim=1)
     return tuple(part.flatten(0, 1) for part in parts)

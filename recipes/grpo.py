@@ -50,6 +50,7 @@ def train(config: Config) -> None:
     from recipes.runtime.saving import Saving
     from recipes.runtime.schedule import learning_rate, progress
     from recipes.runtime.tokenizer import load_tokenizer
+    from recipes.sampling.base import RolloutError, create_sampler
 
     folder = RunFolder(config.output)
     tokenizer = load_tokenizer(config.model.path)
@@ -71,6 +72,7 @@ def train(config: Config) -> None:
         reward = reward_definition(client, config.reward)
         check_rows([prompt.example for prompt in prompts], client, config.reward)
         engine = stack.enter_context(closing(create_engine(config)))
+        sampler = stack.enter_context(closing(create_sampler(config, engine, [prompt.ids for prompt in prompts])))
         saving = Saving(config, engine)
         step, seconds, skipped = 0, 0.0, 0
         if (latest := folder.latest()) is not None:
@@ -85,8 +87,10 @@ def train(config: Config) -> None:
         while going:
             step, phases = step + 1, Phases()
             try:
-                rollout = collect(order, engine, step, tokenizer=tokenizer, client=client, config=config, phases=phases)
-            except RewardError:  # on every rank
+                rollout = collect(
+                    order, sampler, step, tokenizer=tokenizer, client=client, config=config, phases=phases
+                )
+            except (RewardError, RolloutError):  # on every rank
                 saving.finish()
                 raise
             rate = learning_rate(config.optimizer, progress(config.trainer, step, seconds), step)
@@ -100,6 +104,7 @@ def train(config: Config) -> None:
                 {
                     **rollout_metrics(rollout, data.teaches),
                     **update_metrics(updates, rate),
+                    **rollout.metrics,
                     **data.metrics,
                     **speed_metrics(rollout, data.groups, phases.seconds),
                 },

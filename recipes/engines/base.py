@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -72,11 +73,14 @@ class Completion:
             Those of the filtered distribution would make the ratio of an unchanged policy differ from 1. The price: a
             filtered sample is slightly off-policy, since tokens left in are drawn more often than these values say.
         finished: whether a stop token or string ended it, and not the limit.
+        versions: of the weights that wrote it, as (version, number of tokens) in order; a version is the number of
+            steps that the policy had taken.
     """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finished: bool
+    versions: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,42 @@ class TokenBatch:
         return sum(sequence.response_length for sequence in self.sequences)
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A tensor inside a bucket.
+
+    Attributes:
+        name: as Hugging Face spells it.
+        shape: there; the vocabulary has no padding.
+        start: of its values, row after row, in elements of the bucket.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Some of a policy's weights.
+
+    Attributes:
+        pieces: the same on every rank.
+        flat: their values behind each other without a gap, in the model's precision on the engine's device; None on a
+            rank that does not hold them. Whoever keeps it keeps that memory.
+    """
+
+    pieces: tuple[Piece, ...]
+    flat: Tensor | None
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every name with its tensor, a view of `flat`; none on a rank that does not hold them."""
+        if self.flat is not None:
+            for piece in self.pieces:
+                end = piece.start + math.prod(piece.shape)
+                yield piece.name, self.flat[piece.start : end].view(piece.shape)
+
+
 class PolicyEngine(Protocol):
     """A policy spread over ranks; all ranks call each method together and with the same arguments."""
 
@@ -147,6 +187,20 @@ class PolicyEngine(Protocol):
 
         Raises:
             NonFiniteError: a weight is not finite after the step.
+        """
+        ...
+
+    def weights(self, bucket_bytes: int, everywhere: bool) -> Iterator[Bucket]:
+        """The policy's weights as they are, in buckets of whole layers; every rank goes through all of them.
+
+        The embedding, the layers in order, the norm after them and the output matrix, unless it is the embedding's.
+
+        Args:
+            bucket_bytes: a bucket takes further layers while it is no larger; one layer may be.
+            everywhere: whether every rank gets them, or rank 0 alone.
+
+        Raises:
+            EngineError: a weight has no place in Hugging Face's names, or ranks do not hold all of one; on every rank.
         """
         ...
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from recipes.engines.base import PolicyEngine, Sampling
+from recipes.engines.base import Sampling
 from recipes.rl.advantages import informative
 from recipes.rollout.prompts import Prompt, PromptOrder
 from recipes.rollout.scoring import Trajectory, reward_table, score
@@ -20,6 +20,7 @@ from recipes.runtime.config import Config
 from recipes.runtime.launch import is_leader
 from recipes.runtime.phases import Phases
 from recipes.runtime.tokenizer import stop_ids
+from recipes.sampling.base import Sampler
 from reward_server.client import RewardClient
 
 Group = list[Trajectory]
@@ -33,16 +34,18 @@ class Rollout:
         groups: to train on, a prompt's responses each.
         sampled: all of them, those left out by dynamic sampling as well.
         batches: how many times prompts were drawn.
+        metrics: of the sampler.
     """
 
     groups: list[Group]
     sampled: list[Group]
     batches: int
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 def collect(
     order: PromptOrder,
-    engine: PolicyEngine,
+    sampler: Sampler,
     step: int,
     *,
     tokenizer: Any,
@@ -57,16 +60,19 @@ def collect(
 
     Raises:
         RewardError: see `recipes.rollout.scoring.score`.
+        RolloutError: see `recipes.sampling.base.Sampler`.
     """
     wanted, most = config.rollout.prompts, config.rollout.max_batches
     kept: list[Group] = []
     sampled: list[Group] = []
     batch = 0
+    with phases("update"):
+        metrics = sampler.update(step - 1)
     while batch < most and len(kept) < wanted:
         asked = order.next(wanted)
         with phases("generate"):
             sampling = _sampling(config, step, batch, asked, stop_ids(tokenizer))
-            completions = engine.generate([prompt.ids for prompt in asked], sampling)
+            completions = sampler.generate([prompt.ids for prompt in asked], sampling)
         with phases("score"):
             groups = score(
                 asked, completions, tokenizer=tokenizer, client=client, config=config.reward, first_group=len(sampled)
@@ -83,7 +89,7 @@ def collect(
             "(rollout.max_batches); training on those",
             file=sys.stderr,
         )
-    return Rollout(kept[:wanted], sampled, batch)
+    return Rollout(kept[:wanted], sampled, batch, metrics)
 
 
 def _sampling(config: Config, step: int, batch: int, prompts: Sequence[Prompt], stops: tuple[int, ...]) -> Sampling:

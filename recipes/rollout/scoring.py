@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from recipes.data.example import Example
 from recipes.engines.base import Completion
 from recipes.rollout.prompts import Prompt, RowError
+from recipes.runtime.agreement import told_by_leader
 from recipes.runtime.config import RewardConfig
 from reward_server.client import (
     SERVER_FAULTS,
@@ -199,17 +199,10 @@ def _ask(items: list[ScoreItem], client: RewardClient | None, config: RewardConf
 
 def _told_by_leader(ask: Callable[[RewardClient], Any], client: RewardClient | None) -> Any:
     """What `ask` returns on rank 0, or its error, on every rank: a rank left alone would wait for the deadline."""
-    told: list[Any] = [None, None]
-    if client is not None:
-        try:
-            told[0] = ask(client)
-        except Exception as error:
-            told[1] = f"scoring failed: {error}"
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.broadcast_object_list(told, 0)
-    if told[1] is not None:
-        raise RewardError(told[1])
-    return told[0]
+    value, failure = told_by_leader(None if client is None else lambda: ask(client))
+    if failure is not None:
+        raise RewardError(f"scoring failed: {failure}")
+    return value
 
 
 def reward_table(groups: Sequence[Sequence[Trajectory]]) -> tuple[torch.Tensor, torch.Tensor]:

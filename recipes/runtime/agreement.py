@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.distributed as dist
 
@@ -20,3 +23,22 @@ def any_rank(*facts: bool) -> list[bool]:
     shared = torch.tensor([int(fact) for fact in facts], device=platform.device())
     dist.all_reduce(shared, op=dist.ReduceOp.MAX)
     return [bool(value) for value in shared.tolist()]
+
+
+def told_by_leader(ask: Callable[[], Any] | None) -> tuple[Any, Exception | None]:
+    """What `ask` returns on rank 0, or its error, on every rank; collective.
+
+    A rank left alone with an error would keep the others waiting for the deadline.
+
+    Args:
+        ask: None on all ranks but 0.
+    """
+    told: list[Any] = [None, None]
+    if ask is not None:
+        try:
+            told[0] = ask()
+        except Exception as error:
+            told[1] = error
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.broadcast_object_list(told, 0)
+    return told[0], told[1]

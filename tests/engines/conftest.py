@@ -21,7 +21,7 @@ from conversion.checkpoint import write_manifest
 from tests.conftest import BESIDE_CUDA, finish, start
 from tests.conversion.models import VOCABULARY, save_folder
 from tests.engines import reference
-from tests.engines.constants import OBJECTIVES
+from tests.engines.constants import BUCKETS, OBJECTIVES
 from tests.engines.words import save_tokenizer
 
 LAYOUTS = {
@@ -65,6 +65,14 @@ GRADIENTS: dict[str, tuple[str, list[str]]] = {
     "tp2 pp2 sequence parallel": ("tp2 pp2", [NO_KL, EACH_ALONE, SEQUENCE]),
     "one micro-batch KL": ("tp1", [KL]),
     "tp2 pp2 sequence parallel KL": ("tp2 pp2", [KL, SMALL, SEQUENCE]),
+}
+# Models and precisions whose weights are handed over.
+EXPORTS = {
+    "tp1": (("qwen2-tied", "float32"),),
+    "tp2": (("qwen2-tied", "bfloat16"), ("qwen3-untied", "float32"), ("llama-scaled-tied", "float32")),
+    "pp2": (("qwen2-tied", "float32"), ("qwen3-untied", "bfloat16")),
+    "dp2": (("qwen2-tied", "float32"),),
+    "tp2 pp2": (("qwen2-tied", "float32"),),
 }
 PROMPT_LENGTHS, LIMIT = (3, 17, 1, 9, 30), 24
 # What the sampler's tasks set: limits of each prompt, strings inside and across tokens, filters that both bite.
@@ -202,6 +210,20 @@ class World:
         folder = self.saved_beside(f"broken-{how.replace(' ', '-')}")
         return {**self.train_task(NO_KL, steps=1), "kind": "broken save", "how": how, "folder": str(folder)}
 
+    def exported(self, launch: str, model: str) -> Path:
+        """A checkpoint saved where `_export_tasks` handed the same weights over."""
+        return self.root / "exported" / f"{launch}-{model}".replace(" ", "-")
+
+    def _export_tasks(self, launch: str) -> dict[str, Results]:
+        (self.root / "exported").mkdir(exist_ok=True)
+        return {
+            f"export {model}": {
+                **self.train_task(KL, f"model.precision={precision}", model=model),
+                **{"kind": "export", "folder": str(self.exported(launch, model)), "limits": BUCKETS},
+            }
+            for model, precision in EXPORTS[launch]
+        }
+
     def _resuming(self, name: str, *overrides: str) -> Results:
         return self.train_task(*overrides, first=2, load=str(self.saved(name)))
 
@@ -230,9 +252,10 @@ class World:
         if launch == "dp2 again":
             return {"resume": self._resuming("dp2", KL)}
         if launch == "tp2 pp2":
-            return self._gradient_tasks(launch)
+            return self._gradient_tasks(launch) | self._export_tasks(launch)
         tasks = {
             **self._gradient_tasks(launch),
+            **self._export_tasks(launch),
             "vocabulary": {"kind": "vocabulary", "model": ""},
             "settings": self.train_task(NO_KL, SMALL, kind="settings"),
             "train": self.train_task(NO_KL),
@@ -261,6 +284,7 @@ class World:
                 )
         tasks |= {name: self.train_task(KL, SMALL, objective=name) for name in OBJECTIVES if name != "grpo"}
         if launch == "tp2":
+            tasks["refused export"] = self.train_task(NO_KL, kind="refused export")
             tasks["train sequence parallel"] = self.train_task(KL, SEQUENCE, SMALL)
             tasks["train qwen3 sequence parallel"] = self.train_task(KL, SEQUENCE, model="qwen3-untied")
             tasks["generate sequence parallel"] = self.generate_task(SEQUENCE)

@@ -12,3 +12,5 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "cispo with entropy": {"surrogate": "cispo", "entropy_coef": 0.2},
     "dual clip": {"dual_clip": 1.1, "reduction": "sequence"},
 }
+# Bytes of a bucket in which weights are handed over: a layer each, two layers, everything.
+BUCKETS = (1, 200_000, 2**30)

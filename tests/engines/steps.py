@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,36 @@ def sample_all(engine: Any, task: dict[str, Any]) -> dict[str, Any]:
             "trainer": engine.logprobs(TokenBatch(tuple(sequences), sampling.temperature or 1.0)),
         }
     return found
+
+
+def export_all(engine: Any, task: dict[str, Any]) -> dict[str, Any]:
+    """The weights as they are handed over: at the start, after a step that is saved, after another, and loaded."""
+    folder, first, second = Path(task["folder"]), *task["batches"][:2]
+    found = {f"start {limit} {ev}": _exported(engine, limit, ev) for limit in task["limits"] for ev in (False, True)}
+    take_steps(engine, [first], "grpo")
+    found["trained"] = _exported(engine, task["limits"][1], True)
+    engine.save(folder, {})
+    take_steps(engine, [second], "grpo")
+    found["later"] = _exported(engine, task["limits"][1], True)
+    engine.finish_saves(wait=True)
+    engine.load(folder)
+    return found | {"loaded": _exported(engine, task["limits"][1], True)}
+
+
+def _exported(engine: Any, limit: int, everywhere: bool) -> list[dict[str, Any]]:
+    """Of every bucket its pieces and, where it is held, its bytes and its tensors' digests by name."""
+    found = []
+    for bucket in engine.weights(limit, everywhere):
+        held = {name: tensor_digest(tensor) for name, tensor in bucket.tensors()}
+        size = None if bucket.flat is None else bucket.flat.nbytes
+        found.append({"pieces": [[p.name, list(p.shape), p.start] for p in bucket.pieces], "bytes": size, "held": held})
+    return found
+
+
+def tensor_digest(tensor: torch.Tensor) -> str:
+    """Precision, shape and SHA-256 of the values."""
+    values = tensor.detach().contiguous().flatten().view(torch.uint8).numpy()
+    return f"{tensor.dtype} {list(tensor.shape)} {hashlib.sha256(values.data).hexdigest()}"
 
 
 def diverge(engine: Any, batch: dict[str, Any], folder: Path) -> dict[str, Any]:

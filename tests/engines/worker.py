@@ -6,6 +6,7 @@ Each rank writes `result.RANK.json`, name -> what the task returned, or {"error"
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -29,7 +30,7 @@ from megatron.core import optimizer, parallel_state  # noqa: E402
 from megatron.core.optimizer import distrib_optimizer  # noqa: E402
 
 from conversion.checkpoint import CheckpointError  # noqa: E402
-from recipes.engines.base import Sampling  # noqa: E402
+from recipes.engines.base import EngineError, Sampling  # noqa: E402
 from recipes.engines.core import vocabulary as vocabulary_module  # noqa: E402
 from recipes.engines.core.attention import KVCache  # noqa: E402
 from recipes.engines.core.packing import Packing  # noqa: E402
@@ -39,7 +40,7 @@ from recipes.engines.megatron.engine import MegatronEngine  # noqa: E402
 from recipes.engines.nemo_aligner.cpu import GroupStepAdamW  # noqa: E402
 from recipes.runtime.launch import init_process_group  # noqa: E402
 from recipes.runtime.loading import load  # noqa: E402
-from tests.engines.steps import batch_of, diverge, sample_all, take_steps  # noqa: E402
+from tests.engines.steps import batch_of, diverge, export_all, sample_all, take_steps  # noqa: E402
 
 Task = dict[str, Any]
 
@@ -122,6 +123,37 @@ def generate(layout: list[str], task: Task) -> Any:
         shortest = min(task["prompts"], key=len)
         found["shortest alone"] = engine.generate([shortest], Sampling(1, 0.0, 8, ()))[0][0].ids
     return found
+
+
+def export(layout: list[str], task: Task) -> Any:
+    """The weights handed over at several moments."""
+    return export_all(_engine(layout, task), task)
+
+
+def refused_export(layout: list[str], task: Task) -> Any:
+    """What is said of weights that cannot be handed over, for a reason that the last rank alone has."""
+    found = {}
+    for how in ("unknown", "precision", "kind", "incomplete"):
+        engine = _engine(layout, task)
+        embedding = engine.module.embedding.word_embeddings
+        if how == "incomplete":
+            engine.architecture = dataclasses.replace(engine.architecture, vocab_size=200)
+        elif dist.get_rank() == dist.get_world_size() - 1:
+            if how == "unknown":
+                engine.module.embedding.extra = torch.nn.Parameter(torch.zeros(3))
+            elif how == "precision":
+                embedding.weight.data = embedding.weight.data.double()
+            else:
+                embedding.weight = torch.nn.Parameter(embedding.weight.data.as_subclass(Quantized))
+        try:
+            found[how] = str(engine.weights(1, False))
+        except EngineError as error:
+            found[how] = str(error)
+    return found
+
+
+class Quantized(torch.Tensor):
+    """A tensor that says it is of the model's precision and holds something else, as Transformer Engine's do."""
 
 
 def bfloat16(layout: list[str], task: Task) -> Any:
@@ -377,7 +409,7 @@ def hang(layout: list[str], task: Task) -> Any:
 
 TASKS = {
     **{"train": train, "gradient": gradient, "generate": generate, "start": start, "vocabulary": vocabulary},
-    "bfloat16": bfloat16,
+    **{"bfloat16": bfloat16, "export": export, "refused export": refused_export},
     **{"settings": settings, "fused adam": fused_adam},
     **{"poisoned": poisoned, "diverged": diverged, "snapshot": snapshot, "broken save": broken_save, "hang": hang},
 }

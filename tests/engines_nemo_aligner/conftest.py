@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import REPOSITORY, finish, start
+from tests.engines.constants import BUCKETS
 
 if importlib.util.find_spec("nemo_aligner") is None:
     collect_ignore_glob = ["test_*.py"]
@@ -124,6 +125,10 @@ class World:
         """A checkpoint that the launch at TP 2 saves after two steps."""
         return self.root / "saved" / f"{model}-step"
 
+    def exported(self, launch: str) -> Path:
+        """A checkpoint saved where the same weights were handed over."""
+        return self.root / f"exported-{launch}"
+
     def _tasks(self, launch: str) -> dict[str, Results]:
         if launch == "megatron":
             return {
@@ -142,6 +147,9 @@ class World:
             "recompute": self._train("qwen2", "nemo", KL, "parallel.recompute=true"),
             "generate": self._generate("nemo"),
         }
+        if launch != "dp2":
+            more = {"kind": "export", "folder": str(self.exported(launch)), "limits": BUCKETS}
+            tasks["export"] = self._train("qwen2", "nemo", KL, **more)
         if launch == "tp2":
             (self.root / "saved").mkdir()
             for model, kl in (("qwen2", KL), ("llama", NO_KL)):

@@ -10,6 +10,7 @@ import yaml
 
 from conversion import megatron_to_hf
 from conversion.checkpoint import open_checkpoint
+from tests.engines.exports import check_exports
 from tests.engines.steps import assert_named
 from tests.engines_nemo_aligner.conftest import World
 from tests.engines_nemo_aligner.models import logits
@@ -29,6 +30,14 @@ def test_hugging_face_to_nemo_to_grpo_to_hugging_face(world: World, model: str, 
     for file in world.hf(model).iterdir():
         if file.suffix == ".json":
             assert (back / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+@pytest.mark.parametrize("layout", ["tp2", "pp2"])
+def test_weights_handed_over_are_those_of_the_checkpoint(world: World, layout: str, tmp_path: Path) -> None:
+    """Of the source at the start; after a step, and when loaded after another, of what was saved and converted."""
+    ranks = [rank["export"] for rank in world.results(layout)]
+    saved = world.exported(layout)
+    check_exports(ranks, source=world.hf("qwen2"), saved=saved, precision=torch.float32, scratch=tmp_path)
 
 
 @pytest.mark.parametrize("layout", ["pp2", "dp2"])

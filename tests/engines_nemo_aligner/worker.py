@@ -19,7 +19,7 @@ from recipes.engines.base import EngineError
 from recipes.runtime.config import ConfigError
 from recipes.runtime.launch import init_process_group
 from recipes.runtime.loading import load
-from tests.engines.steps import batch_of, diverge, sample_all, take_steps
+from tests.engines.steps import batch_of, diverge, export_all, sample_all, take_steps
 
 Task = dict[str, Any]
 
@@ -60,6 +60,11 @@ def diverged(layout: list[str], task: Task) -> Any:
     return diverge(_engine(layout, task), task["batches"][0], Path(task["folder"]))
 
 
+def export(layout: list[str], task: Task) -> Any:
+    """The weights handed over at several moments."""
+    return export_all(_engine(layout, task), task)
+
+
 def refuse(layout: list[str], task: Task) -> Any:
     """What building the engine says."""
     try:
@@ -87,7 +92,10 @@ def upstream(layout: list[str], task: Task) -> Any:
     return found
 
 
-TASKS = {"train": train, "generate": generate, "diverged": diverged, "refuse": refuse, "upstream": upstream}
+TASKS = {
+    **{"train": train, "generate": generate, "export": export},
+    **{"diverged": diverged, "refuse": refuse, "upstream": upstream},
+}
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +20,10 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from conversion.checkpoint import open_checkpoint
-from recipes.engines.base import Completion, Sampling, TokenBatch
+from recipes.engines.base import Bucket, Completion, Sampling, TokenBatch
 from recipes.engines.core import finite, state
 from recipes.engines.core.batching import PackedBatch, deal, divide, fill, pack
+from recipes.engines.core.export import Export
 from recipes.engines.core.host_copy import HostCopy
 from recipes.engines.core.passes import Passes
 from recipes.engines.core.sampling import Sampler, decoder
@@ -230,6 +231,16 @@ class GPTEngine(ABC):
         """Exchanges the policy's weights with the reference's; called twice it changes nothing."""
         assert self.reference is not None
         self.reference.swap([p.data for p in self.module.parameters()])
+
+    # --- weights -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _export(self) -> Export:
+        return Export(self.module, self.checkpoint.family, self.architecture, self.device)
+
+    def weights(self, bucket_bytes: int, everywhere: bool) -> Iterator[Bucket]:
+        """The weights under their Hugging Face names; see `PolicyEngine.weights`."""
+        return self._export.buckets(bucket_bytes, everywhere=everywhere)
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 

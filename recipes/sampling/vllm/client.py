@@ -1,0 +1,248 @@
+"""Asking servers for responses: token ids in, token ids with their log-probabilities and weights' versions out.
+
+One request a response, in whatever order servers are free. What a server leaves unanswered is asked of the others, or
+of it when it is back; a response that was not written by the weights of this step is none. A thread of its own does
+the asking, while rank 0's main thread looks after servers and weights.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from recipes.engines.base import Completion, Sampling
+from recipes.sampling.base import RolloutError
+from recipes.sampling.vllm.servers import Fleet, Server, State, headers
+
+# Requests on the way to one server; it queues what it does not compute yet.
+_IN_FLIGHT = 512
+_HEALTH_EVERY_S = 5.0
+_LOOK_S = 0.1
+_CONNECT_S = 10.0
+# How often one response may be given up: too little time for it would not become more.
+_MOST_FAILURES = 5
+
+
+@dataclass(frozen=True)
+class Request:
+    """One response to ask for: a prompt and vLLM's sampling parameters."""
+
+    prompt: tuple[int, ...]
+    parameters: dict[str, Any]
+
+
+def requests(prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Request]:
+    """One for each response, prompt by prompt."""
+    made = []
+    for number, prompt in enumerate(prompts):
+        limit = sampling.limits[number] if sampling.limits else sampling.max_new_tokens
+        for copy in range(sampling.copies):
+            made.append(Request(tuple(prompt), _parameters(sampling, number, copy, limit)))
+    return made
+
+
+def _parameters(sampling: Sampling, number: int, copy: int, limit: int) -> dict[str, Any]:
+    parameters = {
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "max_tokens": limit,
+        "stop_token_ids": list(sampling.stop_ids),
+        # The end token of the model's files is a stop id like the others, where it is one.
+        "ignore_eos": True,
+        "logprobs": 0,
+        "skip_special_tokens": False,
+        "detokenize": bool(sampling.stop_strings),
+    }
+    if sampling.temperature:
+        parameters["seed"] = seed_of(sampling.seed, number, copy)
+    if sampling.stop_strings:
+        parameters["stop"] = list(sampling.stop_strings)
+    return parameters
+
+
+def seed_of(seed: int, number: int, copy: int) -> int:
+    """A response's own, of 63 bits: neighbours in any of the three share nothing (splitmix64, Steele et al. 2014)."""
+    mixed = 0
+    for part in (seed, number, copy):
+        mixed = (mixed + part + 0x9E3779B97F4A7C15) & (2**64 - 1)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            mixed = ((mixed ^ (mixed >> shift)) * factor) & (2**64 - 1)
+        mixed ^= mixed >> 31
+    return mixed >> 1
+
+
+class AnswerError(RuntimeError):
+    """An answer that is none."""
+
+
+def read_answer(body: dict[str, Any], version: int) -> tuple[Completion, int]:
+    """The completion in vLLM's answer, and how many of the prompt's tokens came from its prefix cache.
+
+    Raises:
+        AnswerError: it was broken off, or written by other weights than `version`.
+    """
+    (choice,) = body["choices"]
+    if choice["finish_reason"] not in ("stop", "length"):
+        raise AnswerError(f"a response ended by {choice['finish_reason']}")
+    spans = tuple((span["version"], span["end"] - span["start"]) for span in choice["weight_versions"] or ())
+    if {found for found, _ in spans} != {str(version)}:
+        raise AnswerError(f"a response by weights {[found for found, _ in spans]}, expected version {version}")
+    ids, content = tuple(choice["token_ids"]), choice["logprobs"]["content"]
+    if [entry["token_id"] for entry in content] != list(ids) or sum(count for _, count in spans) != len(ids):
+        raise AnswerError("log-probabilities or versions that do not fit the tokens")
+    completion = Completion(
+        ids=ids,
+        logprobs=tuple(entry["logprob"] for entry in content),
+        finished=choice["finish_reason"] == "stop",
+        versions=tuple((int(found), count) for found, count in spans),
+    )
+    details = (body.get("usage") or {}).get("prompt_tokens_details") or {}
+    return completion, int(details.get("cached_tokens") or 0)
+
+
+class Batch:
+    """Requests on their way, from the constructor on.
+
+    Args:
+        fleet: whose current servers are asked.
+        asked: the requests.
+        version: of the weights that must answer.
+        timeout_s: of one response.
+    """
+
+    def __init__(self, fleet: Fleet, asked: Sequence[Request], version: int, timeout_s: float) -> None:
+        self._fleet, self._asked, self._version, self._timeout_s = fleet, asked, version, timeout_s
+        self._answers: list[Completion | None] = [None] * len(asked)
+        self._waiting = deque(range(len(asked)))
+        self._failed: Counter[int] = Counter()
+        self._left = len(asked)
+        self._busy: dict[Server, set[asyncio.Task[None]]] = {server: set() for server in fleet.servers}
+        self._failure: Exception | None = None
+        self._given_up = False
+        self._began = time.monotonic()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def done(self, wait_s: float) -> bool:
+        """Whether all is answered or has failed, after at most so many seconds."""
+        self._thread.join(wait_s)
+        return not self._thread.is_alive()
+
+    def answers(self) -> list[Completion]:
+        """All of them, in order.
+
+        Raises:
+            RolloutError: a server refused a request, as all would.
+        """
+        if self._failure is not None:
+            raise self._failure
+        return [answer for answer in self._answers if answer is not None]
+
+    def close(self) -> None:
+        """Gives up what is not answered."""
+        self._given_up = True
+        self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            asyncio.run(self._ask_all())
+        except Exception as error:
+            self._failure = error
+
+    async def _ask_all(self) -> None:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        timeout = httpx.Timeout(self._timeout_s, connect=_CONNECT_S, pool=None)
+        async with httpx.AsyncClient(limits=limits, timeout=timeout, headers=headers()) as client:
+            watch = asyncio.create_task(self._watch(client))
+            try:
+                while self._left and not self._given_up and self._failure is None:
+                    self._hand_out(client)
+                    await asyncio.sleep(_LOOK_S if self._idle() else 0.01)
+            finally:
+                tasks = [watch, *(task for own in self._busy.values() for task in own)]
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _idle(self) -> bool:
+        return not any(self._busy.values())
+
+    def _hand_out(self, client: httpx.AsyncClient) -> None:
+        """Gives waiting requests to servers, one each in turn, and takes back those of servers that are lost."""
+        for server, tasks in self._busy.items():
+            if tasks and server.state is not State.CURRENT:
+                for task in list(tasks):
+                    task.cancel()
+        ready = self._fleet.of(State.CURRENT)
+        while self._waiting and ready:
+            ready = [server for server in ready if len(self._busy[server]) < _IN_FLIGHT]
+            for server in ready[: len(self._waiting)]:
+                task = asyncio.create_task(self._ask(client, server, self._waiting.popleft()))
+                self._busy[server].add(task)
+                task.add_done_callback(self._busy[server].discard)
+
+    async def _ask(self, client: httpx.AsyncClient, server: Server, number: int) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                body = await ask(client, server, self._asked[number])
+            self._answers[number], _ = read_answer(body, self._version)
+            self._left -= 1
+        except RolloutError as error:
+            self._failure = error
+        except BaseException as error:
+            self._waiting.appendleft(number)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            self._failed[number] += 1
+            said = _described(error, self._timeout_s)
+            if self._failed[number] == _MOST_FAILURES:
+                self._failure = RolloutError(
+                    f"response {number} of {len(self._asked)} failed {_MOST_FAILURES} times, last at {server}: {said}; "
+                    "see its log, and rollout.vllm.generate_timeout_s"
+                )
+            self._fleet.lost(server, said)
+
+    async def _watch(self, client: httpx.AsyncClient) -> None:
+        """Finds servers that hang: a response may take long, an answer to this may not."""
+        while True:
+            await asyncio.sleep(_HEALTH_EVERY_S)
+            for server in self._fleet.of(State.CURRENT):
+                try:
+                    async with asyncio.timeout(6 * _HEALTH_EVERY_S):
+                        (await client.get(f"{server.url}/health")).raise_for_status()
+                except (httpx.HTTPError, TimeoutError) as error:
+                    self._fleet.lost(server, _described(error, 6 * _HEALTH_EVERY_S))
+
+
+def _described(error: BaseException, timeout_s: float) -> str:
+    if isinstance(error, TimeoutError | httpx.TimeoutException):
+        return f"no answer within {timeout_s:.0f} s"
+    return str(error) or type(error).__name__
+
+
+async def ask(client: httpx.AsyncClient, server: Server, request: Request) -> dict[str, Any]:
+    """vLLM's answer to one request.
+
+    Raises:
+        RolloutError: the request is refused.
+        AnswerError, httpx.HTTPError: the server failed.
+    """
+    body = {"token_ids": request.prompt, "sampling_params": request.parameters, "stream": False}
+    answer = await client.post(f"{server.url}/inference/v1/generate", json=body)
+    if answer.status_code in (400, 404, 422):
+        raise RolloutError(f"{server}: refused a request of {len(request.prompt)} tokens: {answer.text[:500]}")
+    answer.raise_for_status()
+    with contextlib.suppress(ValueError):
+        found = answer.json()
+        if isinstance(found, dict):
+            return found
+    raise AnswerError(f"no JSON object: {answer.text[:200]}")

@@ -415,5 +415,6 @@ last_checkpoint() { # prints the run's last published checkpoint
 
 finish() {
   stop_steps
+  if [[ $DRY_RUN != 1 ]]; then rm -rf "$LOGS/weights"; fi
   say "done: $RESULT"
 }

@@ -72,11 +72,7 @@ need_rollout() { # sets ROLLOUT_PYTHON and ROLLOUT_SETTINGS, what every other pr
   REPLICAS_PER_NODE=$((TASKS_PER_NODE / ROLLOUT_TENSOR))
   need_rollout_python
   ROLLOUT_SETTINGS=(rollout=vllm "rollout.tensor=$ROLLOUT_TENSOR")
-  if ((ROLLOUT_NODES == 0)); then
-    ROLLOUT_SETTINGS+=("${colocated[@]}")
-  else
-    ROLLOUT_SETTINGS+=("rollout.vllm.folder=$(as_text "$RUN/weights")")
-  fi
+  if ((ROLLOUT_NODES == 0)); then ROLLOUT_SETTINGS+=("${colocated[@]}"); fi
 }
 
 need_rollout_python() {
@@ -109,6 +105,14 @@ start_rollout_servers() { # MODEL_PATH: sets ROLLOUT_SETTINGS' addresses once al
   if [[ $ROLLOUT == embedded ]]; then return; fi
   local file=$LOGS/rollout_servers.arguments host=0.0.0.0 folder=${MODEL:-$1/hf} arguments=(ROLLOUT_ARGUMENTS)
   local cpus=CPUS_PER_TASK url urls deadline
+  if ((ROLLOUT_NODES > 0)); then
+    # Where weights go by file. A life that was killed has left its own.
+    if [[ $DRY_RUN != 1 ]]; then
+      rm -rf "$RUN/logs/$SLURM_JOB_ID"*/weights
+      mkdir "$LOGS/weights"
+    fi
+    ROLLOUT_SETTINGS+=("rollout.vllm.folder=$(as_text "$LOGS/weights")")
+  fi
   settings "$1"
   on_head 1 "$PYTHON" -m recipes.sampling.vllm.arguments "$file" "${SETTINGS[@]}"
   run_step "rollout settings"

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,8 @@ from recipes.sampling.vllm.servers import Fleet, Server, State, headers
 
 # Requests on the way to one server; it queues what it does not compute yet.
 _IN_FLIGHT = 512
-_HEALTH_EVERY_S = 5.0
+# An engine answers between two of its steps.
+_HEALTH_EVERY_S, _HEALTH_S = 5.0, 45.0
 _LOOK_S = 0.1
 _CONNECT_S = 10.0
 # How often one response may be given up: too little time for it would not become more.
@@ -78,6 +80,22 @@ def seed_of(seed: int, number: int, copy: int) -> int:
             mixed = ((mixed ^ (mixed >> shift)) * factor) & (2**64 - 1)
         mixed ^= mixed >> 31
     return mixed >> 1
+
+
+def cut_at(
+    completion: Completion, strings: Sequence[str], decode: Callable[[list[list[int]]], list[str]]
+) -> Completion:
+    """Ends a response with the token that completes a stop string, as the embedded sampler does.
+
+    vLLM waits for whole characters: after a token that ends inside one it finds the string a token later, or never.
+    """
+    ids, tail = list(completion.ids), max(len(string.encode()) for string in strings) + 1
+    texts = decode([ids[max(0, end - tail) : end] for end in range(1, len(ids) + 1)])
+    end = next((n for n, text in enumerate(texts, 1) if any(string in text for string in strings)), None)
+    if end is None or end == len(ids):
+        return dataclasses.replace(completion, finished=completion.finished or end is not None)
+    ((version, _),) = completion.versions
+    return Completion(completion.ids[:end], completion.logprobs[:end], True, ((version, end),))
 
 
 class AnswerError(RuntimeError):
@@ -209,18 +227,26 @@ class Batch:
                     f"response {number} of {len(self._asked)} failed {_MOST_FAILURES} times, last at {server}: {said}; "
                     "see its log, and rollout.vllm.generate_timeout_s"
                 )
-            self._fleet.lost(server, said)
+            if isinstance(error, httpx.TransportError) and not isinstance(error, httpx.TimeoutException):
+                # A connection that was kept for too long breaks off as well.
+                await self._look(client, server)
+            else:
+                self._fleet.lost(server, said)
 
     async def _watch(self, client: httpx.AsyncClient) -> None:
         """Finds servers that hang: a response may take long, an answer to this may not."""
         while True:
             await asyncio.sleep(_HEALTH_EVERY_S)
-            for server in self._fleet.of(State.CURRENT):
-                try:
-                    async with asyncio.timeout(6 * _HEALTH_EVERY_S):
-                        (await client.get(f"{server.url}/health")).raise_for_status()
-                except (httpx.HTTPError, TimeoutError) as error:
-                    self._fleet.lost(server, _described(error, 6 * _HEALTH_EVERY_S))
+            await asyncio.gather(*(self._look(client, server) for server in self._fleet.of(State.CURRENT)))
+
+    async def _look(self, client: httpx.AsyncClient, server: Server) -> None:
+        """Asks a server's engine something, over a connection of its own; its health is its front's alone."""
+        try:
+            async with asyncio.timeout(_HEALTH_S):
+                answer = await client.get(f"{server.url}/is_paused", headers={"Connection": "close"})
+                answer.raise_for_status()
+        except (httpx.HTTPError, TimeoutError) as error:
+            self._fleet.lost(server, _described(error, _HEALTH_S))
 
 
 def _described(error: BaseException, timeout_s: float) -> str:

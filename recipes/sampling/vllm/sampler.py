@@ -16,12 +16,13 @@ from typing import Any
 
 from conversion.checkpoint import open_checkpoint
 from recipes.engines.base import Completion, PolicyEngine, Sampling
+from recipes.engines.core.sampling import decoder
 from recipes.runtime.agreement import told_by_leader
 from recipes.runtime.config import Config
 from recipes.runtime.launch import is_leader
 from recipes.runtime.rules import mismatch_limits
 from recipes.sampling.base import RolloutError
-from recipes.sampling.vllm.client import Batch, requests
+from recipes.sampling.vllm.client import Batch, cut_at, requests
 from recipes.sampling.vllm.gate import Compared, compare, make_probes, probe
 from recipes.sampling.vllm.servers import Fleet, State
 from recipes.sampling.vllm.transfer import Transfer
@@ -47,6 +48,7 @@ class VLLMSampler:
         self._temperature = config.rollout.temperature
         self._fleet: Fleet | None = None
         self._transfer = Transfer(config, engine)
+        self._decode = decoder(config.model.path)
 
         def start() -> None:
             self._fleet = Fleet(config, open_checkpoint(config.model.path).hf_dir, output / "rollout")
@@ -96,13 +98,17 @@ class VLLMSampler:
                     break
                 if word == "weights":
                     self._hand_over()
-            answers: list[Completion] = self._on_leader(lambda: batch.answers() if batch else [])
+            answers: list[Completion] = self._on_leader(lambda: self._answers(batch, sampling) if batch else [])
             if self._config.rollout.vllm.sleep:
                 self._on_leader(lambda: fleet.sleep() if fleet else None)
         finally:
             if batch is not None:
                 batch.close()
         return [answers[i : i + sampling.copies] for i in range(0, len(answers), sampling.copies)]
+
+    def _answers(self, batch: Batch, sampling: Sampling) -> list[Completion]:
+        strings = sampling.stop_strings
+        return [cut_at(c, strings, self._decode) for c in batch.answers()] if strings else batch.answers()
 
     def close(self) -> None:
         """See `Sampler.close`."""

@@ -80,7 +80,8 @@ class Server:
         self.failures = 0
         self.said = ""
         self.since = time.monotonic()
-        self._client = httpx.Client(headers=headers(), timeout=_HEALTH_S)
+        # A connection that is kept may have been closed at the other end, which would look like a server's death.
+        self._client = httpx.Client(headers=headers(), limits=httpx.Limits(max_keepalive_connections=0))
 
     def __str__(self) -> str:
         return f"vLLM server {self.number} ({self.url})"

@@ -17,6 +17,7 @@ import datetime
 import hashlib
 import mmap
 import os
+import shutil
 import socket
 import tempfile
 import time
@@ -93,9 +94,20 @@ class FileWay(Way):
 
     def __init__(self, folder: Path, timeout_s: float) -> None:
         super().__init__(timeout_s)
-        self._folder = Path(tempfile.mkdtemp(prefix="medatron-weights-", dir=folder))
+        self._parent = folder
+        self._folder: Path | None = None
         self._mapped: list[tuple[Path, mmap.mmap] | None] = [None] * _SLOTS
         self._turn = 0
+
+    def open(self, servers: Sequence[Server], fleet: Fleet) -> dict[Server, ServerError]:
+        """See `Way.open`; what a run left that was killed here is cleared away."""
+        if self._folder is None:
+            mark = f"medatron-weights-{socket.gethostname()}-"
+            for left in self._parent.glob(f"{mark}*"):
+                if not Path(f"/proc/{left.name.removeprefix(mark).split('-')[0]}").exists():
+                    shutil.rmtree(left, ignore_errors=True)
+            self._folder = Path(tempfile.mkdtemp(prefix=f"{mark}{os.getpid()}-", dir=self._parent))
+        return super().open(servers, fleet)
 
     def send(self, bucket: Bucket, post: Callable[[dict[str, Any]], None], left_s: float) -> None:
         """See `Way.send`."""
@@ -106,6 +118,7 @@ class FileWay(Way):
         post({"file": str(path)})
 
     def _write(self, slot: int, flat: Tensor) -> Path:
+        assert self._folder is not None
         size, held = flat.numel() * flat.element_size(), self._mapped[slot]
         if held is None or len(held[1]) < size:
             self._forget(slot)
@@ -117,7 +130,7 @@ class FileWay(Way):
             self._mapped[slot] = held
         target = torch.frombuffer(held[1], dtype=flat.dtype, count=flat.numel())
         target.copy_(flat)
-        if self._folder.parent != _SHARED_MEMORY:
+        if self._parent != _SHARED_MEMORY:
             held[1].flush()
         return held[0]
 
@@ -130,8 +143,9 @@ class FileWay(Way):
         """See `Way.close`."""
         for slot in range(_SLOTS):
             self._forget(slot)
-        with contextlib.suppress(OSError):
-            self._folder.rmdir()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
 
 
 class GroupWay(Way):

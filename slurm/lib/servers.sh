@@ -58,7 +58,6 @@ start_reward_server() { # sets REWARD_URL once it is ready; it is restarted at t
 # --- rollouts ---------------------------------------------------------------------------------------------------------
 
 need_rollout() { # sets ROLLOUT_PYTHON and ROLLOUT_SETTINGS, what every other program is told of the servers
-  local colocated=(rollout.vllm.transfer=ipc rollout.vllm.sleep=true rollout.vllm.memory_share=0.4)
   need_one_of ROLLOUT "$ROLLOUT" vllm embedded
   need_number ROLLOUT_NODES 0 1000
   need_number ROLLOUT_TENSOR 1 1024
@@ -72,7 +71,7 @@ need_rollout() { # sets ROLLOUT_PYTHON and ROLLOUT_SETTINGS, what every other pr
   REPLICAS_PER_NODE=$((TASKS_PER_NODE / ROLLOUT_TENSOR))
   need_rollout_python
   ROLLOUT_SETTINGS=(rollout=vllm "rollout.tensor=$ROLLOUT_TENSOR")
-  if ((ROLLOUT_NODES == 0)); then ROLLOUT_SETTINGS+=("${colocated[@]}"); fi
+  if ((ROLLOUT_NODES == 0)); then ROLLOUT_SETTINGS+=(rollout.vllm.sleep=true rollout.vllm.memory_share=0.4); fi
 }
 
 need_rollout_python() {

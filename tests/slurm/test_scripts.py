@@ -136,7 +136,7 @@ def test_vllm_runs_on_the_trainers_gpus(given: dict[str, object], tmp_path: Path
     assert replica[:4] == [f"{REPO}/slurm/lib/replica.sh", "8", "ROLLOUT_PORT", "5"]
     assert _after(_SERVE, replica)[:4] == [f"{tmp_path}/hf", "--host", "0.0.0.0", "ROLLOUT_ARGUMENTS"]
     config = _config(plan["recipes.grpo"])
-    assert (config.rollout.sampler, config.rollout.tensor, config.rollout.vllm.transfer) == ("vllm", 8, "ipc")
+    assert (config.rollout.sampler, config.rollout.tensor) == ("vllm", 8)
     assert (config.rollout.vllm.sleep, config.rollout.vllm.memory_share) == (True, 0.4)
     assert config.rollout.vllm.urls == [f"http://ROLLOUT_NODE_{node}:8001" for node in range(8)]
 
@@ -419,6 +419,11 @@ _FITS = {
     ("changed", "code", "message"),
     [
         ({}, 0, "nothing found that would stop the job on 4 nodes of 1 tasks"),
+        (
+            _VLLM | {"ROLLOUT_NODES": 2, "ROLLOUT_TENSOR": 1},
+            0,
+            "nothing found that would stop the job on 2 nodes of 1 tasks",
+        ),
         # The tiny model has two key-value heads.
         ({"EXTRA": "parallel.tensor=4"}, 2, "parallel.tensor=4 does not divide the model's 2 key-value heads"),
         ({"EXTRA": "parallel.tensr=2"}, 2, "parallel.tensr"),

@@ -35,10 +35,17 @@ _MOST_FAILURES = 5
 
 @dataclass(frozen=True)
 class Request:
-    """One response to ask for: a prompt and vLLM's sampling parameters."""
+    """One response to ask for.
+
+    Attributes:
+        prompt: token ids.
+        parameters: vLLM's sampling parameters.
+        salt: requests share the cache of prompts with those of the same one.
+    """
 
     prompt: tuple[int, ...]
     parameters: dict[str, Any]
+    salt: str | None = None
 
 
 def requests(prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Request]:
@@ -262,7 +269,7 @@ async def ask(client: httpx.AsyncClient, server: Server, request: Request) -> di
         RolloutError: the request is refused.
         AnswerError, httpx.HTTPError: the server failed.
     """
-    body = {"token_ids": request.prompt, "sampling_params": request.parameters, "stream": False}
+    body = {"token_ids": request.prompt, "sampling_params": request.parameters, "cache_salt": request.salt}
     answer = await client.post(f"{server.url}/inference/v1/generate", json=body)
     if answer.status_code in (400, 404, 422):
         raise RolloutError(f"{server}: refused a request of {len(request.prompt)} tokens: {answer.text[:500]}")

@@ -357,7 +357,7 @@ class _Sending:
         self.settle()
         self._all(close)
         for server in self._servers:
-            server.state, server.failures = State.CURRENT, 0
+            server.state, server.failures = State.UNPROVEN, 0
         self._pool.shutdown(wait=False)
 
     def fail_all(self, error: ServerError) -> None:

@@ -75,6 +75,10 @@ need_rollout() { # sets ROLLOUT_PYTHON and ROLLOUT_SETTINGS, what every other pr
 }
 
 need_rollout_python() {
+  # Made whole as other paths are, but not followed: what a virtual environment's python links to knows nothing of it.
+  if [[ $CONTAINER == none && $MEDATRON_VLLM_PYTHON == */* ]]; then
+    MEDATRON_VLLM_PYTHON=$(realpath -ms -- "$MEDATRON_VLLM_PYTHON")
+  fi
   ROLLOUT_PYTHON=${MEDATRON_VLLM_PYTHON:-$PYTHON}
   if [[ $CONTAINER == none ]]; then
     [[ -z $ROLLOUT_IMAGE ]] || fail 2 "ROLLOUT_IMAGE=$ROLLOUT_IMAGE: CONTAINER=none has no images; set" \

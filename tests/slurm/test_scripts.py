@@ -140,7 +140,10 @@ def test_vllm_runs_on_the_trainers_gpus(given: dict[str, object], tmp_path: Path
     assert (config.rollout.vllm.sleep, config.rollout.vllm.memory_share) == (True, 0.4)
     assert config.rollout.vllm.urls == [f"http://ROLLOUT_NODE_{node}:8001" for node in range(8)]
 
+    (tmp_path / "python3").symlink_to(sys.executable)
     data = given | {"ROLLOUT": "vllm", "TEST_DATA": tmp_path / "test.jsonl"}
+    relative = _plan(folder=tmp_path, **data, MEDATRON_VLLM_PYTHON="./python3", REWARD_NODES=1)
+    assert _after("5", relative[_SERVE])[0] == f"{tmp_path}/python3"
     for script in ("grpo_7b.sh", "evaluate.sh"):
         alone = _plan(REPO / "slurm" / script, **data, EXTRA="rollout.vllm.memory_share=0.5")
         assert {"--nodes=1", "--ntasks=8", "--ntasks-per-node=8"} <= set(alone[_SERVE])

@@ -15,6 +15,7 @@ from recipes.planning.servers import Servers, servers_of
 from recipes.planning.timing import (
     Model,
     Parts,
+    gathering_seconds,
     generation_seconds,
     generator_of,
     handover_seconds,
@@ -88,6 +89,7 @@ class Plan:
             self.rollout,
             reference=self.config.algorithm.reads_reference,
             longest_prompt=self.config.model.max_length - (rollout.min_new_tokens or rollout.max_new_tokens),
+            alone=self.config.samples_alone,
         )
         if servers is None:
             return memory
@@ -115,14 +117,16 @@ class Plan:
         tokens = rollout.packed_tokens(self.layout.micro_batch_tokens)
         forward = pass_seconds(model, tokens, rollout.span, trained="nothing")
         updates = algorithm.mini_batches * algorithm.epochs
+        alone = self.config.samples_alone
         if self.servers:
             size = self.servers.weights(self.architecture) * self.servers.tensor
             phases = {"weights to vLLM": handover_seconds(model, size, self.gpus)}
             generator = self.servers.generator(self.architecture, rollout)
         else:
-            phases, generator = {}, generator_of(self.layout, "embedded")
+            phases, generator = {}, generator_of(self.layout, "embedded", alone=alone)
+        gathering = {"gathering weights": gathering_seconds(model)} if alone else {}
         phases |= {
-            "generation": generation_seconds(model, generator, rollout),
+            "generation": generation_seconds(model, generator, rollout) | gathering,
             "scoring": {"reward server": rollout.responses / _SCORES_A_SECOND},
         }
         charged = algorithm.reads_reference and algorithm.kl_place == "reward"

@@ -11,8 +11,8 @@ from html import escape
 
 from recipes.planning.estimate import Plan
 
-_COLOURS = ("#0072b2", "#56b4e9", "#009e73", "#999999", "#e69f00", "#d55e00", "#cc79a7", "#f0e442")
-_ON_DARK = {"#0072b2": "#ffffff"}
+_COLOURS = ("#0072b2", "#56b4e9", "#009e73", "#999999", "#e69f00", "#d55e00", "#cc79a7", "#f0e442", "#000000")
+_ON_DARK = {"#0072b2": "#ffffff", "#000000": "#ffffff"}
 _WIDTH, _HEIGHT, _LEFT, _BAR = 960, 520, 150, 34
 _INNER = _WIDTH - _LEFT - 30
 # A piece narrower than this has no room for its name; the legend has it.

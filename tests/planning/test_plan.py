@@ -153,8 +153,9 @@ def test_a_plan_needs_no_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_picture_holds_what_the_plan_says() -> None:
-    plan = plan_of("experiment=grpo_70b_fp8")
+@pytest.mark.parametrize("more", [(), ("rollout.tensor=1",), ("rollout=vllm", "rollout.vllm.sleep=true")])
+def test_the_picture_holds_what_the_plan_says(more: tuple[str, ...]) -> None:
+    plan = plan_of("experiment=grpo_70b_fp8", *more)
     picture = ElementTree.fromstring(as_svg(plan))
     space = "{http://www.w3.org/2000/svg}"
     named = [mark.text for mark in picture.iter(f"{space}title")]
@@ -226,7 +227,6 @@ def test_where_vllm_samples_says_whose_memory_it_takes() -> None:
     apart = plan_of(*_VLLM, "parallel.processes=32", rollout_nodes=4)
     assert apart.memory.sampling == {}
     assert (apart.layout.gpus, apart.gpus, apart.gpu_hours) == (32, 64, pytest.approx(64 * apart.hours))
-    assert ElementTree.fromstring(as_svg(asleep)) is not None
 
 
 def test_advice_on_vllms_share() -> None:

@@ -1,6 +1,7 @@
-# The training images of slurm/*.sh, one for each engine:
+# The images of slurm/*.sh: one to train for each engine, and vLLM's servers (ROLLOUT_IMAGE):
 #   docker build --target megatron     --build-arg REVISION="$(git rev-parse HEAD)" -t medatron .
 #   docker build --target nemo_aligner --build-arg REVISION="$(git rev-parse HEAD)" -t medatron-nemo .
+#   docker build --target rollout      --build-arg REVISION="$(git rev-parse HEAD)" -t medatron-rollout .
 #
 # torch, CUDA, NCCL, Transformer Engine, Apex and flash-attention are the base image's and stay as they are, and so are
 # NeMo, NeMo-Aligner and megatron-core in NeMo's. What is installed here is the rest, at the versions that the project's
@@ -11,6 +12,8 @@
 ARG BASE=nvcr.io/nvidia/pytorch:25.12-py3
 # The one that NeMo-Aligner's own documents name; the versions in it are checked at the end of the stage.
 ARG NEMO_BASE=nvcr.io/nvidia/nemo:25.02
+# The version of vLLM that the tests run with, in vLLM's own image.
+ARG ROLLOUT_BASE=vllm/vllm-openai:v0.32.0
 
 FROM ${NEMO_BASE} AS nemo_aligner
 
@@ -54,6 +57,31 @@ LABEL org.opencontainers.image.title="medatron-nemo" \
       org.opencontainers.image.revision="${REVISION}"
 
 USER 1000:1000
+
+FROM ${ROLLOUT_BASE} AS rollout
+
+# Which imports vLLM and what vLLM needs, and nothing else of the project.
+COPY recipes/__init__.py /opt/medatron/recipes/__init__.py
+COPY recipes/sampling/__init__.py /opt/medatron/recipes/sampling/__init__.py
+COPY recipes/sampling/vllm /opt/medatron/recipes/sampling/vllm
+ENV PYTHONPATH=/opt/medatron PYTHONUNBUFFERED=1
+WORKDIR /opt/medatron
+
+# Empty lets the file be checked on a base without vLLM.
+ARG VLLM=0.32.0
+RUN python3 -c 'import importlib.metadata, sys; found = sys.argv[1] and importlib.metadata.version("vllm"); \
+        sys.exit(found.split("+")[0] != sys.argv[1] and f"vllm {found} in the base image, expected {sys.argv[1]}")' "${VLLM}" \
+    && python3 -m recipes.sampling.vllm.serve --help >/dev/null
+
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="medatron-rollout" \
+      org.opencontainers.image.description="vLLM as Medatron's sampler" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.revision="${REVISION}"
+
+USER 1000:1000
+# Its own starts a server without the trainer's part.
+ENTRYPOINT ["python3", "-m", "recipes.sampling.vllm.serve"]
 
 FROM ${BASE} AS megatron
 

@@ -56,7 +56,7 @@ test-aligner: install-dev install-aligner
 # Servers take both cores: one test at a time.
 test-vllm: install-dev install-vllm
 	OMP_NUM_THREADS=1 MEDATRON_VLLM_PYTHON=$(abspath $(VLLM_VENV)/bin)/python \
-	  $(BIN)/python -m pytest -m "vllm and $(LONG)" tests/sampling $(ARGS)
+	  $(BIN)/python -m pytest -m "vllm and $(LONG)" tests/sampling tests/slurm $(ARGS)
 
 # Those for a GPU run in small where there is none.
 test-all:

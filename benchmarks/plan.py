@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # This file shares its name with a module of the package that it measures, and its folder comes first.
 sys.path[0] = str(ROOT)
 
-from recipes.planning.architectures import published  # noqa: E402
+from recipes.planning.architectures import parameters, published  # noqa: E402
 from recipes.planning.hardware import Kernels, gpu_of  # noqa: E402
 from recipes.planning.layout import Layout, Rollout  # noqa: E402
 from recipes.planning.memory import memory_of  # noqa: E402
@@ -32,6 +32,7 @@ from recipes.planning.timing import (  # noqa: E402
     Generator,
     Model,
     generation_seconds,
+    handover_seconds,
     pass_seconds,
     update_seconds,
 )
@@ -95,7 +96,15 @@ def step_seconds(row: dict[str, Any]) -> float:
         + sum(update.values())
         + row["updates"] * sum(update_seconds(model).values())
     )
-    return max(generation, training) if row.get("overlapped") else generation + training
+    step = max(generation, training) if row.get("overlapped") else generation + training
+    return step + (handover(row | {"gpus": layout.gpus}) if row.get("handover", True) else 0.0)
+
+
+def handover(row: dict[str, Any]) -> float:
+    """Seconds to hand a model's weights in bfloat16 over to an inference engine."""
+    architecture = published(row["model"])
+    model = Model(architecture, Layout(), H100, Kernels(ATTENTION["fa3"], hides_tensor_parallel=False))
+    return sum(handover_seconds(model, 2 * parameters(architecture), row["gpus"]).values())
 
 
 def gigabytes(row: dict[str, Any]) -> float:
@@ -116,6 +125,8 @@ def estimate(row: dict[str, Any]) -> float:
     """What the planner says of a row, in the row's unit."""
     if "training" in row:
         return tokens_a_second(row["training"])
+    if "handover" in row:
+        return handover(row["handover"])
     return step_seconds(row["step"]) if "step" in row else gigabytes(row["memory"])
 
 

@@ -8,6 +8,7 @@ names in model.architecture; with it, that of the config.json in a Hugging Face 
     python -m recipes.plan experiment=grpo_70b_fp8
     python -m recipes.plan experiment=grpo_70b_fp8 rollout.group_size=32 parallel.pipeline=4 --response-tokens 900
     python -m recipes.plan experiment=grpo_70b --sweep               rank every legal layout that fits
+    python -m recipes.plan experiment=grpo_70b rollout=vllm --sweep  and how many GPUs sample, how many train
     python -m recipes.plan model.path=Qwen2.5-7B-Instruct model.precision=bfloat16 parallel.processes=4 --sweep
     python -m recipes.plan experiment=grpo_70b output=runs/70b       also write plan.txt, plan.json, plan.svg there
 
@@ -64,12 +65,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompt-tokens", type=_positive, default=_PROMPT_TOKENS, help="mean (default: %(default)s)")
     parser.add_argument("--response-tokens", type=_positive, help="mean (default: half of rollout.max_new_tokens)")
     parser.add_argument(
-        "--generator",
-        choices=("embedded", "engine"),
-        default="embedded",
-        help="what samples: the engine's own sampler, or, to compare, an inference engine (default: %(default)s)",
+        "--rollout-nodes",
+        type=_count,
+        default=0,
+        help="nodes of vLLM's servers beside parallel.processes GPUs; 0 for these GPUs themselves (default: 0)",
     )
-    parser.add_argument("--sweep", action="store_true", help="rank all legal layouts of parallel.processes GPUs")
+    parser.add_argument(
+        "--sweep", action="store_true", help="rank all legal layouts of the GPUs, with rollout=vllm also who samples"
+    )
     parser.add_argument(
         "--picture", type=command.path_argument, metavar="FILE", help="write memory and time line as SVG"
     )
@@ -80,6 +83,12 @@ def _parser() -> argparse.ArgumentParser:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: expected a whole number, at least 1")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number, at least 0")
     return int(text)
 
 
@@ -95,7 +104,7 @@ def _assumptions(config: Config, args: argparse.Namespace) -> Assumptions:
         raise ConfigError(
             f"--response-tokens {response}: a mean must be below the limit, rollout.max_new_tokens={limit}; lower it"
         )
-    return Assumptions(args.prompt_tokens, response, args.generator)
+    return Assumptions(args.prompt_tokens, response, args.rollout_nodes)
 
 
 def _write(path: Path, content: str) -> None:

@@ -11,7 +11,7 @@
 # Accuracy of a checkpoint on held-out questions.
 #
 #   RUN=runs/med_u1_7b TEST_DATA=/data/test.jsonl EXPERIMENT=med_u1_7b CONTAINER_IMAGE=/images/medatron.sqsh \
-#     sbatch --time=2:00:00 slurm/evaluate.sh
+#     ROLLOUT_IMAGE=/images/medatron-rollout.sqsh sbatch --time=2:00:00 slurm/evaluate.sh
 #   MODEL=/models/Qwen2.5-7B-Instruct NAME=before RUN=... TEST_DATA=... sbatch ... slurm/evaluate.sh    the base model
 #   DRY_RUN=1 ... slurm/evaluate.sh    prints the commands, needs no Slurm
 #
@@ -30,6 +30,7 @@ CHECKPOINT=${CHECKPOINT:-}
 MODEL=${MODEL:-}
 NAME=${NAME:-after}
 EXPERIMENT=${EXPERIMENT:-}
+ROLLOUT=${ROLLOUT:-vllm}
 
 # slurmd runs a copy of this file out of its spool folder, so the place of submission names the repository.
 REPO=${REPO:-$(cd "$(dirname "$0")/.." && pwd)}
@@ -61,5 +62,6 @@ esac
 begin "$@"
 convert_model
 start_reward_server
+start_rollout_servers "$START"
 evaluate_model "$NAME" "$START"
 finish

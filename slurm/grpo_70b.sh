@@ -11,13 +11,15 @@
 # GRPO of Llama-3.1-70B or Qwen2.5-72B with FP8 on 8 nodes x 8 H100, from a Hugging Face folder to a checkpoint.
 #
 #   MODEL=/models/Llama-3.1-70B-Instruct DATA=/data/train.jsonl CONTAINER_IMAGE=/images/medatron.sqsh \
-#     sbatch --time=24:00:00 slurm/grpo_70b.sh
-#   DRY_RUN=1 MODEL=... DATA=... CONTAINER_IMAGE=... slurm/grpo_70b.sh    prints the commands, needs no Slurm
+#     ROLLOUT_IMAGE=/images/medatron-rollout.sqsh sbatch --time=24:00:00 slurm/grpo_70b.sh
+#   DRY_RUN=1 MODEL=... DATA=... CONTAINER_IMAGE=... ROLLOUT_IMAGE=... slurm/grpo_70b.sh    prints the commands
 #
 # Submit from the repository's root. The job looks at settings and nodes, converts MODEL (once), starts the reward
-# server, trains with one task a GPU, evaluates and releases; its last line says where the result is. Submitted again
-# with the same RUN it goes on from the last checkpoint. A step that fails ends the job with that step's exit code.
-# The signal comes 20 minutes ahead of the time limit: a step is estimated at 5 (python -m recipes.plan).
+# server and those of vLLM, trains with one task a GPU, evaluates and releases; its last line says where the result is.
+# Submitted again with the same RUN it goes on from the last checkpoint. A step that fails ends the job with that step's
+# exit code.
+# The signal comes 20 minutes ahead of the time limit: a step is estimated at 2, with ROLLOUT=embedded at 5
+# (python -m recipes.plan).
 #
 # Settings, from the environment:
 #   MODEL             Hugging Face model folder (required, unless CHECKPOINT says what to begin with)
@@ -36,6 +38,8 @@ CHECKPOINT=${CHECKPOINT:-}
 DATA=${DATA:-}
 TEST_DATA=${TEST_DATA:-}
 RELEASE=${RELEASE:-}
+ROLLOUT=${ROLLOUT:-vllm}
+ROLLOUT_TENSOR=${ROLLOUT_TENSOR:-8}
 EXPERIMENT=${EXPERIMENT:-grpo_70b_fp8}
 
 # slurmd runs a copy of this file out of its spool folder, so the place of submission names the repository.

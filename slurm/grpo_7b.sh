@@ -11,12 +11,13 @@
 # Med-U1 on Qwen2.5-7B: GRPO over choice, calculation and open answers on one node of 8 H100.
 #
 #   MODEL=/models/Qwen2.5-7B-Instruct DATA=/data/train.jsonl CONTAINER_IMAGE=/images/medatron.sqsh \
-#     sbatch --time=24:00:00 slurm/grpo_7b.sh
-#   DRY_RUN=1 MODEL=... DATA=... CONTAINER_IMAGE=... slurm/grpo_7b.sh    prints the commands, needs no Slurm
+#     ROLLOUT_IMAGE=/images/medatron-rollout.sqsh sbatch --time=24:00:00 slurm/grpo_7b.sh
+#   DRY_RUN=1 MODEL=... DATA=... CONTAINER_IMAGE=... ROLLOUT_IMAGE=... slurm/grpo_7b.sh    prints the commands
 #
 # Submit from the repository's root. The job looks at settings and nodes, converts MODEL (once), starts the reward
-# server, trains with one task a GPU, evaluates and releases; its last line says where the result is. Submitted again
-# with the same RUN it goes on from the last checkpoint. A step that fails ends the job with that step's exit code.
+# server and those of vLLM, trains with one task a GPU, evaluates and releases; its last line says where the result is.
+# Submitted again with the same RUN it goes on from the last checkpoint. A step that fails ends the job with that step's
+# exit code.
 # The signal comes 10 minutes ahead of the time limit, for the step under way and its checkpoint.
 #
 # Settings, from the environment:
@@ -36,6 +37,7 @@ CHECKPOINT=${CHECKPOINT:-}
 DATA=${DATA:-}
 TEST_DATA=${TEST_DATA:-}
 RELEASE=${RELEASE:-}
+ROLLOUT=${ROLLOUT:-vllm}
 EXPERIMENT=${EXPERIMENT:-med_u1_7b}
 
 # slurmd runs a copy of this file out of its spool folder, so the place of submission names the repository.

@@ -51,7 +51,10 @@ need_training_inputs "$@"
 begin "$@"
 convert_model
 train recipes.sft
-if [[ -n $TEST_DATA ]]; then start_reward_server; fi
+if [[ -n $TEST_DATA ]]; then
+  start_reward_server
+  start_rollout_servers "$TRAINED"
+fi
 evaluate_model after "$TRAINED"
 release_model
 finish

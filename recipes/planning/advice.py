@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from recipes.planning.estimate import Plan
+from recipes.planning.hardware import OURS
 from recipes.planning.memory import verdict
+from recipes.planning.timing import Model, generation_seconds, generator_of
 
 _SHARE = 0.15
 
 
 def advice(plan: Plan) -> list[str]:
     """Sentences: first on memory where it is short, then on the longest phase and its largest parts."""
-    return [*_memory(plan), *_node_memory(plan), *_time(plan)]
+    return [*_servers(plan), *_memory(plan), *_node_memory(plan), *_time(plan)]
+
+
+def fitting_share(plan: Plan) -> float:
+    """The largest rollout.vllm.memory_share, in twentieths, that leaves the trainer's memory tight nowhere; 0 for none.
+
+    Of servers on the trainer's GPUs, which give their memory up while it trains.
+    """
+    held = sum(plan.memory.always.values()) - plan.memory.always.get("vLLM", 0.0)
+    return max(0, int(20 * (0.9 - held / plan.gpu.memory) + 1e-9)) / 20
+
+
+def _servers(plan: Plan) -> list[str]:
+    servers = plan.servers
+    if servers is None:
+        return []
+    said = []
+    tokens = servers.cached_tokens(plan.architecture)
+    if tokens < plan.config.model.max_length:
+        said.append(
+            f"A server has room for {max(0, int(tokens)):,} tokens, less than model.max_length="
+            f"{plan.config.model.max_length}: raise rollout.tensor or rollout.vllm.memory_share."
+        )
+    if servers.colocated and not servers.sleeps:
+        said.append("vLLM holds its memory while the trainer computes: set rollout.vllm.sleep=true.")
+    return said
 
 
 def _node_memory(plan: Plan) -> list[str]:
@@ -26,7 +51,7 @@ def _node_memory(plan: Plan) -> list[str]:
 
 def _memory(plan: Plan) -> list[str]:
     memory, layout = plan.memory, plan.layout
-    if verdict(memory, plan.gpu.memory) == "fits":
+    if verdict(memory, plan.gpu.memory) == "fits" or "vLLM" in memory.always:
         return []
     parts = memory.parts
     largest = max(parts, key=lambda name: parts[name])
@@ -41,6 +66,7 @@ def _memory(plan: Plan) -> list[str]:
         "sampling copy": "set rollout.tensor=0, which samples with the trainer's own weights",
         "logits": "lower parallel.micro_batch_tokens",
         "sampling logits": "lower rollout.group_size or rollout.prompts",
+        "vLLM": f"set rollout.vllm.memory_share to {fitting_share(plan):g} at most",
     }
     remedy = remedies.get(largest, "raise parallel.tensor (within a node) or parallel.pipeline")
     peaks = {"training": memory.training_peak, "sampling": memory.sampling_peak, "saving": memory.saving_peak}
@@ -75,12 +101,16 @@ def _time(plan: Plan) -> list[str]:
 
 
 def _generation(plan: Plan) -> list[str]:
-    if plan.assumptions.generator == "engine":
-        return ["Tokens are bound by memory: more GPUs, or shorter responses (rollout.max_new_tokens)."]
+    if plan.servers:
+        return [
+            "Most of it is the longest responses' token steps: shorter ones (rollout.max_new_tokens), or a larger "
+            "rollout.tensor, which reads the weights faster."
+        ]
     parts = plan.phases["generation"]
     largest = max(parts, key=lambda name: parts[name])
-    engine = dataclasses.replace(plan, assumptions=dataclasses.replace(plan.assumptions, generator="engine"))
-    other = f"an inference engine on the same GPUs would take about {engine.seconds['generation']:.0f} s"
+    model = Model(plan.architecture, plan.layout, plan.gpu, OURS)
+    engine = sum(generation_seconds(model, generator_of(plan.layout, "engine"), plan.rollout).values())
+    other = f"vLLM (rollout=vllm) would take about {engine:.0f} s on the same GPUs, and some for the weights"
     if largest == "launches":
         return [
             f"Most of it ({parts['launches'] / plan.seconds['generation']:.0%}) is the host launching kernels for one "

@@ -65,8 +65,12 @@ LATENCY_S = 15e-6
 # FP8 casts of activations and gradients beside what element-wise kernels move in bfloat16: estimate.
 FP8_ELEMENTS = 1.5
 # Scheduling, launches and sampling of an inference engine for one token of every response. Fitted on NeMo-RL's 8B
-# on-policy row, so it also holds what that row spends on refitting weights.
-ENGINE_STEP_S = 0.0066
+# on-policy row, less what the hand-over of weights takes of it.
+ENGINE_STEP_S = 0.0054
+# From a step's end until an inference engine answers with its weights: bytes a second, fitted on NeMo-RL's 14 s at 70B,
+# and what is left of it for a small model: estimate, of what NeMo-RL's and verl's seconds at 7B to 72B tend to.
+HANDOVER_BYTES_S = 14.1e9
+HANDOVER_S = 4.0
 # The embedded sampler launches every kernel from Python: time a layer and token step. Estimate that no published row
 # checks: some thirty launches a layer, each behind megatron-core's and torch's Python, of 20 to 25 microseconds.
 EAGER_LAYER_S = 0.7e-3

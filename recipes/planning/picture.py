@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from html import escape
 
 from recipes.planning.estimate import Plan
-from recipes.planning.memory import verdict
 
-_COLOURS = ("#0072b2", "#56b4e9", "#009e73", "#999999", "#e69f00", "#d55e00", "#cc79a7", "#f0e442")
-_ON_DARK = {"#0072b2": "#ffffff"}
+_COLOURS = ("#0072b2", "#56b4e9", "#009e73", "#999999", "#e69f00", "#d55e00", "#cc79a7", "#f0e442", "#000000")
+_ON_DARK = {"#0072b2": "#ffffff", "#000000": "#ffffff"}
 _WIDTH, _HEIGHT, _LEFT, _BAR = 960, 520, 150, 34
 _INNER = _WIDTH - _LEFT - 30
 # A piece narrower than this has no room for its name; the legend has it.
@@ -30,11 +29,11 @@ def as_svg(plan: Plan) -> str:
         for phase, parts in (("training", memory.training), ("sampling", memory.sampling))
     }
     names = list(dict.fromkeys(name for parts in gigabyte.values() for name in parts))
-    colours = dict(zip(names, _COLOURS, strict=True))
+    colours = dict(zip(names, _COLOURS, strict=False))
     marks = [
         _text(20, 34, f"{plan.config.name}: memory and time of a step", 18, bold=True),
         _text(20, 56, "An estimate; nothing was measured.", 13),
-        _text(20, 92, f"Memory of the fullest GPU: {verdict(memory, limit)}", 14, bold=True),
+        _text(20, 92, f"Memory of the fullest GPU: {plan.verdict}", 14, bold=True),
     ]
     for row, (phase, parts) in enumerate(gigabyte.items()):
         marks += _bar(f"{phase}, {sum(parts.values()):.1f} GB", parts, 108 + row * 46, largest / 1e9, colours, "GB")

@@ -1,5 +1,7 @@
 """Every layout that the model, the number of GPUs and the batch allow, ranked by seconds a step.
 
+With vLLM also every way to divide the nodes between its servers and the trainer, the trainer's own GPUs among them.
+
 Legal is what the training run itself would accept: `validate` and `validate_model` decide. Left out: layouts whose
 tensor parallel groups span nodes, which are legal and never faster.
 """
@@ -7,12 +9,12 @@ tensor parallel groups span nodes, which are legal and never faster.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from conversion.architecture import MegatronArchitecture
+from recipes.planning.advice import fitting_share
 from recipes.planning.estimate import Plan
-from recipes.planning.memory import verdict
-from recipes.runtime.config import Config, ConfigError
+from recipes.runtime.config import Config, ConfigError, VLLMConfig
 from recipes.runtime.rules import Stage, validate, validate_model
 
 _MICRO_BATCHES = (4096, 8192, 16384, 32768)
@@ -55,14 +57,56 @@ def check_layout(config: Config, architecture: MegatronArchitecture) -> None:
     )
 
 
+def _candidates(plan: Plan) -> Iterator[Plan]:
+    if plan.servers is None:
+        for config in legal_layouts(plan.config, plan.architecture, plan.gpu.per_node):
+            yield dataclasses.replace(plan, config=config)
+        return
+    per_node = plan.gpu.per_node
+    nodes = plan.gpus // per_node if plan.gpus % per_node == 0 else 1
+    for sampling in range(nodes):
+        processes = plan.gpus - sampling * per_node
+        parallel = dataclasses.replace(plan.config.parallel, processes=processes)
+        for config in legal_layouts(dataclasses.replace(plan.config, parallel=parallel), plan.architecture, per_node):
+            for tensor in (1, 2, 4, 8):
+                found = _placed(plan, config, sampling, tensor)
+                if found:
+                    yield found
+
+
+def _placed(plan: Plan, config: Config, nodes: int, tensor: int) -> Plan | None:
+    """The plan with servers of so many GPUs on nodes of their own or, with 0, asleep while the trainer computes.
+
+    There they take as much memory as the trainer leaves; None where they do not divide GPUs or model.
+    """
+    share = VLLMConfig().memory_share
+    vllm = dataclasses.replace(config.rollout.vllm, sleep=not nodes, memory_share=share)
+    rollout = dataclasses.replace(config.rollout, tensor=tensor, vllm=vllm)
+    assumptions = dataclasses.replace(plan.assumptions, rollout_nodes=nodes)
+    made = dataclasses.replace(plan, config=dataclasses.replace(config, rollout=rollout), assumptions=assumptions)
+    try:
+        left = share if nodes else min(share, fitting_share(made))
+    except ConfigError:
+        return None
+    vllm = dataclasses.replace(vllm, memory_share=left)
+    rollout = dataclasses.replace(rollout, vllm=vllm)
+    return dataclasses.replace(made, config=dataclasses.replace(made.config, rollout=rollout))
+
+
+def splits(fitting: Sequence[Plan]) -> list[Plan]:
+    """Of `sweep`'s, the fastest for each number of nodes that sample; none where nothing is divided."""
+    best: dict[int, Plan] = {}
+    for plan in fitting:
+        if plan.servers:
+            best.setdefault(plan.assumptions.rollout_nodes, plan)
+    return [best[nodes] for nodes in sorted(best)]
+
+
 def sweep(plan: Plan) -> tuple[list[Plan], int]:
     """Plans of the legal layouts that fit, fastest first, and how many do not fit.
 
     Seconds are compared to a tenth, since that is more than they are worth; the one with more memory left goes first.
     """
-    found = [
-        dataclasses.replace(plan, config=config)
-        for config in legal_layouts(plan.config, plan.architecture, plan.gpu.per_node)
-    ]
-    fitting = [p for p in found if verdict(p.memory, p.gpu.memory) != "does not fit"]
+    found = list(_candidates(plan))
+    fitting = [p for p in found if p.verdict != "does not fit"]
     return sorted(fitting, key=lambda p: (round(p.step_seconds, 1), p.memory.peak)), len(found) - len(fitting)

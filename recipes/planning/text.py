@@ -10,7 +10,7 @@ from recipes.planning.advice import advice
 from recipes.planning.architectures import parameters
 from recipes.planning.estimate import Plan
 from recipes.planning.hardware import MEDIAN_ERROR_PERCENT, MEMORY_ERROR_PERCENT
-from recipes.planning.memory import verdict
+from recipes.planning.sweep import splits
 
 _SHOWN = 10
 
@@ -38,9 +38,21 @@ def _head(plan: Plan, source: str) -> list[str]:
         f"  GPUs       {layout.gpus} x {plan.gpu.name}: tensor {layout.tensor} x pipeline {layout.pipeline} x data "
         f"{layout.data}, micro-batches of {layout.micro_batch_tokens} tokens, {precision}"
         + (", recomputation" if layout.recompute else ""),
+        *_who_samples(plan),
         f"  a step     {rollout.groups} prompts x {rollout.copies} responses of at most {rollout.limit} tokens",
         f"  assumed    prompts of {rollout.prompt_tokens} tokens, responses of {rollout.response_tokens} on average "
         "(--prompt-tokens, --response-tokens)",
+    ]
+
+
+def _who_samples(plan: Plan) -> list[str]:
+    servers = plan.servers
+    if not servers:
+        return []
+    where = "the same GPUs, asleep while these train" if servers.sleeps else "the same GPUs"
+    where = where if servers.colocated else "GPUs of their own, which wait while the others train"
+    return [
+        f"  sampling   vLLM, {servers.gpus // servers.tensor} servers of {servers.tensor} GPUs on {where}",
     ]
 
 
@@ -53,26 +65,34 @@ def _memory(plan: Plan) -> list[str]:
         f"  while training    {memory.training_peak / 1e9:7.1f}",
         f"  while sampling    {memory.sampling_peak / 1e9:7.1f}",
         f"  while saving      {memory.saving_peak / 1e9:7.1f}",
-        f"  verdict           {verdict(memory, limit)}: {memory.peak / 1e9:.1f} of {limit / 1e9:.0f} GB",
+        f"  verdict           {plan.verdict}: {memory.peak / 1e9:.1f} of {limit / 1e9:.0f} GB",
         *([f"  in host memory    {memory.host / 1e9:7.1f} a GPU, the reference policy"] if memory.host else []),
+        *_server_memory(plan),
         f"  a node's memory   {plan.node_memory / 1e9:7.1f} of {plan.gpu.node_memory / 1e9:.0f} GB while saving",
+    ]
+
+
+def _server_memory(plan: Plan) -> list[str]:
+    servers = plan.servers
+    if not servers:
+        return []
+    weights, tokens = servers.weights(plan.architecture) / 1e9, max(0.0, servers.cached_tokens(plan.architecture))
+    return [
+        f"  a server's GPU    {servers.taken / 1e9:7.1f} (rollout.vllm.memory_share), {weights:.1f} of it weights;"
+        f" a server has room for {tokens:,.0f} tokens"
     ]
 
 
 def _time(plan: Plan) -> list[str]:
     lines = [
         f"Seconds a step (estimate; half of the published rows are within {MEDIAN_ERROR_PERCENT}%, some are off by more"
-        + ("; the embedded sampler's launches are a guess good to a factor of two)" if _guesses(plan) else ")")
+        + ")"
     ]
     for phase, parts in plan.phases.items():
         inside = ", ".join(f"{name} {cost:.1f}" for name, cost in parts.items() if cost >= 0.05)
         lines.append(f"  {phase:<18}{plan.seconds[phase]:7.1f}  {inside if len(parts) > 1 else ''}".rstrip())
     lines.append(f"  {'the step':<18}{plan.step_seconds:7.1f}  {plan.tokens_a_second:,.0f} tokens a second and GPU")
-    return lines
-
-
-def _guesses(plan: Plan) -> bool:
-    return plan.assumptions.generator == "embedded"
+    return [*lines, "Rests on", *(f"  {phase:<19}{said}" for phase, said in plan.rests_on.items())]
 
 
 def _run(plan: Plan) -> list[str]:
@@ -87,15 +107,50 @@ def _layouts(fitting: Sequence[Plan], others: int) -> list[str]:
     head = (
         f"{len(fitting)} legal layouts fit, {others} do not; the fastest (estimates, differences under 5% mean little)"
     )
-    lines = [head, "  tensor pipeline data micro-batch recompute  s/step    GB"]
+    lines = [
+        head,
+        "  tensor pipeline data micro-batch recompute  s/step    GB" + ("  sampling" if splits(fitting) else ""),
+    ]
     for plan in fitting[:_SHOWN]:
         layout = plan.layout
         lines.append(
             f"  {layout.tensor:6d} {layout.pipeline:8d} {layout.data:4d} {layout.micro_batch_tokens:11d} "
             f"{'yes' if layout.recompute else 'no':>9} {plan.step_seconds:7.1f} {plan.memory.peak / 1e9:5.1f}"
-            + ("  tight" if verdict(plan.memory, plan.gpu.memory) == "tight" else "")
+            + (f"  {_split(plan)}" if plan.servers else "")
+            + ("  tight" if plan.verdict == "tight" else "")
         )
-    return lines
+    return lines + _splits(splits(fitting))
+
+
+def _split(plan: Plan) -> str:
+    servers = plan.servers
+    assert servers is not None
+    if servers.colocated:
+        return f"all {servers.gpus} by {servers.tensor}, memory {servers.share:g}"
+    return f"{servers.gpus} of {plan.gpus} by {servers.tensor}"
+
+
+def _splits(best: Sequence[Plan]) -> list[str]:
+    """Who samples and who trains: the fastest of each division of the nodes, and the fastest of all."""
+    if not best:
+        return []
+    lines = ["", "The fastest of each division; nothing runs at the same time, so each side waits for the other"]
+    lines.append("  nodes that sample   GPUs training  sampling   s/step  generation  training and passes")
+    for plan in best:
+        assert plan.servers is not None
+        generation = plan.seconds["generation"]
+        rest = plan.step_seconds - generation - plan.seconds["weights to vLLM"] - plan.seconds["scoring"]
+        lines.append(
+            f"  {plan.assumptions.rollout_nodes:17d}   {plan.layout.gpus:13d}  {plan.servers.gpus:8d} "
+            f"{plan.step_seconds:8.1f}  {generation:10.1f}  {rest:19.1f}"
+        )
+    first = min(best, key=lambda plan: plan.step_seconds)
+    servers = first.servers
+    assert servers is not None
+    advised = f"ROLLOUT_NODES={first.assumptions.rollout_nodes} ROLLOUT_TENSOR={servers.tensor}"
+    if servers.colocated:
+        advised += f" EXTRA=rollout.vllm.memory_share={servers.share:g}"
+    return [*lines, f"Recommended, as settings of slurm/*.sh: {advised}"]
 
 
 def as_dict(plan: Plan, source: str, layouts: tuple[list[Plan], int] | None = None) -> dict[str, Any]:
@@ -106,6 +161,7 @@ def as_dict(plan: Plan, source: str, layouts: tuple[list[Plan], int] | None = No
         "architecture": source,
         "parameters": parameters(plan.architecture),
         "layout": dataclasses.asdict(plan.layout),
+        "servers": dataclasses.asdict(plan.servers) if plan.servers else None,
         "assumptions": dataclasses.asdict(plan.assumptions),
         "memory_bytes": {
             **plan.memory.parts,
@@ -117,8 +173,9 @@ def as_dict(plan: Plan, source: str, layouts: tuple[list[Plan], int] | None = No
             "node_while_saving": plan.node_memory,
             "node_limit": plan.gpu.node_memory,
         },
-        "verdict": verdict(plan.memory, plan.gpu.memory),
+        "verdict": plan.verdict,
         "step_seconds": _rounded(plan.phases) | {"total": round(plan.step_seconds, 2)},
+        "rests_on": plan.rests_on,
         "gpu_hours": round(plan.gpu_hours, 1),
         "cost": round(plan.cost, 2),
         "advice": advice(plan),
@@ -126,7 +183,12 @@ def as_dict(plan: Plan, source: str, layouts: tuple[list[Plan], int] | None = No
     }
     if layouts:
         result["layouts"] = [
-            {**dataclasses.asdict(p.layout), "step_seconds": round(p.step_seconds, 2), "peak_bytes": p.memory.peak}
+            {
+                **dataclasses.asdict(p.layout),
+                "step_seconds": round(p.step_seconds, 2),
+                "peak_bytes": p.memory.peak,
+                "servers": dataclasses.asdict(p.servers) if p.servers else None,
+            }
             for p in layouts[0]
         ]
     return result

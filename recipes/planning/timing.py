@@ -28,6 +28,8 @@ from recipes.planning.hardware import (
     EAGER_LAYER_S,
     ENGINE_STEP_S,
     FP8_ELEMENTS,
+    HANDOVER_BYTES_S,
+    HANDOVER_S,
     HBM_SHARE,
     LATENCY_S,
     LINK_SHARE,
@@ -157,6 +159,7 @@ class Generator:
         gpus: all of them.
         weight_bytes, cache_bytes: of a weight and a cached value; 1 in FP8.
         rows: responses that a copy decodes at the same time; 0 for all.
+        refills: whether a response that ends makes room for the next, as in vLLM; else a batch runs to its end.
     """
 
     kind: Literal["embedded", "engine"]
@@ -166,6 +169,7 @@ class Generator:
     weight_bytes: float = 2
     cache_bytes: int = 2
     rows: int = 0
+    refills: bool = False
 
 
 def gathering_seconds(model: Model) -> float:
@@ -190,6 +194,34 @@ def generator_of(layout: Layout, kind: Literal["embedded", "engine"], *, alone: 
     return Generator(kind, layout.tensor, layout.gpus, pipeline, weight_bytes=size, cache_bytes=size)
 
 
+def _token_steps(generator: Generator, rollout: Rollout, rows: float, at_once: float) -> float:
+    """Token steps of a copy that decodes `rows` responses, `at_once` at a time.
+
+    All copies wait for the longest response of any where they decode one batch, else each for the longest of its own.
+    Where what ends makes room, the last response begins at the latest when all before it are divided evenly.
+    """
+    batches = math.ceil(rows / at_once)
+    if batches == 1:
+        return rollout.longest(rollout.responses)
+    if generator.refills:
+        return (rows - at_once) / at_once * rollout.response_tokens + rollout.longest(at_once)
+    return batches * rollout.longest(at_once)
+
+
+def handover_seconds(model: Model, size: float, gpus: int) -> Parts:
+    """Seconds until an inference engine has new weights and answers again.
+
+    A published system's rate, as far as the links let through what one rank takes in and sends out again.
+
+    Args:
+        model: what trains.
+        size: bytes of the weights.
+        gpus: of trainer and engine together; beyond a node the network is between them.
+    """
+    rate = min(HANDOVER_BYTES_S, _link(model, gpus) / 2)
+    return {"pausing and waking": HANDOVER_S, "weights": size / rate}
+
+
 def generation_seconds(model: Model, generator: Generator, rollout: Rollout) -> Parts:
     """Seconds to sample a step's responses, by part.
 
@@ -201,9 +233,7 @@ def generation_seconds(model: Model, generator: Generator, rollout: Rollout) -> 
     copies = generator.gpus / (generator.tensor * generator.pipeline)
     rows = rollout.responses / copies
     at_once = min(rows, generator.rows or rows)
-    batches = math.ceil(rows / at_once)
-    # All copies wait for the longest response of any where they decode one batch, else each for the longest of its own.
-    steps = batches * rollout.longest(rollout.responses if batches == 1 else at_once)
+    steps = _token_steps(generator, rollout, rows, at_once)
     rate = gpu.hbm * HBM_SHARE * generator.tensor
     read = parameters(architecture) * generator.weight_bytes / rate
     if generator.kind == "embedded":

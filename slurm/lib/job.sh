@@ -13,7 +13,15 @@
 #   REWARD_WORKERS    processes of the reward server (8)
 #   REWARD_NODES      1 puts the reward server on a node of its own (0); submit with that node as a second component:
 #                     REWARD_NODES=1 sbatch --nodes=8 ... : --nodes=1 --exclusive slurm/grpo_70b.sh
-#   READY_DEADLINE    seconds until the reward server must be ready (600)
+#   ROLLOUT           what samples: vllm (servers, started by the job) or embedded (the trainer itself; vllm in
+#                     grpo_*.sh, medrlvr_3b.sh and evaluate.sh, embedded in sft.sh)
+#   ROLLOUT_NODES     of the job's nodes, the last so many run the servers; 0 runs them on the trainer's own GPUs, where
+#                     they sleep while it trains (0)
+#   ROLLOUT_TENSOR    GPUs of a copy of the model that samples, within a node (1; 8 in grpo_70b.sh)
+#   ROLLOUT_IMAGE     image of the servers: the Dockerfile's stage rollout, or another one with vLLM (CONTAINER_IMAGE)
+#   ROLLOUT_PORT      of the first server of a node, the others take those after it (10000 + job id x 16, modulo 10000)
+#   MEDATRON_VLLM_PYTHON  interpreter with vLLM, where that is not the image's python3 or VENV's
+#   READY_DEADLINE    seconds until the reward server must be ready, and until those of vLLM must be (900)
 #   REQUEUE           how the job goes on after the time limit: requeue, chain (a new job that waits for this one, where
 #                     the cluster forbids requeueing) or none (requeue)
 #   MAX_RESTARTS      how often it may go on, after time limits and lost nodes together (20)
@@ -55,7 +63,13 @@ TASKS_PER_NODE=${TASKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-8}}
 CPUS_PER_TASK=${CPUS_PER_TASK:-}
 REWARD_WORKERS=${REWARD_WORKERS:-8}
 REWARD_NODES=${REWARD_NODES:-0}
-READY_DEADLINE=${READY_DEADLINE:-600}
+ROLLOUT=${ROLLOUT:-embedded}
+ROLLOUT_NODES=${ROLLOUT_NODES:-0}
+ROLLOUT_TENSOR=${ROLLOUT_TENSOR:-1}
+ROLLOUT_IMAGE=${ROLLOUT_IMAGE:-}
+ROLLOUT_PORT=${ROLLOUT_PORT:-}
+MEDATRON_VLLM_PYTHON=${MEDATRON_VLLM_PYTHON:-}
+READY_DEADLINE=${READY_DEADLINE:-900}
 REQUEUE=${REQUEUE:-requeue}
 MAX_RESTARTS=${MAX_RESTARTS:-20}
 FORCE=${FORCE:-0}
@@ -67,13 +81,17 @@ CONVERTED=$RUN/$([[ $ENGINE == nemo_aligner ]] && echo model.nemo || echo megatr
 START=$CONVERTED
 # How many lives in a row may end where they began.
 MAX_IDLE_LIVES=3
+# What training and evaluation are told of the servers that sample.
+ROLLOUT_SETTINGS=()
 # More steps than a life has, restarts of the reward server with them.
-MAX_STEPS=16
+MAX_STEPS=20
 # How long ranks wait for one another in the canary.
 CANARY_MINUTES=5
 
 # shellcheck source=slurm/lib/lives.sh
 . "$REPO/slurm/lib/lives.sh"
+# shellcheck source=slurm/lib/servers.sh
+. "$REPO/slurm/lib/servers.sh"
 
 # --- the beginning ----------------------------------------------------------------------------------------------------
 
@@ -101,6 +119,7 @@ begin() { # ARGUMENT...: answers --help, --check and --submit; in a job it sets 
   need_number MAX_RESTARTS 0 1000
   need_one_line EXPERIMENT CONTAINER_MOUNTS
   need_runtime
+  need_rollout
   need_extra
   local folder
   for folder in "$REPO" "$RUN"; do mount_folder "$folder"; done
@@ -161,6 +180,7 @@ grpo_job() { # ARGUMENT...: from MODEL to a checkpoint, its evaluation and its r
   begin "$@"
   convert_model
   start_reward_server
+  start_rollout_servers "$START"
   train recipes.grpo
   evaluate_model after "$TRAINED"
   release_model
@@ -179,6 +199,9 @@ need_extra() { # fills WORDS with the settings of EXTRA, which may not say again
     data.test) own=TEST_DATA ;;
     engine) own=ENGINE ;;
     name) own="NAME of evaluate.sh" ;;
+    rollout | rollout.sampler) own=ROLLOUT ;;
+    rollout.vllm.urls) own="ROLLOUT and ROLLOUT_NODES" ;;
+    rollout.tensor) if [[ $ROLLOUT == vllm ]]; then own=ROLLOUT_TENSOR; fi ;;
     parallel.processes) own="TASKS_PER_NODE and sbatch --nodes" ;;
     data.validation)
       EXTRA_FILES=${WORDS[i]#*=}
@@ -199,7 +222,7 @@ settings() { # MODEL_PATH MORE...: fills SETTINGS, the overrides of training, ev
   if [[ -n ${DATA:-} ]]; then SETTINGS+=("data.train=[$(as_text "$DATA")]"); fi
   if [[ -n ${TEST_DATA:-} ]]; then SETTINGS+=("data.test=[$(as_text "$TEST_DATA")]"); fi
   if [[ $ENGINE != megatron ]]; then SETTINGS+=("engine=$ENGINE"); fi
-  SETTINGS+=("${@:2}" "${WORDS[@]}")
+  SETTINGS+=("${ROLLOUT_SETTINGS[@]}" "${@:2}" "${WORDS[@]}")
 }
 
 model_to_check() { # prints the model that the job will begin with, as far as it is there
@@ -227,9 +250,16 @@ nodes_of() { # SBATCH_OPTION...: prints how many the job will have
   printf '%s' "$nodes"
 }
 
+trainer_nodes() { # NODES: prints how many of the job's nodes those of the servers leave
+  (($1 > ROLLOUT_NODES)) ||
+    fail 2 "ROLLOUT_NODES=$ROLLOUT_NODES leaves none of the job's $1 nodes for training; ask for more with --nodes"
+  printf '%s' $(($1 - ROLLOUT_NODES))
+}
+
 check_before_submission() { # SBATCH_OPTION...: what can be known on a login node
   local nodes python="${VENV:+$VENV/bin/}python3"
   nodes=$(nodes_of "$@")
+  nodes=$(trainer_nodes "$nodes")
   if [[ -n ${GPU_JOB:-} ]]; then
     if (cd "$REPO" && "$python" -c 'import recipes.preflight') 2>/dev/null; then
       settings "$(model_to_check)" "parallel.processes=$((nodes * TASKS_PER_NODE))"
@@ -291,13 +321,15 @@ begin_job() { # sets NODES, HEAD, LOGS and what every rank finds in its environm
     PYTORCH_CUDA_ALLOC_CONF expandable_segments:True NVTE_FP8_BLOCK_SCALING_FP32_SCALES 1 PYTHONUNBUFFERED 1)
   if [[ $DRY_RUN == 1 ]]; then
     NODES=${SLURM_JOB_NUM_NODES:-$(sed -n 's/^#SBATCH --nodes=//p' "$0")}
+    NODES=$(trainer_nodes "$NODES")
+    ROLLOUT_PORT=${ROLLOUT_PORT:-ROLLOUT_PORT}
     HEAD=HEAD_NODE LOGS=$RUN/logs/JOB_ID CPUS_PER_TASK=${CPUS_PER_TASK:-CPUS_PER_TASK}
     say "names in capitals are known when the job runs"
     set_default MASTER_ADDR "$HEAD" MASTER_PORT MASTER_PORT "${defaults[@]}"
     return
   fi
   [[ -n ${SLURM_JOB_ID:-} ]] || fail 2 "not in a Slurm job; submit it with sbatch, or set DRY_RUN=1 to see its commands"
-  NODES=$SLURM_JOB_NUM_NODES
+  NODES=$(trainer_nodes "$SLURM_JOB_NUM_NODES")
   local hosts
   hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
   HEAD=${hosts%%$'\n'*}
@@ -313,6 +345,7 @@ begin_job() { # sets NODES, HEAD, LOGS and what every rank finds in its environm
   CPUS_PER_TASK=${CPUS_PER_TASK:-$((SLURM_CPUS_ON_NODE > TASKS_PER_NODE ? SLURM_CPUS_ON_NODE / TASKS_PER_NODE : 1))}
   # Below the range that the kernel hands out, and another one for every job on a shared node.
   set_default MASTER_ADDR "$HEAD" MASTER_PORT $((20000 + SLURM_JOB_ID % 10000)) "${defaults[@]}"
+  ROLLOUT_PORT=${ROLLOUT_PORT:-$((10000 + SLURM_JOB_ID * 16 % 10000))}
   trap stop_steps EXIT
   trap 'exit 143' TERM
   trap 'exit 130' INT
@@ -327,6 +360,7 @@ look_before() { # the settings on the first node, and a canary on every rank, be
   run_step preflight
   on_every_gpu "$PYTHON" -m recipes.canary "${SETTINGS[@]}"
   run_step canary
+  look_for_vllm
 }
 
 # --- the steps --------------------------------------------------------------------------------------------------------
@@ -381,63 +415,6 @@ last_checkpoint() { # prints the run's last published checkpoint
 
 finish() {
   stop_steps
+  if [[ $DRY_RUN != 1 ]]; then rm -rf "$LOGS/weights"; fi
   say "done: $RESULT"
-}
-
-# --- the reward server ------------------------------------------------------------------------------------------------
-
-answers_ready() { # HOST PORT: whether GET /readyz says 200; needs no tool on the node but bash
-  (
-    exec 3<>"/dev/tcp/$1/$2" &&
-      printf 'GET /readyz HTTP/1.0\r\n\r\n' >&3 &&
-      read -r -t 5 status <&3 && [[ $status == *' 200 '* ]]
-  ) 2>/dev/null
-}
-
-reward_server_step() { # PORT: fills STEP
-  local server=("$PYTHON" -m reward_server --workers "$REWARD_WORKERS" --port "$1"
-    --port-file "$LOGS/reward_server.address")
-  if [[ $REWARD_NODES == 1 ]]; then
-    step --het-group=1 --nodes=1 --ntasks=1 "--cpus-per-task=$REWARD_WORKERS" -- "${server[@]}" --host ::
-  else
-    # Rank 0 alone asks for scores, and it is on the first node: nobody outside of it needs to reach the server.
-    on_head "$REWARD_WORKERS" "${server[@]}" --host 127.0.0.1
-  fi
-}
-
-start_reward_server() { # sets REWARD_URL once it is ready; it is restarted at the same address when it dies
-  local deadline address='' host=127.0.0.1 port file=$LOGS/reward_server.address
-  if [[ $REWARD_NODES == 1 ]]; then
-    host=REWARD_NODE
-    if [[ $DRY_RUN != 1 ]]; then
-      [[ -n ${SLURM_JOB_NODELIST_HET_GROUP_1:-} ]] ||
-        fail 2 "REWARD_NODES=1, but the job has no second component; submit with '... : --nodes=1 --exclusive'"
-      host=$(scontrol show hostnames "$SLURM_JOB_NODELIST_HET_GROUP_1" | head -n 1)
-      # It can be reached from other nodes, so it wants to know who asks.
-      if [[ -z ${MEDATRON_REWARD_TOKEN:-} ]]; then
-        MEDATRON_REWARD_TOKEN=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
-        export MEDATRON_REWARD_TOKEN
-      fi
-    fi
-  fi
-  rm -f "$file"
-  reward_server_step 0
-  start_sidecar "reward server" "$LOGS/reward_server.log"
-  REWARD_URL=http://$host:REWARD_PORT
-  if [[ $DRY_RUN == 1 ]]; then return; fi
-  deadline=$((SECONDS + READY_DEADLINE))
-  until [[ -s $file ]] && address=$(<"$file") && answers_ready "$host" "${address##*:}"; do
-    watch_sidecar
-    ((SECONDS < deadline)) ||
-      fail 1 "the reward server was not ready after $READY_DEADLINE s (READY_DEADLINE); its log is $LOGS/reward_server.log"
-    sleep 0.5
-  done
-  port=${address##*:}
-  REWARD_URL=http://$host:$port
-  # From here on it is a matter of minutes without scores, for which the trainer waits (reward.total_timeout_s).
-  local waiting=("${STEP[@]}")
-  reward_server_step "$port"
-  SIDECAR_STEP=("${STEP[@]}")
-  STEP=("${waiting[@]}")
-  say "reward server ready: $REWARD_URL"
 }

@@ -82,7 +82,7 @@ go_on_later() { # ends this life; the next one goes on from the last checkpoint
 }
 
 chain() { # submits this job again, to start when this one has ended; sets NEXT_JOB
-  local options=(--parsable "--dependency=afterany:$SLURM_JOB_ID" "--nodes=$NODES" "--job-name=$SLURM_JOB_NAME"
+  local options=(--parsable "--dependency=afterany:$SLURM_JOB_ID" "--nodes=$((NODES + ROLLOUT_NODES))" "--job-name=$SLURM_JOB_NAME"
     "--partition=$SLURM_JOB_PARTITION" "--time=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%l)")
   local log
   log=$(scontrol show job "$SLURM_JOB_ID" --oneliner | sed -n 's/.* StdOut=\([^ ]*\).*/\1/p')

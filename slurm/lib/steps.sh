@@ -4,9 +4,11 @@
 # A step is one srun, built as the array STEP by on_head or on_every_gpu, then run by run_step (until it ends) or by
 # start_sidecar (beside the others; it is started again when it ends). With DRY_RUN=1 both print it instead.
 
-declare -a STEP MOUNTS=() SIDECAR_STEP=()
-RUNNING='' RUNNING_NAME='' STOPPING='' SIDECAR='' SIDECAR_NAME='' SIDECAR_LOG='' SIDECAR_STARTS=0
-# How often the sidecar may be started again in one life.
+declare -a STEP MOUNTS=()
+NODES=0 RUNNING='' RUNNING_NAME='' STOPPING=''
+# By name: process id, the step as text that the shell reads back, its log, how often it was and may be started again.
+declare -A SIDECAR=() SIDECAR_STEP=() SIDECAR_LOG=() SIDECAR_STARTS=() SIDECAR_LIMIT=()
+# How often a server may be started again in one life.
 SIDECAR_RESTARTS=5
 # Seconds that srun gets to end a step one of whose tasks has failed, and that nodes get to answer.
 STUCK_S=40 ANSWER_S=30
@@ -114,10 +116,14 @@ need_runtime() { # sets PYTHON
   [[ -n $CONTAINER_IMAGE ]] ||
     fail 2 "CONTAINER_IMAGE is not set; set it to the image built from ./Dockerfile (a .sqsh or .sif file or a registry" \
       "reference), or set CONTAINER=none to run with VENV or the python3 on PATH"
+  need_image CONTAINER_IMAGE
+}
+
+need_image() { # NAME: makes the path of a file whole
   # What looks like a file, or is one, is no reference to a registry.
-  if [[ $CONTAINER_IMAGE == @(*[[:cntrl:]]*|/*|./*|../*|\~/*|*.sqsh|*.sif) || -e $CONTAINER_IMAGE ]]; then
-    whole_path CONTAINER_IMAGE
-    [[ -e $CONTAINER_IMAGE ]] || fail 2 "CONTAINER_IMAGE=$CONTAINER_IMAGE: no such file"
+  if [[ ${!1} == @(*[[:cntrl:]]*|/*|./*|../*|\~/*|*.sqsh|*.sif) || -e ${!1} ]]; then
+    whole_path "$1"
+    [[ -e ${!1} ]] || fail 2 "$1=${!1}: no such file"
   fi
 }
 
@@ -206,7 +212,7 @@ on_head() { # CPUS COMMAND...: one task on the first node, without GPUs
 }
 
 on_every_gpu() { # COMMAND...: one task a GPU; every task sees all GPUs of its node and takes the one of its local rank
-  step "--nodes=$NODES" "--ntasks=$((NODES * TASKS_PER_NODE))" "--ntasks-per-node=$TASKS_PER_NODE" \
+  step --relative=0 "--nodes=$NODES" "--ntasks=$((NODES * TASKS_PER_NODE))" "--ntasks-per-node=$TASKS_PER_NODE" \
     "--cpus-per-task=$CPUS_PER_TASK" --label -- "$@"
 }
 
@@ -233,7 +239,7 @@ run_step() { # NAME: runs STEP to its end; its failure is the job's
   "${STEP[@]}" 2> >(exec tee "$LOGS/$1.err" >&2) &
   RUNNING=$! RUNNING_NAME=$1
   while kill -0 "$RUNNING" 2>/dev/null; do
-    watch_sidecar
+    watch_sidecars
     # With a node gone, srun waits for the tasks there for good, although the others have failed.
     if [[ -z $failed_at ]]; then
       if grep -qsE "$TASK_FAILED" "$LOGS/$1.err"; then failed_at=$SECONDS; fi
@@ -249,14 +255,15 @@ run_step() { # NAME: runs STEP to its end; its failure is the job's
   # 75: saved and stopped as asked. A rank that does not listen yet dies of the signal, with 128 + SIGUSR1.
   if [[ -n $STOPPING && ($1 != training || $code == 75 || $code == 138) ]]; then go_on_later; fi
   if ! nodes_answer; then
-    say "$1 failed with exit code $code, and not all $NODES nodes answer: one was lost"
+    say "$1 failed with exit code $code, and not all nodes answer: one was lost"
     go_on_later
   fi
   fail "$code" "$1 failed with exit code $code; the reason is above. The run is in $RUN"
 }
 
 nodes_answer() { # whether every node of the job still starts a task; Slurm itself may take minutes to notice
-  timeout "$ANSWER_S" srun --overlap "--nodes=$NODES" "--ntasks=$NODES" --ntasks-per-node=1 --gpus-per-node=0 true \
+  local nodes=$((NODES + ROLLOUT_NODES))
+  timeout "$ANSWER_S" srun --overlap "--nodes=$nodes" "--ntasks=$nodes" --ntasks-per-node=1 --gpus-per-node=0 true \
     >/dev/null 2>&1
 }
 
@@ -292,37 +299,58 @@ first_exit_code() { # FILE CODE: prints the code of the task that failed first, 
   esac
 }
 
-start_sidecar() { # NAME LOG: runs STEP beside the steps that follow
+start_sidecar() { # NAME LOG [RESTARTS]: runs STEP beside the steps that follow
   say "$1"
   printf '%s >>%s 2>&1 &\n' "$(show "${STEP[@]}")" "$(show "$2")"
   if [[ $DRY_RUN == 1 ]]; then return; fi
-  SIDECAR_NAME=$1 SIDECAR_LOG=$2 SIDECAR_STEP=("${STEP[@]}")
-  "${SIDECAR_STEP[@]}" >>"$2" 2>&1 &
-  SIDECAR=$!
+  SIDECAR_LOG[$1]=$2 SIDECAR_STARTS[$1]=0 SIDECAR_LIMIT[$1]=${3:-$SIDECAR_RESTARTS}
+  keep_sidecar_step "$1"
+  run_sidecar "$1"
 }
 
-watch_sidecar() { # starts it again when it has ended; ends the job when that has not helped
-  local code=0
-  if [[ -z $SIDECAR ]] || kill -0 "$SIDECAR" 2>/dev/null; then return; fi
-  wait "$SIDECAR" || code=$?
-  SIDECAR=
-  tail -n 20 "$SIDECAR_LOG" >&2 2>/dev/null || true
-  SIDECAR_STARTS=$((SIDECAR_STARTS + 1))
-  ((SIDECAR_STARTS <= SIDECAR_RESTARTS)) ||
-    fail "$((code ? code : 1))" "the $SIDECAR_NAME stopped with exit code $code, the $((SIDECAR_RESTARTS + 1))th time;" \
-      "its log is $SIDECAR_LOG"
-  say "the $SIDECAR_NAME stopped with exit code $code; starting it again ($SIDECAR_STARTS of $SIDECAR_RESTARTS)"
-  "${SIDECAR_STEP[@]}" >>"$SIDECAR_LOG" 2>&1 &
-  SIDECAR=$!
+keep_sidecar_step() { # NAME: STEP is how it is started the next time
+  printf -v "SIDECAR_STEP[$1]" '%q ' "${STEP[@]}"
+}
+
+run_sidecar() { # NAME
+  # exec: the process id is srun's, which hands signals and the exit code on.
+  eval "exec ${SIDECAR_STEP[$1]}" >>"${SIDECAR_LOG[$1]}" 2>&1 &
+  SIDECAR[$1]=$!
+}
+
+watch_sidecars() { # starts those again that have ended; ends the job when that has not helped
+  local name code said
+  for name in "${!SIDECAR[@]}"; do
+    if kill -0 "${SIDECAR[$name]}" 2>/dev/null; then continue; fi
+    code=0
+    wait "${SIDECAR[$name]}" || code=$?
+    unset "SIDECAR[$name]"
+    tail -n 20 "${SIDECAR_LOG[$name]}" >&2 2>/dev/null || true
+    said="the $name stopped with exit code $code"
+    if ((SIDECAR_STARTS[$name] == SIDECAR_LIMIT[$name])); then
+      if ((SIDECAR_LIMIT[$name])); then said+=", the $((SIDECAR_LIMIT[$name] + 1))th time"; fi
+      fail "$((code ? code : 1))" "$said; its log is ${SIDECAR_LOG[$name]}"
+    fi
+    SIDECAR_STARTS[$name]=$((SIDECAR_STARTS[$name] + 1))
+    say "$said; starting it again (${SIDECAR_STARTS[$name]} of ${SIDECAR_LIMIT[$name]})"
+    run_sidecar "$name"
+  done
+}
+
+wait_for_sidecar() { # NAME DEADLINE: a moment, unless it is past the deadline, in seconds of this script, or stopping
+  if [[ -n $STOPPING ]]; then go_on_later; fi
+  watch_sidecars
+  ((SECONDS < $2)) || fail 1 "not ready after $READY_DEADLINE s (READY_DEADLINE): the $1; the log is ${SIDECAR_LOG[$1]}"
+  sleep 0.5
 }
 
 stop_steps() { # ends what this script started, by process id
-  local pids=(${SIDECAR:+"$SIDECAR"} ${RUNNING:+"$RUNNING"}) pid deadline=$((SECONDS + 30))
+  local pids=("${SIDECAR[@]}" ${RUNNING:+"$RUNNING"}) pid deadline=$((SECONDS + 30))
   # srun answers TERM by killing its step; what is left of it after the deadline is Slurm's to end with the job.
   for pid in "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null || true; done
   for pid in "${pids[@]}"; do
     while kill -0 "$pid" 2>/dev/null && ((SECONDS < deadline)); do sleep 0.2; done
     kill -KILL "$pid" 2>/dev/null || true
   done
-  SIDECAR='' RUNNING=''
+  SIDECAR=() RUNNING=''
 }

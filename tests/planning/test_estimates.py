@@ -12,12 +12,14 @@ from recipes.planning.architectures import PUBLISHED, cache_bytes, parameters, p
 from recipes.planning.hardware import LINK_SHARE, OURS, Kernels, gpu_of
 from recipes.planning.layout import Layout, Rollout
 from recipes.planning.memory import layer_activations, memory_of, saved_bytes, state_bytes, verdict
+from recipes.planning.servers import Servers
 from recipes.planning.timing import (
     Generator,
     Model,
     gathering_seconds,
     generation_seconds,
     generator_of,
+    handover_seconds,
     pass_seconds,
     swap_seconds,
     update_seconds,
@@ -283,3 +285,40 @@ def test_an_engine_is_faster_than_the_embedded_sampler_and_batches_cost_in_turn(
     assert generation_seconds(model(), few, ROLLOUT)["launches"] > (
         5 * generation_seconds(model(), all_at_once, ROLLOUT)["launches"]
     )
+
+
+# --- vLLM's servers -----------------------------------------------------------------------------------------------
+
+
+def test_weights_are_handed_over_at_a_published_rate_as_far_as_links_allow() -> None:
+    size = 2 * parameters(LLAMA_70B)
+    # 141.1e9 bytes at 14.1e9 a second.
+    assert handover_seconds(model(), size, 64) == {"pausing and waking": 4.0, "weights": pytest.approx(10.008, 1e-4)}
+    slow = Model(LLAMA_70B, Layout(), gpu_of(ClusterConfig(network_gb_s=5)), OURS)
+    # In and out again through 0.8 of 5e9.
+    assert handover_seconds(slow, size, 64)["weights"] == pytest.approx(size / 2e9)
+    assert handover_seconds(slow, size, 8)["weights"] == pytest.approx(10.008, 1e-4)
+
+
+def test_a_response_that_ends_makes_room_for_the_next() -> None:
+    """256 responses of a copy, 64 at once: 192 wait, and the last begins after 192 / 64 means at the latest."""
+    engine = Generator("engine", tensor=8, gpus=32, rows=64, refills=True)
+    launches = generation_seconds(model(), engine, ROLLOUT)["launches"]
+    assert launches == pytest.approx(0.0054 * (3 * 1536 + ROLLOUT.longest(64)))
+    in_turn = generation_seconds(model(), dataclasses.replace(engine, refills=False), ROLLOUT)["launches"]
+    assert in_turn == pytest.approx(0.0054 * 4 * ROLLOUT.longest(64))
+    # With room for all, everybody waits for the longest of all.
+    roomy = dataclasses.replace(engine, rows=256)
+    assert generation_seconds(model(), roomy, ROLLOUT)["launches"] == pytest.approx(0.0054 * ROLLOUT.longest(1024))
+
+
+def test_a_servers_room() -> None:
+    servers = Servers(8, 64, colocated=True, sleeps=True, share=0.4, weight_bytes=2, memory=80e9)
+    assert servers.taken == 32e9
+    # 32e9 less an eighth of 141,107,412,992 and 4e9, on 8 GPUs, at 327,680 bytes a token.
+    assert servers.cached_tokens(LLAMA_70B) == pytest.approx(8 * (32e9 - 141_107_412_992 / 8 - 4e9) / 327_680)
+    # 252,968 tokens; a response holds so many on average while it is written.
+    held = ROLLOUT.attended / ROLLOUT.response_tokens
+    generator = servers.generator(LLAMA_70B, ROLLOUT)
+    assert (generator.rows, generator.refills) == (int(252_968 / held), True)
+    assert dataclasses.replace(servers, tensor=2).cached_tokens(LLAMA_70B) < 0

@@ -49,6 +49,12 @@ in_container -- "$made" python3 -m reward_server --help >/dev/null
 buildah "${storage[@]}" rm "$made" >/dev/null
 buildah "${storage[@]}" rmi "$name-nemo_aligner" "$name-nemo-base" >/dev/null
 
+build rollout ROLLOUT_BASE "$name-base" --build-arg VLLM= "$@"
+made=$(buildah "${storage[@]}" from --pull-never "localhost/$name-rollout")
+in_container -- "$made" python3 -m recipes.sampling.vllm.serve --help >/dev/null
+buildah "${storage[@]}" rm "$made" >/dev/null
+buildah "${storage[@]}" rmi "$name-rollout" >/dev/null
+
 build megatron BASE "$name-base" "$@"
 made=$(buildah "${storage[@]}" from --pull-never "localhost/$name-megatron")
 for module in recipes.grpo recipes.sft recipes.evaluate recipes.preflight recipes.canary recipes.plan reward_server \
@@ -57,4 +63,4 @@ for module in recipes.grpo recipes.sft recipes.evaluate recipes.preflight recipe
 done
 [[ $(in_container -- "$made" id -u) == 1000 ]]
 in_container --env MEDATRON_DEVICE=cpu -- "$made" python3 -c 'import recipes.engines.megatron.engine'
-echo "both targets built; in megatron every entry point answers as user 1000, and the engine imports"
+echo "all targets built; in megatron every entry point answers as user 1000, and the engine imports"

@@ -44,6 +44,7 @@ def _settings(run: Path, model: Path, questions: Path) -> Settings:
         "EXTRA": _TINY,
         "CONTAINER": "none",
         "VENV": sys.prefix,
+        "ROLLOUT": "embedded",
         "TASKS_PER_NODE": 1,
         "REWARD_WORKERS": 1,
         "OMP_NUM_THREADS": 1,
@@ -329,6 +330,55 @@ def test_the_reward_server_may_have_a_node_of_its_own(
     ended = _completed(cluster, cluster.submit("--nodes=1", ":", "--nodes=1", "--exclusive", **settings), 150)
     assert "reward server ready: http://node1:" in ended.output
     _assert_the_same_weights(run, whole, tmp_path)
+
+
+# Stands for vLLM: says yes where it is asked whether it is there, and answers GET /health.
+_SERVER = """#!{python}
+import http.server, os, sys
+if sys.argv[1] == "-c":
+    sys.exit()
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/health" else 404)
+        self.end_headers()
+print("serving", sys.argv[3:], len(os.environ["MEDATRON_ROLLOUT_TOKEN"]), flush=True)
+port = int(sys.argv[sys.argv.index("--port") + 1])
+http.server.HTTPServer((sys.argv[sys.argv.index("--host") + 1], port), Handler).serve_forever()
+"""
+
+
+def test_servers_of_rollouts_are_started_again_one_by_one(
+    cluster: Cluster, given: Settings, run: Path, tmp_path: Path
+) -> None:
+    """Two on a node of their own; with a task of theirs lost for good, the job ends."""
+    python = tmp_path / "python"
+    python.write_text(_SERVER.format(python=sys.executable))
+    python.chmod(0o755)
+    trainer = 'printf "<%s>\\n" "$@" "$SLURMD_NODENAME ${#MEDATRON_ROLLOUT_TOKEN}"; echo ranks wait; exec sleep 600'
+    servers = {"ROLLOUT": "vllm", "ROLLOUT_NODES": 1, "ROLLOUT_TENSOR": 1, "TASKS_PER_NODE": 2}
+    extra = {"MEDATRON_VLLM_PYTHON": python, "EXTRA": _TINY.replace("parallel.tensor=2", "parallel.tensor=1")}
+    settings = _played(given | servers | extra, tmp_path / "venv", {"recipes.grpo": trainer})
+    job = cluster.submit("--nodes=2", **settings)
+    assert eventually(lambda: cluster.log(job).count("ranks wait\n") == 2, 90), cluster.log(job)
+    port = 10000 + job * 16
+    urls = [f"http://node1:{port + replica}" for replica in (0, 1)]
+    assert f"rollout servers ready: {' '.join(urls)}" in cluster.log(job)
+    assert f"<rollout.vllm.urls=[{','.join(urls)}]>" in cluster.log(job)
+    assert cluster.log(job).count("<node0 32>") == 2
+
+    log = run / "logs" / str(job) / "rollout_servers.log"
+    first, second = sorted(pid for pid, words in processes_of(run).items() if words[1:2] == [str(python)])
+    os.kill(first, signal.SIGKILL)
+    assert eventually(lambda: log.read_text().count("serving") == 3, 30), log.read_text()
+    assert Path(f"/proc/{second}").exists()
+    assert "stopped with exit code 137; starting it again (1 of 5)" in log.read_text()
+    assert f"'{given['MODEL']}', '--host', '0.0.0.0', '--precision', 'float32'" in log.read_text()
+
+    os.kill(min(pid for pid, words in processes_of(run).items() if "replica.sh" in " ".join(words[:2])), signal.SIGKILL)
+    # srun's is the highest code of its tasks, of which it ended the other one.
+    ended = _failed(cluster, job, 143, 60)
+    assert ended.last_line == f"grpo_70b.sh: the rollout servers stopped with exit code 143; its log is {log}"
+    _assert_nothing_left(run)
 
 
 def test_what_cannot_work_ends_the_job_before_anything_trains(cluster: Cluster, given: Settings, run: Path) -> None:

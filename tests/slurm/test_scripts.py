@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from recipes.runtime.config import Config
 from recipes.runtime.loading import load
 from tests.slurm.cluster import REPO, SCRIPT, SCRIPTS, environment
 
@@ -37,6 +38,7 @@ def given(tmp_path: Path) -> dict[str, object]:
         "RUN": tmp_path / "run",
         "CONTAINER": "none",
         "VENV": sys.prefix,
+        "ROLLOUT": "embedded",
     }
 
 
@@ -45,7 +47,7 @@ def _plan(script: Path = SCRIPT, folder: Path = REPO, **settings: object) -> dic
     done = _run(script=script, folder=folder, DRY_RUN=1, **settings)
     assert (done.returncode, done.stderr) == (0, "")
     commands = [_words(line) for line in done.stdout.splitlines() if line.startswith("srun ")]
-    return {command[command.index("-m") + 1]: command for command in commands}
+    return {command[command.index("-m") + 1] if "-m" in command else "vllm": command for command in commands}
 
 
 def _words(line: str) -> list[str]:
@@ -121,6 +123,88 @@ def test_a_reward_node_is_the_second_component(given: dict[str, object]) -> None
     assert not any(word.startswith("--het-group") for word in plan["recipes.grpo"])
 
 
+_SERVE = "recipes.sampling.vllm.serve"
+
+
+def test_vllm_runs_on_the_trainers_gpus(given: dict[str, object], tmp_path: Path) -> None:
+    """By default; on one node it listens on loopback alone."""
+    plan = _plan(**{name: value for name, value in given.items() if name != "ROLLOUT"})
+    steps = ["recipes.preflight", "recipes.canary", "vllm", "conversion.hf_to_megatron", "reward_server"]
+    assert list(plan) == [*steps, "recipes.sampling.vllm.arguments", _SERVE, "recipes.grpo"]
+    assert {"--relative=0", "--nodes=8", "--ntasks=8", "--ntasks-per-node=1", "--overlap"} <= set(plan[_SERVE])
+    replica = _after("bash", plan[_SERVE])
+    assert replica[:4] == [f"{REPO}/slurm/lib/replica.sh", "8", "ROLLOUT_PORT", "5"]
+    assert _after(_SERVE, replica)[:4] == [f"{tmp_path}/hf", "--host", "0.0.0.0", "ROLLOUT_ARGUMENTS"]
+    config = _config(plan["recipes.grpo"])
+    assert (config.rollout.sampler, config.rollout.tensor) == ("vllm", 8)
+    assert (config.rollout.vllm.sleep, config.rollout.vllm.memory_share) == (True, 0.4)
+    assert config.rollout.vllm.urls == [f"http://ROLLOUT_NODE_{node}:8001" for node in range(8)]
+
+    (tmp_path / "python3").symlink_to(sys.executable)
+    data = given | {"ROLLOUT": "vllm", "TEST_DATA": tmp_path / "test.jsonl"}
+    relative = _plan(folder=tmp_path, **data, MEDATRON_VLLM_PYTHON="./python3", REWARD_NODES=1)
+    assert _after("5", relative[_SERVE])[0] == f"{tmp_path}/python3"
+    for script in ("grpo_7b.sh", "evaluate.sh"):
+        alone = _plan(REPO / "slurm" / script, **data, EXTRA="rollout.vllm.memory_share=0.5")
+        assert {"--nodes=1", "--ntasks=8", "--ntasks-per-node=8"} <= set(alone[_SERVE])
+        assert _after("--host", alone[_SERVE])[0] == "127.0.0.1"
+        config = _config(alone["recipes.evaluate"])
+        assert (config.rollout.vllm.urls, config.rollout.vllm.memory_share) == (["http://127.0.0.1:8001"] * 8, 0.5)
+
+
+def _config(command: list[str]) -> Config:
+    """What a step is told, with ports for those that are known when the job runs."""
+    settings = [word for word in command[command.index("-m") + 2 :] if not word.startswith("name=")]
+    return load([word.replace("REWARD_PORT", "8000").replace("ROLLOUT_PORT", "8001") for word in settings])
+
+
+def test_vllm_may_have_nodes_and_an_image_of_its_own(given: dict[str, object], tmp_path: Path) -> None:
+    changed = {"ROLLOUT": "vllm", "ROLLOUT_NODES": 4, "ROLLOUT_TENSOR": 4, "CONTAINER": "pyxis"}
+    images = {"CONTAINER_IMAGE": "registry#medatron:1", "ROLLOUT_IMAGE": "registry#rollout:1"}
+    plan = _plan(**given | changed | images)
+    assert {"--relative=0", "--nodes=4", "--ntasks=32"} <= set(plan["recipes.grpo"])
+    assert {"--relative=4", "--nodes=4", "--ntasks=8", "--ntasks-per-node=2"} <= set(plan[_SERVE])
+    assert {"--relative=4", "--nodes=4", "--ntasks=4"} <= set(plan["vllm"])
+    servers = {name for name, words in plan.items() if "--container-image=registry#rollout:1" in words}
+    assert servers == {"vllm", _SERVE}
+    mounts = [next(word for word in words if word.startswith("--container-mounts=")) for words in plan.values()]
+    assert len(set(mounts)) == 1
+    vllm = _config(plan["recipes.grpo"]).rollout.vllm
+    assert vllm.urls == [f"http://ROLLOUT_NODE_{node}:8001" for node in range(4) for _ in range(2)]
+    assert (vllm.sleep, vllm.transfer, vllm.folder) == (False, "auto", f"{tmp_path}/run/logs/JOB_ID/weights")
+
+
+def test_servers_are_started_with_what_the_run_is_told(tmp_path: Path, given: dict[str, object]) -> None:
+    made = tmp_path / "arguments"
+    settings = ["experiment=grpo_70b", "rollout=vllm", "rollout.tensor=4", f"model.path={tmp_path}/hf", "output=o"]
+    settings += [f"data.test=[{given['DATA']}]", "rollout.vllm.memory_share=0.5"]
+    for more, words in (
+        (
+            ["model.max_length=8192"],
+            "--precision bfloat16 --max-length 8192 --tensor 4 --memory-share 0.5 --logprobs processed",
+        ),
+        (["rollout.vllm.sleep=true", "rollout.top_p=0.9"], "--memory-share 0.5 --logprobs raw --sleep"),
+        (["model.precision=float32"], "--logprobs processed --eager"),
+    ):
+        command = [sys.executable, "-m", "recipes.sampling.vllm.arguments", str(made), *settings, *more]
+        done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert words in " ".join(made.read_text().splitlines())
+
+
+def test_a_replica_takes_its_gpus_and_port_and_is_started_again(tmp_path: Path) -> None:
+    """What it started beside itself ends with it: that would keep the GPUs' memory, and here the pipe that is read."""
+    server = tmp_path / "server"
+    server.write_text('echo "gpus $CUDA_VISIBLE_DEVICES ${PYTORCH_CUDA_ALLOC_CONF-unset} $*"\nsleep 600 &\nexit 3\n')
+    environ = environment({"SLURM_LOCALID": 1, "CUDA_VISIBLE_DEVICES": "0,1,4,5", "PYTORCH_CUDA_ALLOC_CONF": "x"})
+    command = ["bash", str(REPO / "slurm" / "lib" / "replica.sh"), "2", "8000", "1", "bash", str(server), "--host", "h"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 3
+    first, said, second = done.stdout.splitlines()
+    assert first == second == "gpus 4,5 unset --host h --port 8001"
+    assert said.endswith(":8001 stopped with exit code 3; starting it again (1 of 1)")
+
+
 def test_the_second_engine_begins_with_its_own_form(given: dict[str, object], tmp_path: Path) -> None:
     plan = _plan(**given, ENGINE="nemo_aligner")
     assert plan["conversion.hf_to_megatron"][-4:] == [f"{tmp_path}/run/model.nemo", "--reuse", "--layout", "nemo"]
@@ -174,15 +258,15 @@ def test_a_relative_path_is_that_of_the_folder_where_it_was_typed(given: dict[st
         "CONTAINER_IMAGE": tmp_path / "image",
         "EXTRA": f"data.validation=[{tmp_path}/more.jsonl]",
     }
-    names = [name for name in absolute if name not in ("CONTAINER", "EXTRA")]
+    names = [name for name in absolute if name not in ("CONTAINER", "EXTRA", "ROLLOUT")]
     relative = {name: os.path.relpath(str(absolute[name]), tmp_path) for name in names}
     relative["EXTRA"] = "data.validation=[more.jsonl]"
     for container in ("none", "apptainer"):
-        changed = {"CONTAINER": container}
+        changed = {"CONTAINER": container, "ROLLOUT": "embedded"}
         assert _plan(folder=tmp_path, **relative | changed) == _plan(**absolute | changed)
     (tmp_path / "run" / "checkpoints" / "step_000001").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "step_000001" / "manifest.json").touch()
-    checkpoint = {"CHECKPOINT": "run/checkpoints/step_000001", "CONTAINER": "none"}
+    checkpoint = {"CHECKPOINT": "run/checkpoints/step_000001", "CONTAINER": "none", "ROLLOUT": "embedded"}
     settings = {name: value for name, value in relative.items() if name != "MODEL"} | checkpoint
     plan = _plan(REPO / "slurm" / "evaluate.sh", tmp_path, **settings)
     assert f"model.path={tmp_path}/run/checkpoints/step_000001" in plan["recipes.evaluate"]
@@ -244,6 +328,9 @@ def test_a_container_sees_all_that_the_settings_name(given: dict[str, object], t
         ]
 
 
+_VLLM: dict[str, object] = {"ROLLOUT": "vllm"}
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -268,6 +355,19 @@ def test_a_container_sees_all_that_the_settings_name(given: dict[str, object], t
         ({"TASKS_PER_NODE": "08"}, "TASKS_PER_NODE=08: expected a whole number"),
         ({"CPUS_PER_TASK": "-1"}, "CPUS_PER_TASK=-1: expected a whole number"),
         ({"REWARD_WORKERS": 0}, "REWARD_WORKERS=0: expected a whole number from 1 to 1024"),
+        ({"ROLLOUT": "sglang"}, "ROLLOUT=sglang: expected one of: vllm embedded"),
+        ({"ROLLOUT_NODES": 2}, "ROLLOUT_NODES=2: ROLLOUT=embedded has no servers; set ROLLOUT=vllm"),
+        (_VLLM | {"ROLLOUT_NODES": 8}, "ROLLOUT_NODES=8 leaves none of the job's 8 nodes for training; ask for more"),
+        (_VLLM | {"ROLLOUT_TENSOR": 3}, "ROLLOUT_TENSOR=3 does not divide the 8 GPUs of a node (TASKS_PER_NODE)"),
+        (_VLLM | {"ROLLOUT_PORT": 80}, "ROLLOUT_PORT=80: expected a whole number from 1024"),
+        (_VLLM | {"ROLLOUT_IMAGE": "i"}, "ROLLOUT_IMAGE=i: CONTAINER=none has no images; set MEDATRON_VLLM_PYTHON"),
+        (_VLLM | {"MEDATRON_VLLM_PYTHON": "/no"}, "MEDATRON_VLLM_PYTHON=/no: not found; set it to a Python with vLLM"),
+        (
+            _VLLM | {"CONTAINER": "pyxis", "CONTAINER_IMAGE": "a", "ROLLOUT_IMAGE": "/no.sqsh"},
+            "ROLLOUT_IMAGE=/no.sqsh: no such file",
+        ),
+        (_VLLM | {"EXTRA": "rollout.tensor=2"}, "EXTRA: rollout.tensor=2: set it by ROLLOUT_TENSOR, which other steps"),
+        ({"EXTRA": "rollout=vllm"}, "EXTRA: rollout=vllm: set it by ROLLOUT, which other steps"),
         ({"REWARD_NODES": "yes"}, "REWARD_NODES=yes: expected one of: 0 1"),
         ({"MASTER_PORT": 99999}, "MASTER_PORT=99999: expected a whole number from 1024 to 65535"),
         ({"DRY_RUN": "yes"}, "DRY_RUN=yes: expected one of: 0 1"),
@@ -322,6 +422,11 @@ _FITS = {
     ("changed", "code", "message"),
     [
         ({}, 0, "nothing found that would stop the job on 4 nodes of 1 tasks"),
+        (
+            _VLLM | {"ROLLOUT_NODES": 2, "ROLLOUT_TENSOR": 1},
+            0,
+            "nothing found that would stop the job on 2 nodes of 1 tasks",
+        ),
         # The tiny model has two key-value heads.
         ({"EXTRA": "parallel.tensor=4"}, 2, "parallel.tensor=4 does not divide the model's 2 key-value heads"),
         ({"EXTRA": "parallel.tensr=2"}, 2, "parallel.tensr"),

@@ -344,11 +344,15 @@ class Fleet:
 
 def serve_command(config: Config, model: Path) -> list[str]:
     """`recipes.sampling.vllm.serve` for this run, without a port."""
+    python = config.rollout.vllm.python or os.environ.get(PYTHON) or sys.executable
+    return [python, "-m", "recipes.sampling.vllm.serve", str(model), *serve_options(config)]
+
+
+def serve_options(config: Config) -> list[str]:
+    """Options of `recipes.sampling.vllm.serve` that follow from a run's settings."""
     rollout = config.rollout
-    python = rollout.vllm.python or os.environ.get(PYTHON) or sys.executable
     raw = rollout.temperature == 1 and (rollout.top_k > 0 or rollout.top_p < 1)
-    command = [python, "-m", "recipes.sampling.vllm.serve", str(model), "--precision", config.model.precision]
-    command += ["--max-length", str(config.model.max_length), "--tensor", str(max(1, rollout.tensor))]
-    command += ["--memory-share", str(rollout.vllm.memory_share), "--logprobs", "raw" if raw else "processed"]
-    command += ["--sleep"] * rollout.vllm.sleep + ["--eager"] * (config.model.precision == "float32")
-    return command
+    options = ["--precision", config.model.precision, "--max-length", str(config.model.max_length)]
+    options += ["--tensor", str(max(1, rollout.tensor)), "--memory-share", str(rollout.vllm.memory_share)]
+    options += ["--logprobs", "raw" if raw else "processed"]
+    return options + ["--sleep"] * rollout.vllm.sleep + ["--eager"] * (config.model.precision == "float32")

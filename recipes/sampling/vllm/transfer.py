@@ -357,7 +357,8 @@ class _Sending:
         self.settle()
         self._all(close)
         for server in self._servers:
-            server.state, server.failures = State.CURRENT, 0
+            server.version, server.failures = version, 0
+            server.state = State.CURRENT
         self._pool.shutdown(wait=False)
 
     def fail_all(self, error: ServerError) -> None:

@@ -33,6 +33,7 @@ _SCHEMA = pa.schema(
         pa.field("components", pa.string(), nullable=False),
         pa.field("tokens", pa.int64(), nullable=False),
         pa.field("group", pa.int64(), nullable=False),
+        pa.field("version", pa.int64()),
     ]
 )
 _FILE_NAME = re.compile(r"step_(\d+)\.parquet")
@@ -56,6 +57,7 @@ class RolloutRecord:
         components: the reward's parts by name.
         tokens: length of the response in tokens.
         group: number of the group (all completions of one prompt in one step).
+        version: steps that the policy had taken when it began to write this; None in files without that column.
     """
 
     step: int
@@ -70,6 +72,7 @@ class RolloutRecord:
     components: Mapping[str, float] = field(hash=False)
     tokens: int
     group: int
+    version: int | None = None
 
     def __post_init__(self) -> None:
         values = {"reward": self.reward, **self.components}
@@ -114,7 +117,10 @@ def read_rollout_file(path: Path) -> list[RolloutRecord]:
         RunFolderError: the file is no parquet file or lacks a column.
     """
     try:
-        rows = pq.read_table(path, columns=_SCHEMA.names).select(_SCHEMA.names).to_pylist()
+        table = pq.read_table(path, columns=_SCHEMA.names)
+        rows = table.select(
+            [name for name in _SCHEMA.names if name != "version" or name in table.column_names]
+        ).to_pylist()
         return [RolloutRecord(**{**row, "components": json.loads(row["components"])}) for row in rows]
     except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(

@@ -108,6 +108,15 @@ class Rollout:
     @property
     def attended(self) -> float:
         """Cached tokens that one response reads while it is decoded: the integral of P(length > t) (prompt + t)."""
+        return self.prompt_tokens * self.response_tokens + self._own_attended
+
+    @property
+    def shared_attended(self) -> float:
+        """The same where one read of a prompt serves all of its responses, for as long as their longest."""
+        return self.prompt_tokens * self.longest(self.copies) / self.copies + self._own_attended
+
+    @property
+    def _own_attended(self) -> float:
+        """The integral of P(length > t) t."""
         x = self.rate * self.limit
-        squares = (-math.expm1(-x) - x * math.exp(-x)) / self.rate**2
-        return self.prompt_tokens * self.response_tokens + squares
+        return (-math.expm1(-x) - x * math.exp(-x)) / self.rate**2

@@ -2,7 +2,7 @@
 
 Weights, gradients and optimizer state follow Megatron-LM's count with a distributed optimizer (6 + 12 / data parallel
 size bytes a parameter in bfloat16; megatron/training/theoretical_memory_usage.py); activations are counted from what
-our layers keep for the backward pass; logits and cache from recipes/engines/core/vocabulary.py and sampling.py.
+our layers keep for the backward pass; logits and cache from recipes/engines/core/vocabulary.py and cache.py.
 
 Left out: vocabulary padding, tensors that live for one layer only, fragmentation beyond the constant overhead.
 """
@@ -148,7 +148,8 @@ def memory_of(
         full = Layout(layout.tensor, sequence=layout.sequence, bytes_per_weight=layout.bytes_per_weight)
         activations += 1.5 * tokens * layer_activations(architecture, full)
     rows = rollout.responses / layout.data
-    room = longest_prompt + rollout.limit
+    # A prompt is there once for all of its responses.
+    cached = rollout.groups / layout.data * longest_prompt + rows * rollout.limit
     cache = cache_bytes(architecture, layout.bytes_per_weight) / (layout.tensor * layout.pipeline)
     gathered, host_saving = saved_bytes(held, layout.data)
     return Memory(
@@ -160,7 +161,7 @@ def memory_of(
         },
         sampling={
             # One layer's cache is there twice while it is copied.
-            "KV cache": rows * room * cache * (1 + 1 / layers),
+            "KV cache": cached * cache * (1 + 1 / layers),
             "sampling logits": 3 * 4 * rows * architecture.vocab_size,
         },
         saving={"gathered optimizer state": gathered},

@@ -178,8 +178,9 @@ def generator_of(layout: Layout, kind: Literal["embedded", "engine"]) -> Generat
 def generation_seconds(model: Model, generator: Generator, rollout: Rollout) -> Parts:
     """Seconds to sample a step's responses, by part.
 
-    A token step reads the weights and every response's cache from memory, or, with many responses, is limited by its
-    matrix products; stages of a pipeline work in turn, so that neither weights nor cache are read faster for them.
+    A token step reads the weights and every response's cache from memory (the embedded sampler a prompt once for all of
+    its responses), or, with many responses, is limited by its matrix products; stages of a pipeline work in turn, so
+    that neither weights nor cache are read faster for them.
     """
     architecture, gpu = model.architecture, model.gpu
     copies = generator.gpus / (generator.tensor * generator.pipeline)
@@ -195,7 +196,8 @@ def generation_seconds(model: Model, generator: Generator, rollout: Rollout) -> 
     else:
         launches = ENGINE_STEP_S
     collectives = 2 * architecture.num_layers * LATENCY_S if generator.tensor > 1 else 0.0
-    cache = rows * rollout.attended * cache_bytes(architecture, generator.cache_bytes) / rate
+    attended = rollout.shared_attended if generator.kind == "embedded" else rollout.attended
+    cache = rows * attended * cache_bytes(architecture, generator.cache_bytes) / rate
     peak = (gpu.fp8 if generator.weight_bytes == 1 else gpu.bf16) * MATMUL_SHARE * generator.tensor
     products = rows * rollout.response_tokens * 2 * parameters(architecture) / peak
     costs, output = _token_costs(model, rollout.prompt_tokens / 2)

@@ -119,6 +119,7 @@ def rollout_records(groups: Sequence[Sequence[Trajectory]], step: int) -> list[R
             components=dict(t.score.components),
             tokens=len(t.completion.ids),
             group=number,
+            version=t.completion.versions[0][0] if t.completion.versions else None,
         )
         for number, group in enumerate(groups)
         for t in group

@@ -347,6 +347,12 @@ class Config:
         gathered = self.model.fp8 == "blockwise" and self.parallel.sequence
         return divided * (_FP8_BLOCK if gathered else _FP8_TOKENS)
 
+    @property
+    def samples_alone(self) -> bool:
+        """Whether every rank samples with a whole model of its own, and not with its part of the trainer's."""
+        divided = self.parallel.tensor * self.parallel.pipeline > 1
+        return divided and self.rollout.sampler == "embedded" and self.rollout.tensor == 1
+
 
 def to_yaml(config: Config) -> str:
     """The resolved configuration as YAML."""

@@ -191,6 +191,8 @@ def init_process_group(config: Config) -> None:
         # Where the launcher tells how many there are, all of them refuse, and none waits for the others.
         _check_devices(int(os.environ.get("LOCAL_WORLD_SIZE", local + 1)), "the launcher")
         torch.cuda.set_device(local)
+    else:
+        platform.keep_freed_memory()
     minutes = config.parallel.timeout_minutes
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:

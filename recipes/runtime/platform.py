@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 
 import torch
 
 from conversion.device import on_gpu
 
-__all__ = ["backend", "device", "on_gpu", "peak_memory"]
+__all__ = ["backend", "device", "keep_freed_memory", "on_gpu", "peak_memory"]
+
+# malloc.h of glibc.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_MAX = -4
 
 
 def device() -> torch.device:
@@ -26,3 +31,15 @@ def peak_memory() -> int:
     if on_gpu():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def keep_freed_memory() -> None:
+    """Has glibc keep the memory of freed tensors for this process's next ones; other C libraries are left as they are.
+
+    It gives large ones back to the system at once, and the first write to each page of a new one then costs more than
+    most of what is computed into it. The process's memory stays at its peak, as torch's does on a GPU.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, -1)

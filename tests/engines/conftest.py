@@ -224,6 +224,19 @@ class World:
             for model, precision in EXPORTS[launch]
         }
 
+    def _between_tasks(self, launch: str, *overrides: str) -> dict[str, Results]:
+        """Sampling around updates, in the trainer's layout and alone."""
+        (self.root / "between").mkdir(exist_ok=True)
+        sampling = {"copies": 3, "temperature": 1.0, "max_new_tokens": LIMIT, "stop_ids": [self.stop(), 7], "seed": 5}
+        return {
+            f"between: {tensor}": {
+                **self.train_task(KL, SMALL, f"rollout.tensor={tensor}", *overrides),
+                **{"kind": "between", "prompts": self.prompts(), "sampling": sampling},
+                "folder": str(self.root / "between" / f"{launch}-{tensor}".replace(" ", "-")),
+            }
+            for tensor in (0, 1)
+        }
+
     def _resuming(self, name: str, *overrides: str) -> Results:
         return self.train_task(*overrides, first=2, load=str(self.saved(name)))
 
@@ -252,7 +265,11 @@ class World:
         if launch == "dp2 again":
             return {"resume": self._resuming("dp2", KL)}
         if launch == "tp2 pp2":
-            return self._gradient_tasks(launch) | self._export_tasks(launch)
+            return {
+                **self._gradient_tasks(launch),
+                **self._export_tasks(launch),
+                **self._between_tasks(launch, "parallel.pipeline=1"),
+            }
         tasks = {
             **self._gradient_tasks(launch),
             **self._export_tasks(launch),
@@ -274,6 +291,9 @@ class World:
             }
             folder = str(self.saved_beside("before the first step"))
             tasks["fused adam"] = self.train_task(NO_KL, kind="fused adam", folder=folder)
+        if launch in ("tp2", "pp2"):
+            tasks["generate alone"] = self.generate_task("rollout.tensor=1")
+            tasks |= self._between_tasks(launch)
         if launch in ("tp1", "tp2"):
             folder = str(self.saved_beside(f"{launch}-diverged"))
             tasks["diverged"] = self.train_task(NO_KL, steps=1, kind="diverged", folder=folder)

@@ -62,6 +62,30 @@ def sample_all(engine: Any, task: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def sample_between(make: Callable[[], Any], task: dict[str, Any]) -> dict[str, Any]:
+    """Completions before, between and after two steps; and again by a fresh engine that loads what the first saved."""
+    engine, folder, batches = make(), Path(task["folder"]), task["batches"][:2]
+    found = {"unbroken": [_sampled(engine, task)]}
+    for number, batch in enumerate(batches):
+        take_steps(engine, [batch], "grpo")
+        if number == 0:
+            engine.save(folder, {})
+        found["unbroken"].append(_sampled(engine, task))
+    engine.finish_saves(wait=True)
+    fresh = make()
+    _sampled(fresh, task)
+    fresh.load(folder)
+    found["resumed"] = [_sampled(fresh, task)]
+    take_steps(fresh, batches[1:], "grpo")
+    found["resumed"].append(_sampled(fresh, task))
+    return found
+
+
+def _sampled(engine: Any, task: dict[str, Any]) -> list[Any]:
+    groups = engine.generate(task["prompts"], Sampling(**task["sampling"]))
+    return [[[list(c.ids), list(c.logprobs), c.finished] for c in group] for group in groups]
+
+
 def export_all(engine: Any, task: dict[str, Any]) -> dict[str, Any]:
     """The weights as they are handed over: at the start, after a step that is saved, after another, and loaded."""
     folder, first, second = Path(task["folder"]), *task["batches"][:2]

@@ -27,7 +27,10 @@ from tests.engines.words import PIECES, text
 
 pytestmark = pytest.mark.multiprocess
 LAYOUTS = ("tp1", "tp2", "pp2", "dp2")
-TASKS = [*((layout, "generate") for layout in LAYOUTS), ("tp2", "generate sequence parallel")]
+TASKS = [
+    *((layout, "generate") for layout in LAYOUTS),
+    *(("tp2", "generate sequence parallel"), ("tp2", "generate alone"), ("pp2", "generate alone")),
+]
 
 
 @pytest.mark.parametrize(("layout", "task"), TASKS)
@@ -72,6 +75,21 @@ def test_the_samplers_logprobs_are_the_trainers(layout: str, task: str, sampling
         sampled = [values for group in found["logprobs"] for values in group]
         for ours, trainers in zip(sampled, found["trainer"], strict=True):
             assert ours == pytest.approx(trainers, abs=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["tp2", "pp2", "tp2 pp2"])
+def test_a_rank_alone_samples_what_all_together_do(layout: str, world: World) -> None:
+    """Before and after updates, by weights as they are then, and to the last bit after a resume.
+
+    The launch of four ranks divides these by TP 2 and DP 2.
+    """
+    for rank in world.results(layout):
+        together, alone = rank["between: 0"], rank["between: 1"]
+        tokens = [[[c[0::2] for group in moment for c in group] for moment in f["unbroken"]] for f in (together, alone)]
+        assert tokens[0] == tokens[1]
+        assert tokens[0][0] != tokens[0][1] != tokens[0][2] != tokens[0][0]
+        assert alone["resumed"] == alone["unbroken"][1:]
+        assert alone == world.results(layout)[0]["between: 1"]
 
 
 @pytest.mark.parametrize(("layout", "task"), TASKS)

@@ -32,7 +32,7 @@ from megatron.core.optimizer import distrib_optimizer  # noqa: E402
 from conversion.checkpoint import CheckpointError  # noqa: E402
 from recipes.engines.base import EngineError, Sampling  # noqa: E402
 from recipes.engines.core import vocabulary as vocabulary_module  # noqa: E402
-from recipes.engines.core.attention import KVCache  # noqa: E402
+from recipes.engines.core.cache import KVCache  # noqa: E402
 from recipes.engines.core.packing import Packing  # noqa: E402
 from recipes.engines.core.rotary import RotaryTable  # noqa: E402
 from recipes.engines.core.vocabulary import token_logprobs  # noqa: E402
@@ -40,7 +40,7 @@ from recipes.engines.megatron.engine import MegatronEngine  # noqa: E402
 from recipes.engines.nemo_aligner.cpu import GroupStepAdamW  # noqa: E402
 from recipes.runtime.launch import init_process_group  # noqa: E402
 from recipes.runtime.loading import load  # noqa: E402
-from tests.engines.steps import batch_of, diverge, export_all, sample_all, take_steps  # noqa: E402
+from tests.engines.steps import batch_of, diverge, export_all, sample_all, sample_between, take_steps  # noqa: E402
 
 Task = dict[str, Any]
 
@@ -116,12 +116,21 @@ def generate(layout: list[str], task: Task) -> Any:
     found |= sample_all(engine, task)
     if "seldom" in task:
         # Rows that have ended stay for longer, and there is no position beyond the last that a response may have.
-        engine.sampler.look_every = 7
-        engine.stage.rotary = RotaryTable(engine.module.rotary_pos_emb, task["positions"], torch.float32)
+        sampler = engine.whole.sampler if engine.config.samples_alone else engine.sampler
+        sampler.look_every = 7
+        sampler.stage.rotary = RotaryTable(sampler.model.rotary_pos_emb, task["positions"], torch.float32)
         chosen = {name: task["samplings"][name] for name in task["seldom"]}
         found["seldom"] = sample_all(engine, {**task, "samplings": chosen})
         shortest = min(task["prompts"], key=len)
         found["shortest alone"] = engine.generate([shortest], Sampling(1, 0.0, 8, ()))[0][0].ids
+    return found
+
+
+def between(layout: list[str], task: Task) -> Any:
+    """Samples around updates, in groups of the task's own."""
+    parallel_state.destroy_model_parallel()
+    found = sample_between(lambda: _engine(layout, task), task)
+    parallel_state.destroy_model_parallel()
     return found
 
 
@@ -174,9 +183,16 @@ def bfloat16(layout: list[str], task: Task) -> Any:
     expected = torch.einsum("hk,khd->hd", shares, v).flatten()
 
     still = engine.stage.rotary.at(torch.zeros(1, 1, dtype=torch.long))
-    rows = [x.permute(1, 2, 0, 3).clone() for x in (key, value)]
-    cache = KVCache({attention.layer_number: rows[0]}, {attention.layer_number: rows[1]}, torch.zeros(1, 1, 1, tokens))
-    cache.length, cache.rotation = tokens - 1, still
+    rows = [x.permute(1, 2, 0, 3) for x in (key, value)]
+    # A prompt with one response, whose last token is asked for.
+    prompt = [x[:, :, : tokens // 2].contiguous() for x in rows]
+    number, cache = attention.layer_number, KVCache()
+    cache.prompt_keys[number], cache.prompt_values[number] = prompt[0].transpose(-1, -2).contiguous(), prompt[1]
+    cache.respond(1, tokens, torch.zeros(1, 1, 1, tokens // 2))
+    for n in range(tokens // 2, tokens - 1):
+        cache.append(number, *(x[:, :, n : n + 1] for x in rows))
+        cache.length += 1
+    cache.rotation = still
     attention.cache = cache
     outputs = {"decode": attention(query[-1:], key[-1:], value[-1:])}
     attention.cache = None
@@ -409,7 +425,7 @@ def hang(layout: list[str], task: Task) -> Any:
 
 TASKS = {
     **{"train": train, "gradient": gradient, "generate": generate, "start": start, "vocabulary": vocabulary},
-    **{"bfloat16": bfloat16, "export": export, "refused export": refused_export},
+    **{"bfloat16": bfloat16, "export": export, "refused export": refused_export, "between": between},
     **{"settings": settings, "fused adam": fused_adam},
     **{"poisoned": poisoned, "diverged": diverged, "snapshot": snapshot, "broken save": broken_save, "hang": hang},
 }

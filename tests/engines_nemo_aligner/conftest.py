@@ -104,6 +104,14 @@ class World:
             **more,
         }
 
+    def _between(self, launch: str, engine: str, tensor: int) -> Results:
+        """Sampling around updates."""
+        (self.root / "between").mkdir(exist_ok=True)
+        sampling = {"copies": 4, "temperature": 1.0, "max_new_tokens": LIMIT, "stop_ids": [7, 8, 9], "seed": 5}
+        more = {"prompts": self._generate("nemo")["prompts"], "sampling": sampling}
+        folder = str(self.root / "between" / launch)
+        return self._train("qwen2", engine, KL, f"rollout.tensor={tensor}", kind="between", folder=folder, **more)
+
     def _generate(self, engine: str) -> Results:
         from tests.engines_nemo_aligner.models import VOCABULARY
 
@@ -137,6 +145,7 @@ class World:
                 "qwen3": self._train("qwen3", "megatron", NO_KL),
                 "gspo": self._train("qwen2", "megatron", KL, objective="gspo"),
                 "generate": self._generate("megatron"),
+                "between": self._between(launch, "megatron", 0),
             }
         tasks = {
             "qwen2": self._train("qwen2", "nemo", KL),
@@ -150,6 +159,7 @@ class World:
         if launch != "dp2":
             more = {"kind": "export", "folder": str(self.exported(launch)), "limits": BUCKETS}
             tasks["export"] = self._train("qwen2", "nemo", KL, **more)
+            tasks["between"] = self._between(launch, "nemo", 1)
         if launch == "tp2":
             (self.root / "saved").mkdir()
             for model, kl in (("qwen2", KL), ("llama", NO_KL)):

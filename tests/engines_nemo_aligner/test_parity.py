@@ -61,6 +61,18 @@ def test_steps_are_those_of_the_megatron_engine(world: World, layout: str, task:
                 assert found[key] == pytest.approx(value, rel=1e-3, abs=1e-5), key
 
 
+@pytest.mark.parametrize("layout", ["tp2", "pp2"])
+def test_a_rank_alone_samples_what_the_megatron_engine_does(world: World, layout: str) -> None:
+    """With a whole model on each rank, before and after updates, and to the last bit after a resume."""
+    wanted = world.results("megatron")[0]["between"]["unbroken"]
+    for rank in world.results(layout):
+        found = rank["between"]
+        for ours, theirs in zip(found["unbroken"], wanted, strict=True):
+            assert [[c[0] for c in group] for group in ours] == [[c[0] for c in group] for group in theirs]
+        assert found["resumed"] == found["unbroken"][1:]
+        assert found["unbroken"][0] != found["unbroken"][1]
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_sample_counts_once(world: World, layout: str) -> None:
     counts = [sum(len(s["ids"]) - s["prompt_length"] for s in batch["sequences"]) for batch in world.batches("qwen2")]

@@ -19,7 +19,7 @@ from recipes.engines.base import EngineError
 from recipes.runtime.config import ConfigError
 from recipes.runtime.launch import init_process_group
 from recipes.runtime.loading import load
-from tests.engines.steps import batch_of, diverge, export_all, sample_all, take_steps
+from tests.engines.steps import batch_of, diverge, export_all, sample_all, sample_between, take_steps
 
 Task = dict[str, Any]
 
@@ -60,6 +60,11 @@ def diverged(layout: list[str], task: Task) -> Any:
     return diverge(_engine(layout, task), task["batches"][0], Path(task["folder"]))
 
 
+def between(layout: list[str], task: Task) -> Any:
+    """Samples around updates."""
+    return sample_between(lambda: _engine(layout, task), task)
+
+
 def export(layout: list[str], task: Task) -> Any:
     """The weights handed over at several moments."""
     return export_all(_engine(layout, task), task)
@@ -93,7 +98,7 @@ def upstream(layout: list[str], task: Task) -> Any:
 
 
 TASKS = {
-    **{"train": train, "generate": generate, "export": export},
+    **{"train": train, "generate": generate, "export": export, "between": between},
     **{"diverged": diverged, "refuse": refuse, "upstream": upstream},
 }
 

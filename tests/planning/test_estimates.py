@@ -101,8 +101,9 @@ def test_activations_of_a_layer() -> None:
 def test_the_cache_has_room_for_every_response_at_once() -> None:
     layout = Layout(tensor=8, pipeline=2, data=4, sequence=True)
     memory = memory_of(LLAMA_70B, layout, ROLLOUT, reference=True, longest_prompt=1024)
-    # 256 responses a replica x 4096 tokens x 327,680 bytes / 16 GPUs, and one of the stage's 40 layers again.
-    assert memory.sampling["KV cache"] == pytest.approx(256 * 4096 * 327_680 / 16 * (1 + 1 / 40))
+    # A replica's 16 prompts x 1024 tokens and 256 responses x 3072, x 327,680 bytes / 16 GPUs, and one of the stage's
+    # 40 layers again.
+    assert memory.sampling["KV cache"] == pytest.approx((16 * 1024 + 256 * 3072) * 327_680 / 16 * (1 + 1 / 40))
     assert memory.host == stage_parameters(LLAMA_70B, 8, 2) * 2
     assert memory.peak == max(memory.training_peak, memory.sampling_peak, memory.saving_peak)
     assert memory_of(LLAMA_70B, layout, ROLLOUT, reference=False, longest_prompt=1024).host == 0
@@ -148,6 +149,8 @@ def test_lengths_have_the_mean_that_was_asked_for(mean: int, limit: int) -> None
     assert sum(alive) == pytest.approx(mean, rel=1e-3)
     # What is read of the cache, by the sum that the integral stands for.
     assert rollout.attended == pytest.approx(sum(s * (50 + t + 0.5) for t, s in enumerate(alive)), rel=1e-3)
+    own = sum(s * (t + 0.5) for t, s in enumerate(alive))
+    assert rollout.shared_attended == pytest.approx(50 * rollout.longest(8) / 8 + own, rel=1e-3)
 
 
 def test_the_longest_response() -> None:

@@ -20,7 +20,10 @@ from tests.conftest import REPOSITORY, alive, descendants
 
 # A server with an engine of its own that is deaf to SIGTERM, as one in the middle of a kernel is.
 _SERVER = "import signal, subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', ENGINE]); time.sleep(600)"
-_ENGINE = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+_ENGINE = (
+    "import pathlib, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    "pathlib.Path('/proc/self/comm').write_text('VLLM::EngineCore'); time.sleep(600)"
+)
 _SUPERVISOR = (
     "import sys; from recipes.sampling.vllm import serve; serve._STOP_S = 1\n"
     "sys.exit(serve.supervise([sys.executable, '-c', sys.argv[1]], {}, None))"
@@ -63,21 +66,23 @@ def test_nothing_but_the_standard_library_is_imported() -> None:
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize("ending", ["server killed", "asked to end"])
-def test_no_process_of_a_server_stays(tmp_path: Path, ending: str) -> None:
-    """vLLM's engine outlives its server, which then could not start again on the same GPU."""
+@pytest.mark.parametrize(
+    ("killed", "number", "code"),
+    [("server", signal.SIGKILL, 128 + signal.SIGKILL), ("engine", signal.SIGKILL, 1), ("watcher", signal.SIGTERM, 143)],
+)
+def test_no_process_of_a_server_stays(killed: str, number: signal.Signals, code: int) -> None:
+    """vLLM's engine outlives its server, which then could not start again on the same GPU, and a server its engine,
+    without answering."""
     server = _SERVER.replace("ENGINE", repr(_ENGINE))
     command = [sys.executable, "-c", _SUPERVISOR, server]
-    supervisor = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True)
+    watcher = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True)
     until = time.monotonic() + 30
-    while len(found := descendants(supervisor.pid)) < 2:
+    while len(found := descendants(watcher.pid)) < 2 or not serve._is_engine(found[1]):
         assert time.monotonic() < until
         time.sleep(0.05)
-    os.kill(
-        found[0] if ending == "server killed" else supervisor.pid,
-        signal.SIGKILL if ending == "server killed" else signal.SIGTERM,
-    )
-    assert supervisor.wait(30) == (128 + signal.SIGKILL if ending == "server killed" else 128 + signal.SIGTERM)
+    time.sleep(2 * serve._LOOK_S)
+    os.kill({"watcher": watcher.pid, "server": found[0], "engine": found[1]}[killed], number)
+    assert watcher.wait(30) == code
     until = time.monotonic() + 10
     while any(map(alive, found)) and time.monotonic() < until:
         time.sleep(0.05)

@@ -8,7 +8,6 @@ context parallelism.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -16,47 +15,10 @@ from megatron.core.transformer.module import MegatronModule
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from recipes.engines.core.cache import KVCache
 from recipes.engines.core.kernels import attend
 from recipes.engines.core.packing import Packing
 from recipes.engines.core.products import float32_product
-from recipes.engines.core.rotary import Rotation
-
-
-@dataclasses.dataclass
-class KVCache:
-    """Keys and values of one sampling batch.
-
-    Attributes:
-        keys, values: by layer number, each [rows, key-value heads, capacity, head dim].
-        bias: [rows, 1, 1, capacity], 0 where a row may attend and -inf at its prompt's padding.
-        length: positions filled so far, the same for every row.
-        rotation: of the positions that a pass computes.
-    """
-
-    keys: dict[int, Tensor] = dataclasses.field(default_factory=dict)
-    values: dict[int, Tensor] = dataclasses.field(default_factory=dict)
-    bias: Tensor | None = None
-    length: int = 0
-    rotation: Rotation = dataclasses.field(default_factory=Rotation)
-
-    def expand(self, copies: int, capacity: int, bias: Tensor) -> None:
-        """Repeats every row `copies` times in place and makes room for `capacity` positions."""
-        for store in (self.keys, self.values):
-            for layer, old in store.items():
-                new = old.new_empty(old.shape[0] * copies, old.shape[1], capacity, old.shape[3])
-                new[:, :, : self.length] = old.repeat_interleave(copies, dim=0)
-                store[layer] = new
-        self.bias = bias
-
-    def keep(self, rows: Tensor) -> None:
-        """Drops all rows but the given ones."""
-        for store in (self.keys, self.values):
-            for layer, old in store.items():
-                new = old.new_empty(len(rows), *old.shape[1:])
-                new[:, :, : self.length] = old[:, :, : self.length][rows]
-                store[layer] = new
-        assert self.bias is not None
-        self.bias = self.bias[rows]
 
 
 class SdpaAttention(MegatronModule):
@@ -90,12 +52,13 @@ class SdpaAttention(MegatronModule):
         cache = self.cache
         assert cache is not None
         query, key, value = (x.permute(1, 2, 0, 3) for x in (cache.rotation(query), cache.rotation(key), value))
-        if cache.length:
+        if cache.keys:
             out = self._decode(query, key, value, cache)
         else:
             # A value is a view of queries, keys and values together, which would all live as long as it.
             value = value.contiguous()
-            cache.keys[self.layer_number], cache.values[self.layer_number] = key, value
+            cache.prompt_keys[self.layer_number] = key.transpose(-1, -2).contiguous()
+            cache.prompt_values[self.layer_number] = value
             out = scaled_dot_product_attention(query, key, value, is_causal=True, scale=self.scale, enable_gqa=True)
         return out.permute(2, 0, 1, 3).flatten(2)
 
@@ -107,18 +70,24 @@ class SdpaAttention(MegatronModule):
         return attend(query, key, value, (packing.own, packing.shared), self.scale).flatten(1)[:, None]
 
     def _decode(self, query: Tensor, key: Tensor, value: Tensor, cache: KVCache) -> Tensor:
-        keys, values, filled = cache.keys[self.layer_number], cache.values[self.layer_number], cache.length + 1
-        keys[:, :, cache.length], values[:, :, cache.length] = key[:, :, 0], value[:, :, 0]
-        batch, heads, _, width = query.shape
-        groups = keys.shape[1]
+        keys, values = cache.append(self.layer_number, key, value)
+        prompt_keys, prompt_values = cache.prompt_keys[self.layer_number], cache.prompt_values[self.layer_number]
+        rows, heads, _, width = query.shape
+        groups, shown, copies = keys.shape[1], prompt_keys.shape[-1], cache.copies
         assert cache.bias is not None
+        assert copies is not None
         # The query heads of a group stand where a sequence would: one small product a group, no repeated keys.
-        query = query.reshape(batch, groups, heads // groups, width)
+        query = query.reshape(rows, groups, heads // groups, width)
         # In float32 as in the kernels that the trainer uses, whose log-probabilities these are taken for.
-        scores = float32_product(query, keys[:, :, :filled].transpose(-1, -2))
-        scores = torch.add(cache.bias[..., :filled], scores, alpha=self.scale)
+        of_prompt = float32_product(copies.by_prompt(query), prompt_keys)
+        of_own = copies.by_prompt(float32_product(query, keys.transpose(-1, -2)))
+        scores = of_prompt.new_empty(*of_prompt.shape[:-1], shown + of_own.shape[-1])
+        torch.add(cache.bias, of_prompt, alpha=self.scale, out=scores[..., :shown])
+        torch.mul(of_own, self.scale, out=scores[..., shown:])
         shares = torch.softmax(scores, -1).to(values.dtype)
-        return (shares @ values[:, :, :filled]).view(batch, heads, 1, width)
+        out = copies.by_row(shares[..., shown:]) @ values
+        out += copies.by_row(shares[..., :shown] @ prompt_values)
+        return out.view(rows, heads, 1, width)
 
 
 class Norm:

@@ -26,8 +26,9 @@ from recipes.engines.core.batching import PackedBatch, deal, divide, fill, pack
 from recipes.engines.core.export import Export
 from recipes.engines.core.host_copy import HostCopy
 from recipes.engines.core.passes import Passes
-from recipes.engines.core.sampling import Sampler, decoder
+from recipes.engines.core.sampling import Sampler, decoder, generate_divided
 from recipes.engines.core.stage import Stage
+from recipes.engines.core.whole_model import WholeModel
 from recipes.rl.losses import Loss, supervised_loss
 from recipes.runtime import platform
 from recipes.runtime.config import Config
@@ -35,6 +36,8 @@ from recipes.runtime.launch import is_leader
 from recipes.runtime.rules import float32_attention, validate_model
 
 _CALIBRATION_PASSES = 2
+# Of a bucket in which weights come together for sampling.
+_GATHERED_BYTES = 512 * 2**20
 
 
 def _choose_kernels() -> None:
@@ -54,6 +57,7 @@ class GPTEngine(ABC):
         model: the module as the schedules take it, in its data parallel wrapper.
         optimizer: megatron-core's.
         stage, passes: over the module.
+        sampler: decodes with the module.
     """
 
     module: Any
@@ -95,6 +99,7 @@ class GPTEngine(ABC):
         _choose_kernels()
         self._build()
         self.sampler = Sampler(self.stage, self.architecture.vocab_size, self.device, decoder(config.model.path))
+        self._whole_is_old = True
         self.reference = (
             HostCopy([p.data for p in self.module.parameters()], pin=platform.on_gpu())
             if self._needs_reference
@@ -104,6 +109,10 @@ class GPTEngine(ABC):
     @abstractmethod
     def _build(self) -> None:
         """Makes module, model, optimizer, stage and passes, weights loaded."""
+
+    @abstractmethod
+    def _build_whole(self) -> Stage:
+        """Makes a model with all layers and the whole vocabulary, in groups of one rank; weights are not loaded."""
 
     @abstractmethod
     def _gradient(
@@ -131,15 +140,21 @@ class GPTEngine(ABC):
 
     # --- sampling ----------------------------------------------------------------------------------------------------
 
+    @cached_property
+    def whole(self) -> WholeModel:
+        """What samples in the module's place where `rollout.tensor` says so."""
+        return WholeModel(
+            self._build_whole, self.checkpoint.family, self.architecture, self.device, self.sampler.decode
+        )
+
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
-        """Samples responses to all prompts, divided over data parallel ranks; the same result on every rank."""
-        own = range(self.data_rank, len(prompts), self.data_size)
-        groups = self.sampler.generate([prompts[i] for i in own], list(own), sampling) if len(own) else []
-        if self.data_size == 1:
-            return groups
-        gathered: list[Any] = [None] * self.data_size
-        dist.all_gather_object(gathered, groups, group=parallel_state.get_data_parallel_group())
-        return [gathered[i % self.data_size][i // self.data_size] for i in range(len(prompts))]
+        """Samples responses to all prompts, divided over ranks; the same result on every rank."""
+        if not self.config.samples_alone:
+            return generate_divided(self.sampler, prompts, sampling, parallel_state.get_data_parallel_group())
+        if self._whole_is_old:
+            self.whole.load(self.weights(_GATHERED_BYTES, everywhere=True))
+            self._whole_is_old = False
+        return self.whole.generate(prompts, sampling)
 
     def logits(self, ids: Sequence[int]) -> Tensor:
         """Logits [tokens, vocabulary] in float32 for one sequence, on every rank."""
@@ -203,6 +218,7 @@ class GPTEngine(ABC):
         # megatron-core's float32 and bfloat16 optimizers would step into whatever they are given.
         stepped = math.isfinite(grad_norm) and math.isfinite(sums["loss"])
         if stepped:
+            self._whole_is_old = True
             self.optimizer.step()
             finite.check_weights(self.module, "after the update")
         return sums | {"grad_norm": grad_norm, "stepped": float(stepped)}
@@ -268,7 +284,7 @@ class GPTEngine(ABC):
     def load(self, folder: Path) -> dict[str, Any]:
         """Restores model and optimizer from a checkpoint of `save`; returns the loop's state."""
         # Its scales are in it.
-        self._calibrated = True
+        self._calibrated = self._whole_is_old = True
         return state.load_checkpoint(self.module, self._stored_optimizer, folder)
 
     def close(self) -> None:

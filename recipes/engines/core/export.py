@@ -84,7 +84,9 @@ class Export:
         self._own: dict[_Part, Read] = {}
         refusal = None
         try:
-            self._own = _own_parts(module, entries, numbers, architecture)
+            for shard in shards(module, entries):
+                for name, start, shape, read in _parts(shard, architecture):
+                    self._own[_Part(numbers[name], start, shape)] = read
         except EngineError as error:
             refusal = str(error)
         gathered: list[Any] = [None] * len(self._ranks)
@@ -183,10 +185,24 @@ class Export:
             work.wait()
 
 
-def _own_parts(
-    module: Any, entries: Sequence[Entry], numbers: dict[str, int], architecture: MegatronArchitecture
-) -> dict[_Part, Read]:
-    """This rank's parts, and how each is read.
+@dataclass(frozen=True)
+class Shard:
+    """What a rank holds of one entry of a weight map.
+
+    Attributes:
+        entry: which.
+        start, shape: first index in the entry's Megatron tensor, and lengths; the vocabulary's padding counts.
+        live: gives the shard as a view of its parameter, at any later time.
+    """
+
+    entry: Entry
+    start: tuple[int, ...]
+    shape: tuple[int, ...]
+    live: Read
+
+
+def shards(module: Any, entries: Sequence[Entry]) -> list[Shard]:
+    """All shards of this rank.
 
     Raises:
         EngineError: naming a parameter that is not of the map or of another kind than all others.
@@ -195,20 +211,16 @@ def _own_parts(
     sharded = module.sharded_state_dict(prefix="")
     apply_factories(sharded)
     parameters = _Parameters(module)
-    found: dict[_Part, Read] = {}
-    for shard in nested_values(sharded):
-        if not isinstance(shard, ShardedTensor):
-            continue
-        depth = shard.prepend_axis_num
-        index, start = tuple(shard.global_offset[:depth]), tuple(shard.global_offset[depth:])
-        entry = by_place.get((shard.key, index))
+    found = []
+    for tensor in (value for value in nested_values(sharded) if isinstance(value, ShardedTensor)):
+        depth = tensor.prepend_axis_num
+        index, start = tuple(tensor.global_offset[:depth]), tuple(tensor.global_offset[depth:])
+        entry = by_place.get((tensor.key, index))
         if entry is None:
-            raise EngineError(f"{shard.key}{list(index) or ''} has no place in the family's weight map")
-        live = parameters.read(shard)
-        if not entry.vocabulary and tuple(shard.global_shape) != entry.global_shape:
-            raise EngineError(f"{shard.key} has shape {tuple(shard.global_shape)}, expected {entry.global_shape}")
-        for name, begin, shape, read in _parts(entry, start, tuple(shard.local_shape), live, architecture):
-            found[_Part(numbers[name], begin, shape)] = read
+            raise EngineError(f"{tensor.key}{list(index) or ''} has no place in the family's weight map")
+        if not entry.vocabulary and tuple(tensor.global_shape) != entry.global_shape:
+            raise EngineError(f"{tensor.key} has shape {tuple(tensor.global_shape)}, expected {entry.global_shape}")
+        found.append(Shard(entry, start, tuple(tensor.local_shape), parameters.read(tensor)))
     return found
 
 
@@ -224,40 +236,40 @@ class _Parameters:
             if type(parameter) is not torch.nn.Parameter or parameter.dtype is not dtype:
                 raise EngineError(f"{name} is {type(parameter).__name__} of {parameter.dtype}, expected {dtype}")
 
-    def read(self, shard: ShardedTensor) -> Read:
-        """How a shard, all of a parameter or some of its rows, is read from it at any later time."""
-        number = bisect_right(self._starts, shard.data.data_ptr()) - 1
+    def read(self, tensor: ShardedTensor) -> Read:
+        """How a tensor, all of a parameter or some of its rows, is read from it at any later time."""
+        number = bisect_right(self._starts, tensor.data.data_ptr()) - 1
         parameter = self._sorted[number] if number >= 0 else None
-        first = (shard.data.data_ptr() - self._starts[number]) // shard.data.element_size()
-        count = shard.data.numel()
-        if parameter is None or first + count > parameter.numel() or not shard.data.is_contiguous():
-            raise EngineError(f"{shard.key} is not, or not in one run, among the parameters")
-        shape = tuple(shard.local_shape)
+        first = (tensor.data.data_ptr() - self._starts[number]) // tensor.data.element_size()
+        count = tensor.data.numel()
+        if parameter is None or first + count > parameter.numel() or not tensor.data.is_contiguous():
+            raise EngineError(f"{tensor.key} is not, or not in one run, among the parameters")
+        shape = tuple(tensor.local_shape)
         return lambda: parameter.detach().view(-1)[first : first + count].view(shape)
 
 
 def _parts(
-    entry: Entry, start: tuple[int, ...], shape: tuple[int, ...], live: Read, architecture: MegatronArchitecture
+    shard: Shard, architecture: MegatronArchitecture
 ) -> Iterator[tuple[str, tuple[int, ...], tuple[int, ...], Read]]:
-    """The Hugging Face tensors that a shard of an entry is part of: name, first index, lengths and how it is read."""
+    """The Hugging Face tensors that a shard is part of: name, first index, lengths and how it is read."""
+    entry, (start, *others), (length, *widths) = shard.entry, shard.start, shard.shape
     if entry.row.rule is Rule.QKV:
         groups = architecture.num_query_groups
         rows = entry.megatron_shape[0] // groups
-        if start[0] % rows or shape[0] % rows:
-            raise EngineError(f"{entry.row.megatron}: rows {start[0]} and {shape[0]} divide a query group of {rows}")
+        if start % rows or length % rows:
+            raise EngineError(f"{entry.row.megatron}: {length} rows from {start} divide a query group of {rows}")
         for number, (name, whole) in enumerate(zip(entry.hf_names, entry.hf_shapes, strict=True)):
             each = whole[0] // groups
-            begin = (start[0] // rows * each, *start[1:])
-            lengths = (shape[0] // rows * each, *shape[1:])
-            yield name, begin, lengths, partial(_split, live, number, architecture)
+            read = partial(_split, shard.live, number, architecture)
+            yield name, (start // rows * each, *others), (length // rows * each, *widths), read
         return
     first = 0
     for name, whole in zip(entry.hf_names, entry.hf_shapes, strict=True):
         # The vocabulary's padding lies beyond.
-        low, high = max(start[0], first), min(start[0] + shape[0], first + whole[0])
+        low, high = max(start, first), min(start + length, first + whole[0])
         if low < high:
-            rows_of = partial(_rows, live, low - start[0], high - start[0])
-            yield name, (low - first, *start[1:]), (high - low, *shape[1:]), rows_of
+            read = partial(_rows, shard.live, low - start, high - start)
+            yield name, (low - first, *others), (high - low, *widths), read
         first += whole[0]
 
 

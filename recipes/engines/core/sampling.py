@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,7 +23,8 @@ from torch import Tensor
 from conversion.checkpoint import open_checkpoint
 from conversion.tokenizer_check import read_tokenizer
 from recipes.engines.base import Completion, EngineError, NonFiniteError, Sampling
-from recipes.engines.core.attention import KVCache, SdpaAttention
+from recipes.engines.core.attention import SdpaAttention
+from recipes.engines.core.cache import KVCache
 from recipes.engines.core.drawing import choose, uniform_draws
 from recipes.engines.core.finite import check_weights
 from recipes.engines.core.packing import Packing
@@ -43,6 +45,20 @@ def decoder(checkpoint: str) -> Decode:
     """
     tokenizer = functools.cache(lambda: read_tokenizer(open_checkpoint(checkpoint).hf_dir))
     return lambda rows: tokenizer().batch_decode(rows)
+
+
+def generate_divided(
+    sampler: Sampler, prompts: Sequence[Sequence[int]], sampling: Sampling, group: dist.ProcessGroup | None
+) -> list[list[Completion]]:
+    """Samples responses to all prompts, divided over a group, or all ranks; the same result on every one of them."""
+    rank, size = dist.get_rank(group), dist.get_world_size(group)
+    own = range(rank, len(prompts), size)
+    groups = sampler.generate([prompts[i] for i in own], list(own), sampling) if len(own) else []
+    if size == 1:
+        return groups
+    gathered: list[Any] = [None] * size
+    dist.all_gather_object(gathered, groups, group=group)
+    return [gathered[i % size][i // size] for i in range(len(prompts))]
 
 
 class Sampler:
@@ -187,7 +203,7 @@ class Sampler:
     def _prefill(
         self, prompts: Sequence[Sequence[int]], copies: int, limit: int, cache: KVCache
     ) -> tuple[Tensor | None, Tensor]:
-        """Computes each prompt once and makes `copies` rows of it in the cache, with room for `limit` tokens more.
+        """Computes each prompt once into the cache, with room for `copies` responses of `limit` tokens to it.
 
         Returns:
             logits [rows, vocabulary] after the prompts (None on all but the last stage), and prompt lengths [rows].
@@ -202,13 +218,10 @@ class Sampler:
         if self.last:
             ends = hidden[lengths - 1, torch.arange(len(prompts), device=self.device)]
             logits = self._logits(ends).repeat_interleave(copies, dim=0)
-        lengths = lengths.repeat_interleave(copies)
-        columns = torch.arange(width + limit, device=self.device)[None]
-        padding = (columns >= lengths[:, None]) & (columns < width)
-        bias = torch.zeros(len(lengths), width + limit, device=self.device)
-        cache.length = width
-        cache.expand(copies, width + limit, bias.masked_fill_(padding, float("-inf"))[:, None, None])
-        return logits, lengths
+        padding = torch.arange(width, device=self.device) >= lengths[:, None]
+        bias = torch.zeros(padding.shape, device=self.device).masked_fill_(padding, float("-inf"))
+        cache.respond(copies, limit, bias[:, None, None])
+        return logits, lengths.repeat_interleave(copies)
 
     def _completes(self, written: Tensor, strings: Sequence[str]) -> Tensor:
         """Whether each response [rows, tokens so far] holds one of the strings; none did a token ago.

@@ -14,7 +14,7 @@ from megatron.core.tensor_parallel.layers import (
 )
 from torch import Tensor
 
-from recipes.engines.core.attention import KVCache
+from recipes.engines.core.cache import KVCache
 from recipes.engines.core.packing import Packing
 from recipes.engines.core.rotary import RotaryTable
 from recipes.runtime.config import Config

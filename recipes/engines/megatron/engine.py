@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,14 @@ class MegatronEngine(GPTEngine):
         self.module.config.grad_scale_func = self.optimizer.scale_loss
         self.stage = Stage(self.module, self.config)
         self.passes = Passes(self.stage, self.model, self.architecture.vocab_size, self.device)
+
+    def _build_whole(self) -> Stage:
+        config = dataclasses.replace(
+            self.config,
+            model=dataclasses.replace(self.config.model, fp8="none"),
+            parallel=dataclasses.replace(self.config.parallel, tensor=1, pipeline=1, sequence=False, recompute=False),
+        )
+        return Stage(build_model(self.architecture, config), config)
 
     def _optimizer_config(self) -> OptimizerConfig:
         chosen = self.config.optimizer

@@ -8,6 +8,7 @@ Megatron engine. Import it through `upstream.prepare()`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -111,12 +112,22 @@ class MegatronGPTGRPOActorModel(MegatronGPTReinforceActorModel):
     def model_provider_func(self, pre_process: bool, post_process: bool) -> GPTModel:
         """Builds this rank's part; NeMo's own function makes Transformer Engine's layers even to throw them away."""
         model_parallel_cuda_manual_seed(self.cfg.seed)
+        return self._model(self.transformer_config, pre_process, post_process)
+
+    def whole_stage(self, config: Config, device: torch.device) -> Stage:
+        """A model with all layers and the whole vocabulary, to sample with; it takes groups of one rank."""
+        alone = copy.copy(self.transformer_config)
+        alone.tensor_model_parallel_size = alone.pipeline_model_parallel_size = 1
+        alone.fp8 = None
+        return NemoStage(self._model(alone, True, True).to(device), config)
+
+    def _model(self, transformer_config: Any, pre_process: bool, post_process: bool) -> GPTModel:
         model = GPTModel(
-            config=self.transformer_config,
+            config=transformer_config,
             transformer_layer_spec=layer_spec(
                 qk_layernorm=self.cfg.qk_layernorm,
                 transformer_engine=self.cfg.transformer_engine,
-                fp8=self.transformer_config.fp8,
+                fp8=transformer_config.fp8,
             ),
             vocab_size=self.cfg.override_vocab_size,
             max_sequence_length=self.cfg.encoder_seq_length,

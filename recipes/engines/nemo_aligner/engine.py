@@ -16,6 +16,7 @@ from torch import Tensor
 from recipes.engines.core import state
 from recipes.engines.core.batching import PackedBatch
 from recipes.engines.core.engine import GPTEngine
+from recipes.engines.core.stage import Stage
 from recipes.engines.nemo_aligner import settings
 from recipes.engines.nemo_aligner.actor import ActorBatch, MegatronGPTGRPOActorModel
 from recipes.engines.nemo_aligner.checkpoints import ModelSpaceOptimizer, NemoSaves
@@ -49,6 +50,9 @@ class NemoAlignerEngine(GPTEngine):
         self.stage = self.passes.stage
         if is_leader():
             print(settings.describe(self.module, self.optimizer), flush=True)
+
+    def _build_whole(self) -> Stage:
+        return self.actor.whole_stage(self.config, self.device)
 
     def _gradient(
         self, micro_batches: list[PackedBatch], loss: Loss, temperature: float, references: Sequence[Tensor] | None

@@ -25,7 +25,8 @@ from recipes.sampling.vllm.servers import Fleet, Server, State, headers
 
 # Requests on the way to one server; it queues what it does not compute yet.
 _IN_FLIGHT = 512
-_HEALTH_EVERY_S, _HEALTH_S = 5.0, 30.0
+# An engine answers between two of its steps.
+_HEALTH_EVERY_S, _HEALTH_S = 5.0, 45.0
 _LOOK_S = 0.1
 _CONNECT_S = 10.0
 # How often one response may be given up: too little time for it would not become more.
@@ -34,10 +35,17 @@ _MOST_FAILURES = 5
 
 @dataclass(frozen=True)
 class Request:
-    """One response to ask for: a prompt and vLLM's sampling parameters."""
+    """One response to ask for.
+
+    Attributes:
+        prompt: token ids.
+        parameters: vLLM's sampling parameters.
+        salt: requests share the cache of prompts with those of the same one.
+    """
 
     prompt: tuple[int, ...]
     parameters: dict[str, Any]
+    salt: str | None = None
 
 
 def requests(prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Request]:
@@ -244,10 +252,10 @@ class Batch:
             await asyncio.gather(*(self._look(client, server) for server in self._fleet.of(State.CURRENT)))
 
     async def _look(self, client: httpx.AsyncClient, server: Server) -> None:
-        """Asks a server for its health, over a connection of its own."""
+        """Asks a server's engine something, over a connection of its own; its health is its front's alone."""
         try:
             async with asyncio.timeout(_HEALTH_S):
-                answer = await client.get(f"{server.url}/health", headers={"Connection": "close"})
+                answer = await client.get(f"{server.url}/is_paused", headers={"Connection": "close"})
                 answer.raise_for_status()
         except (httpx.HTTPError, TimeoutError) as error:
             self._fleet.lost(server, _described(error, _HEALTH_S))
@@ -266,7 +274,7 @@ async def ask(client: httpx.AsyncClient, server: Server, request: Request) -> di
         RolloutError: the request is refused.
         AnswerError, httpx.HTTPError: the server failed.
     """
-    body = {"token_ids": request.prompt, "sampling_params": request.parameters, "stream": False}
+    body = {"token_ids": request.prompt, "sampling_params": request.parameters, "cache_salt": request.salt}
     answer = await client.post(f"{server.url}/inference/v1/generate", json=body)
     if answer.status_code in (400, 404, 422):
         raise RolloutError(f"{server}: refused a request of {len(request.prompt)} tokens: {answer.text[:500]}")

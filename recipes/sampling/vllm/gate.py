@@ -10,6 +10,7 @@ log-probabilities.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,7 +68,9 @@ def probe(
     transfer: Transfer,
 ) -> list[Probed]:
     """Asks each server; on rank 0. A server that does not answer is reported lost and is not among the results."""
-    asked = requests(probes, Sampling(1, temperature, _NEW_TOKENS, (), seed=0))
+    sampling = Sampling(1, temperature, _NEW_TOKENS, (), seed=0)
+    # Each finds in the cache what it has left there itself, and nothing of the others or of the run's prompts.
+    asked = [dataclasses.replace(r, salt=f"probe {n}") for n, r in enumerate(requests(probes, sampling))]
     timeout_s, sent = transfer.timeout_s, transfer.digests
 
     def one(server: Server) -> Probed:

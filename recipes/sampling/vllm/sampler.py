@@ -71,7 +71,7 @@ class VLLMSampler:
 
         def outdate() -> None:
             assert self._fleet is not None
-            for server in self._fleet.of(State.CURRENT):
+            for server in (*self._fleet.of(State.CURRENT), *self._fleet.of(State.UNPROVEN)):
                 server.state = State.STALE
 
         self._on_leader(outdate)
@@ -147,18 +147,19 @@ class VLLMSampler:
             RolloutError: one computes otherwise than the trainer, by more than `rollout.mismatch_stop`.
         """
         fleet, temperature = self._fleet, self._temperature
-        stale = fleet.of(State.STALE) if fleet is not None else []
         self._transfer.hand_over(fleet, self._version)
 
         def ask() -> Any:
             assert fleet is not None
-            updated = [server for server in stale if server.state is State.CURRENT]
-            return probe(fleet, updated, self._probes, self._version, temperature, self._transfer)
+            unproven = fleet.of(State.UNPROVEN)
+            return probe(fleet, unproven, self._probes, self._version, temperature, self._transfer)
 
         found = self._on_leader(ask)
         faults = [f"{each.server}: {each.fault}" for each in found if each.fault]
         compared = compare(self._engine, self._probes, found, temperature) if found and not faults else []
         self._judge(faults, compared)
+        for server in fleet.of(State.UNPROVEN) if fleet is not None else []:
+            server.state = State.CURRENT
         return compared
 
     def _judge(self, faults: Sequence[str], compared: Sequence[Compared]) -> None:

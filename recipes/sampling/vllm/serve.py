@@ -30,6 +30,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # What vLLM keeps of host memory for keys and values on a CPU, in GiB; its own default is half of the machine's.
 _CPU_CACHE_GIB = "4"
 _STOP_S = 5.0
+_LOOK_S = 0.5
 
 
 def command(options: argparse.Namespace, python: str) -> list[str]:
@@ -131,8 +132,8 @@ def main() -> None:
 def supervise(line: list[str], added: dict[str, str], parent: int | None) -> int:
     """Runs the server until it ends, is asked to, or the parent is gone, and leaves none of its processes behind.
 
-    vLLM's engine is a process that outlives a server that was killed. All are in one process group, which ends with
-    this process.
+    vLLM's engine is a process that outlives a server that was killed, and a server one whose engine was. All are in
+    one process group, which ends with this process.
 
     Args:
         line: of the server.
@@ -151,7 +152,15 @@ def supervise(line: list[str], added: dict[str, str], parent: int | None) -> int
         if os.getppid() != parent:
             sys.exit("the process that started this server is gone")
     server = subprocess.Popen(line, env={**os.environ, **added})
-    code = server.wait()
+    engines: set[int] = set()
+    while (code := server.poll()) is None:
+        running = {process for process in _others() if _is_engine(process)}
+        if engines - running:
+            print("vLLM's engine or a worker of it has ended; its server ends too", file=sys.stderr, flush=True)
+            code = 1
+            break
+        engines = running
+        time.sleep(_LOOK_S)
     _end_group(code)
     return code
 
@@ -172,6 +181,13 @@ def _end_group(code: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
     os._exit(code if code >= 0 else 128 - code)
+
+
+def _is_engine(process: int) -> bool:
+    """Whether it is one of the processes without which vLLM's server answers nothing, or hangs."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/comm").read_text().startswith("VLLM::")
+    return False
 
 
 def _others() -> list[int]:

@@ -1,8 +1,8 @@
 """The servers of a run on rank 0: started, watched, and let back in once they have the run's weights.
 
-A server is starting, stale or current. It is current from a hand-over of weights that it finished until it fails, and
-is asked for responses in that state alone. One that fails is started again where the run started it, or waited for
-where somebody else does (a Slurm step), and is stale until the next hand-over.
+A server is starting, stale, unproven or current: it answers, has been handed the run's weights, and has been compared
+with the trainer. It is asked for responses in the last state alone. One that fails is started again where the run
+started it, or waited for where somebody else does (a Slurm step).
 
 Left out: moving a server to another machine; whoever started it there does that.
 """
@@ -43,6 +43,7 @@ class State(Enum):
 
     STARTING = "starting"
     STALE = "without the run's weights"
+    UNPROVEN = "not compared with the trainer"
     CURRENT = "current"
 
 

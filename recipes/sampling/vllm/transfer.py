@@ -358,7 +358,7 @@ class _Sending:
         self._all(close)
         for server in self._servers:
             server.version, server.failures = version, 0
-            server.state = State.CURRENT
+            server.state = State.UNPROVEN
         self._pool.shutdown(wait=False)
 
     def fail_all(self, error: ServerError) -> None:

@@ -87,15 +87,16 @@ class Batches:
         assert self._next is not None
         phases.add("generate", self._next.waited)  # at a save
         with phases("generate"):
-            batch, self._next = self._finished(step - 1), None
+            batch, groups = self._finished(step - 1)
+        self._next = None
+        metrics |= _staleness(groups, step, self._config)
         if self._config.rollout.ahead:
             phases.seconds["overlapped"] = max(0.0, batch.seconds - batch.waited)
             if step < self._config.trainer.steps:
                 if early:
-                    metrics = self._update(step, phases)
+                    metrics |= self._update(step, phases)
                 self._begin(step + 1, 0)
-        assert batch.completions is not None
-        return batch.prompts, batch.completions, metrics | _staleness(batch.completions, step, self._config)
+        return batch.prompts, groups, metrics
 
     def observe(self, prompts: Sequence[Prompt], informative: Sequence[bool]) -> None:
         """See `PromptOrder.observe`."""
@@ -110,12 +111,11 @@ class Batches:
         if self._next is not None:
             ahead = {"prompts": [prompt.example.id for prompt in self._next.prompts]}
             try:
-                batch = self._finished(step)
+                batch, groups = self._finished(step)
             except RolloutError as error:
                 self._failure = error
             else:
-                assert batch.completions is not None
-                ahead |= {"seconds": batch.seconds, "completions": pack(batch.completions)}
+                ahead |= {"seconds": batch.seconds, "completions": pack(groups)}
         return {**self._order.state(), "ahead": ahead}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -140,7 +140,7 @@ class Batches:
         sampling = _sampling(self._config, step, number, prompts, self._stops)
         self._next = _Batch(prompts, self._sampler.begin([prompt.ids for prompt in prompts], sampling))
 
-    def _finished(self, version: int) -> _Batch:
+    def _finished(self, version: int) -> tuple[_Batch, Groups]:
         """The batch on its way, waited for; `version`: steps that the policy has taken."""
         batch = self._next
         assert batch is not None
@@ -149,7 +149,7 @@ class Batches:
             began = time.monotonic()
             batch.completions = self._sampler.finish(batch.begun, version)
             batch.waited, batch.seconds = time.monotonic() - began, batch.begun.seconds
-        return batch
+        return batch, batch.completions
 
 
 def _staleness(completions: Groups, step: int, config: Config) -> dict[str, float]:

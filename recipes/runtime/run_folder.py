@@ -81,8 +81,8 @@ class RunFolder:
                 )
             if ahead := [line for line in differences if line.startswith("rollout.ahead")]:
                 print(
-                    f"{self.path}: {ahead[0]}; responses are of another age from the next step on or the one after it, "
-                    "so its figures are those of neither",
+                    f"{self.path}: {ahead[0]}; from here on its responses are of another age, and its figures those of "
+                    "neither",
                     file=sys.stderr,
                 )
         replace_file(written, to_yaml(config).encode())

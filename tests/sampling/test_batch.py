@@ -23,7 +23,7 @@ PROMPTS, WORDS_S = 6, 20.0
 
 
 class Standin:
-    """A server that answers `most` requests by weights of a version, and leaves the others open."""
+    """A server that answers `most` requests by weights of a version; the others wait until `left` is raised."""
 
     def __init__(self, version: int, most: int, port: int = 0) -> None:
         self.version, self.left = version, threading.Semaphore(most)
@@ -38,10 +38,11 @@ class Standin:
                 body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "{}")
                 if self.path != "/inference/v1/generate":
                     self._say({})
-                elif owner.left.acquire(blocking=False):
-                    self._say(owner.answer(body["token_ids"]))
-                else:
-                    owner.ended.wait()
+                    return
+                while not owner.ended.is_set():
+                    if owner.left.acquire(timeout=0.02):
+                        self._say(owner.answer(body["token_ids"]))
+                        return
 
             def _say(self, value: Any) -> None:
                 text = json.dumps(value).encode()
@@ -97,16 +98,21 @@ def _batch(fleet: Fleet) -> client.Batch:
     return client.Batch(fleet, asked, timeout_s=30)
 
 
-def test_the_others_answer_by_the_batchs_weights() -> None:
+def test_the_others_answer_by_the_batchs_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is back is left alone while another one holds these."""
-    lost, other = Standin(3, most=1), Standin(3, most=PROMPTS)
+    monkeypatch.setattr(sampler, "_WORD_S", 0.5)
+    lost, other = Standin(3, most=1), Standin(3, most=2)
     fleet = _fleet(lost, other)
     batch = _batch(fleet)
     try:
-        _until(lambda: other.left._value < PROMPTS - 1 and lost.left._value == 0)
+        _until(lambda: batch._left == PROMPTS - 3)
         lost.close()
         _until(lambda: fleet.servers[0].state is State.STARTING)
         back = Standin(0, most=PROMPTS, port=lost.port)
+        while not fleet.of(State.STALE):
+            assert sampler._next_word(fleet, batch, same=False) == "wait"
+        assert sampler._next_word(fleet, batch, same=False) == "wait"
+        other.left.release(PROMPTS)
         assert sampler._next_word(fleet, batch, same=False) == "done"
         assert [answer.ids for answer in batch.answers()] == [(n + 1,) for n in range(PROMPTS)]
         assert {answer.versions for answer in batch.answers()} == {((3, 1),)}

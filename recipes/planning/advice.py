@@ -38,6 +38,7 @@ def _memory(plan: Plan) -> list[str]:
             else "set parallel.recompute=true, or lower parallel.micro_batch_tokens"
         ),
         "optimizer state": "use more GPUs, of which more are data parallel, or raise parallel.pipeline",
+        "sampling copy": "set rollout.tensor=0, which samples with the trainer's own weights",
         "logits": "lower parallel.micro_batch_tokens",
         "sampling logits": "lower rollout.group_size or rollout.prompts",
     }

@@ -13,6 +13,7 @@ from recipes.planning.memory import Memory, memory_of
 from recipes.planning.timing import (
     Model,
     Parts,
+    gathering_seconds,
     generation_seconds,
     generator_of,
     pass_seconds,
@@ -76,7 +77,12 @@ class Plan:
             self.rollout,
             reference=self.config.algorithm.reads_reference,
             longest_prompt=self.config.model.max_length - (rollout.min_new_tokens or rollout.max_new_tokens),
+            alone=self._alone,
         )
+
+    @property
+    def _alone(self) -> bool:
+        return self.config.samples_alone and self.assumptions.generator == "embedded"
 
     @property
     def node_memory(self) -> float:
@@ -91,8 +97,10 @@ class Plan:
         tokens = rollout.packed_tokens(self.layout.micro_batch_tokens)
         forward = pass_seconds(model, tokens, rollout.span, trained="nothing")
         updates = algorithm.mini_batches * algorithm.epochs
+        generator = generator_of(self.layout, self.assumptions.generator, alone=self._alone)
+        gathering = {"gathering weights": gathering_seconds(model)} if self._alone else {}
         phases = {
-            "generation": generation_seconds(model, generator_of(self.layout, self.assumptions.generator), rollout),
+            "generation": generation_seconds(model, generator, rollout) | gathering,
             "scoring": {"reward server": rollout.responses / _SCORES_A_SECOND},
         }
         charged = algorithm.reads_reference and algorithm.kl_place == "reward"

@@ -13,7 +13,13 @@ import math
 from dataclasses import dataclass
 
 from conversion.architecture import MegatronArchitecture
-from recipes.planning.architectures import cache_bytes, embedding_weights, layer_matrices, stage_parameters
+from recipes.planning.architectures import (
+    cache_bytes,
+    embedding_weights,
+    layer_matrices,
+    parameters,
+    stage_parameters,
+)
 from recipes.planning.hardware import OVERHEAD_BYTES
 from recipes.planning.layout import Layout, Rollout
 
@@ -27,7 +33,7 @@ class Memory:
     """Bytes by part on the fullest GPU; what trains, what samples and what saves is not there at the same time.
 
     Attributes:
-        always: weights, gradients, optimizer state, overhead.
+        always: weights, gradients, optimizer state, a copy of the weights to sample with, overhead.
         training: activations and logits at their peak.
         sampling: keys and values, and logits.
         saving: what a save gathers.
@@ -123,7 +129,13 @@ def layer_activations(architecture: MegatronArchitecture, layout: Layout) -> flo
 
 
 def memory_of(
-    architecture: MegatronArchitecture, layout: Layout, rollout: Rollout, *, reference: bool, longest_prompt: int
+    architecture: MegatronArchitecture,
+    layout: Layout,
+    rollout: Rollout,
+    *,
+    reference: bool,
+    longest_prompt: int,
+    alone: bool = False,
 ) -> Memory:
     """Memory of a GRPO step on our engine.
 
@@ -133,6 +145,7 @@ def memory_of(
         rollout: responses a step.
         reference: whether updates read a reference policy.
         longest_prompt: tokens that the cache must have room for before a response.
+        alone: whether every rank samples with a whole model of its own, which stays there while training.
     """
     held = stage_parameters(architecture, layout.tensor, layout.pipeline)
     hidden, output = architecture.hidden_size, embedding_weights(architecture) / layout.tensor
@@ -147,13 +160,16 @@ def memory_of(
         # One layer at a time is there in full, and its gradients beside it.
         full = Layout(layout.tensor, sequence=layout.sequence, bytes_per_weight=layout.bytes_per_weight)
         activations += 1.5 * tokens * layer_activations(architecture, full)
-    rows = rollout.responses / layout.data
+    replicas, divided = (layout.gpus, 1) if alone else (layout.data, layout.tensor * layout.pipeline)
+    rows = rollout.responses / replicas
     # A prompt is there once for all of its responses.
-    cached = rollout.groups / layout.data * longest_prompt + rows * rollout.limit
-    cache = cache_bytes(architecture, layout.bytes_per_weight) / (layout.tensor * layout.pipeline)
+    cached = rollout.groups / replicas * longest_prompt + rows * rollout.limit
+    cache = cache_bytes(architecture, layout.bytes_per_weight) / divided
+    cached_layers = architecture.num_layers if alone else layers
+    copy = {"sampling copy": float(parameters(architecture) * layout.bytes_per_weight)} if alone else {}
     gathered, host_saving = saved_bytes(held, layout.data)
     return Memory(
-        always={**state_bytes(architecture, layout), "overhead": OVERHEAD_BYTES},
+        always={**state_bytes(architecture, layout), **copy, "overhead": OVERHEAD_BYTES},
         training={
             "activations": activations,
             # Chunks, the whole sequence's hidden states with gradients, the output matrix's gradient in float32 twice.
@@ -161,7 +177,7 @@ def memory_of(
         },
         sampling={
             # One layer's cache is there twice while it is copied.
-            "KV cache": cached * cache * (1 + 1 / layers),
+            "KV cache": cached * cache * (1 + 1 / cached_layers),
             "sampling logits": 3 * 4 * rows * architecture.vocab_size,
         },
         saving={"gathered optimizer state": gathered},

@@ -168,8 +168,23 @@ class Generator:
     rows: int = 0
 
 
-def generator_of(layout: Layout, kind: Literal["embedded", "engine"]) -> Generator:
-    """The embedded sampler in the training layout, or an engine of the same tensor parallel size on the same GPUs."""
+def gathering_seconds(model: Model) -> float:
+    """Seconds until every rank has all weights: what the others of its replica hold, at the slowest link among them."""
+    layout = model.layout
+    ranks = layout.tensor * layout.pipeline
+    held = parameters(model.architecture) * layout.bytes_per_weight
+    return held * (ranks - 1) / ranks / _link(model, ranks)
+
+
+def generator_of(layout: Layout, kind: Literal["embedded", "engine"], *, alone: bool = False) -> Generator:
+    """The embedded sampler in the training layout, or an engine of the same tensor parallel size on the same GPUs.
+
+    Of `alone`, the embedded sampler is a whole model on every GPU.
+    """
+    if kind == "embedded" and alone:
+        return Generator(
+            kind, 1, layout.gpus, weight_bytes=layout.bytes_per_weight, cache_bytes=layout.bytes_per_weight
+        )
     pipeline = layout.pipeline if kind == "embedded" else 1
     size = layout.bytes_per_weight
     return Generator(kind, layout.tensor, layout.gpus, pipeline, weight_bytes=size, cache_bytes=size)

@@ -37,7 +37,8 @@ def keep_freed_memory() -> None:
     """Has glibc keep the memory of freed tensors for this process's next ones; other C libraries are left as they are.
 
     It gives large ones back to the system at once, and the first write to each page of a new one then costs more than
-    most of what is computed into it. The process's memory stays at its peak, as torch's does on a GPU.
+    most of what is computed into it. The process's memory stays at its peak, as torch's does on a GPU, and that is some
+    higher, since glibc seldom fits an aligned tensor into the place of another of its size.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

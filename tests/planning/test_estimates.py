@@ -9,12 +9,13 @@ import pytest
 
 from conversion.families import family_for
 from recipes.planning.architectures import PUBLISHED, cache_bytes, parameters, published, stage_parameters
-from recipes.planning.hardware import OURS, Kernels, gpu_of
+from recipes.planning.hardware import LINK_SHARE, OURS, Kernels, gpu_of
 from recipes.planning.layout import Layout, Rollout
 from recipes.planning.memory import layer_activations, memory_of, saved_bytes, state_bytes, verdict
 from recipes.planning.timing import (
     Generator,
     Model,
+    gathering_seconds,
     generation_seconds,
     generator_of,
     pass_seconds,
@@ -107,6 +108,24 @@ def test_the_cache_has_room_for_every_response_at_once() -> None:
     assert memory.host == stage_parameters(LLAMA_70B, 8, 2) * 2
     assert memory.peak == max(memory.training_peak, memory.sampling_peak, memory.saving_peak)
     assert memory_of(LLAMA_70B, layout, ROLLOUT, reference=False, longest_prompt=1024).host == 0
+
+
+def test_a_whole_model_to_sample_with_on_every_gpu() -> None:
+    """Its weights stay while training; of the cache every GPU of 64 has its responses alone, for all 80 layers."""
+    layout = Layout(tensor=8, pipeline=2, data=4, sequence=True)
+    shared, alone = (
+        memory_of(LLAMA_70B, layout, ROLLOUT, reference=True, longest_prompt=1024, alone=alone)
+        for alone in (False, True)
+    )
+    assert alone.always == shared.always | {"sampling copy": 2 * parameters(LLAMA_70B)}
+    assert alone.sampling["KV cache"] * 41 / 40 == pytest.approx(shared.sampling["KV cache"] * 81 / 80)
+    assert alone.sampling["sampling logits"] == shared.sampling["sampling logits"] / 16
+    # 140 GB, of which 15 sixteenths come from others over the network.
+    assert gathering_seconds(model()) == 0
+    taken = 2 * parameters(LLAMA_70B) * 15 / 16 / (H100.network * LINK_SHARE)
+    assert gathering_seconds(model(layout)) == pytest.approx(taken)
+    found = generator_of(layout, "embedded", alone=True)
+    assert (found.tensor, found.pipeline, found.gpus) == (1, 1, 64)
 
 
 def test_what_a_save_takes_of_gpu_and_node() -> None:

@@ -2,7 +2,7 @@
 
 The product with the output matrix, the softmax and their gradients are taken in chunks of tokens, and again in the
 backward pass, so that logits of a whole micro-batch never exist: at 128 thousand entries they would be the largest
-tensor of a training step.
+tensor of a training step. Only where they all fit into one chunk are the probabilities kept for the backward pass.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class _TokenLogProbs(torch.autograd.Function):
         here = (local >= 0) & (local < width)
         local = local.clamp(0, width - 1)
         logprobs, entropy, normalizer = (torch.zeros(len(hidden), device=hidden.device) for _ in range(3))
-        for rows in _chunks(len(hidden), width):
+        chunks, kept = _chunks(len(hidden), width), None
+        for rows in chunks:
             scaled = _scaled_logits(hidden[rows], weight, temperature, valid - first)
             peak = scaled.amax(-1)
             if divided:
@@ -49,7 +50,9 @@ class _TokenLogProbs(torch.autograd.Function):
             log_total = total.log()
             logprobs[rows], entropy[rows] = target - log_total, log_total - spread / total
             normalizer[rows] = peak + log_total
-        ctx.save_for_backward(hidden, weight, local, here, entropy, normalizer)
+            if len(chunks) == 1:
+                kept = weights.div_(total[:, None])
+        ctx.save_for_backward(hidden, weight, local, here, entropy, normalizer, kept)
         ctx.temperature, ctx.valid = temperature, valid - first
         # A loss without an entropy bonus sends no gradient that way, and should not pay for zeros.
         ctx.set_materialize_grads(False)
@@ -57,22 +60,24 @@ class _TokenLogProbs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, grad_entropy: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, weight, local, here, entropy, normalizer = ctx.saved_tensors
+        hidden, weight, local, here, entropy, normalizer, kept = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         # Chunks add up in float32, whatever the parameters' precision.
         grad_weight = torch.zeros(weight.shape, device=weight.device)
         for rows in _chunks(len(hidden), len(weight)):
-            logs = _scaled_logits(hidden[rows], weight, ctx.temperature, ctx.valid).sub_(normalizer[rows, None])
+            shares, own = kept, None
+            if shares is None:
+                logits = _scaled_logits(hidden[rows], weight, ctx.temperature, ctx.valid)
+                shares = own = logits.sub_(normalizer[rows, None]).exp_()
             if grad_entropy is not None:
                 # d entropy / d logit = -p (log p + entropy) / T
-                probabilities = logs.exp()
                 scale = (grad_entropy[rows] / ctx.temperature)[:, None]
-                d_logits = (logs.clamp_min_(-1e4) + entropy[rows, None]).mul_(probabilities).mul_(-scale)
+                d_logits = shares.log().clamp_min_(-1e4).add_(entropy[rows, None]).mul_(shares).mul_(-scale)
                 if grad is not None:
-                    d_logits.addcmul_(probabilities, (-grad[rows] / ctx.temperature)[:, None])
+                    d_logits.addcmul_(shares, (-grad[rows] / ctx.temperature)[:, None])
             else:
                 assert grad is not None
-                d_logits = logs.exp_().mul_((-grad[rows] / ctx.temperature)[:, None])
+                d_logits = torch.mul(shares, (-grad[rows] / ctx.temperature)[:, None], out=own)
             if grad is not None:
                 # d logprob / d logit = (onehot - p) / T
                 ones = torch.where(here[rows], grad[rows] / ctx.temperature, torch.zeros_like(grad[rows]))

@@ -3,14 +3,13 @@
 One loop: draw prompts, sample a group of responses to each, score them over HTTP, take each group's rewards as one
 another's baseline, and take clipped policy gradient steps. The same code runs one process on a laptop and hundreds
 under srun. The run's folder (`output`) holds the resolved configuration, metrics.jsonl, TensorBoard files, rollout
-samples and checkpoints; started again with the same folder, the run goes on from the last checkpoint. SIGUSR1 makes it
-save and end with exit code 75.
+samples and checkpoints; started again there, it goes on from the last checkpoint. SIGUSR1: it saves and exits with 75.
 
 Settings that have no default: output=FOLDER, model.path=MEGATRON_CHECKPOINT. Others often set: data.train=[FILE,...],
 algorithm=grpo|dr_grpo|dapo|gspo|cispo|rloo|reinforce_pp, reward.url=URL (empty starts a server for the run),
 parallel.processes, parallel.tensor, trainer.steps, trainer.save_every.
 
-Left out: a learned critic and reward models; rollouts older than the policy.
+Left out: a learned critic and reward models; rollouts more than a step older than the policy (`rollout.ahead`).
 """
 
 from __future__ import annotations
@@ -36,6 +35,7 @@ def train(config: Config) -> None:
     from recipes.data.example import read_examples
     from recipes.engines import create_engine
     from recipes.monitor.monitor import TrainingMonitor
+    from recipes.rollout.ahead import Batches
     from recipes.rollout.collect import collect
     from recipes.rollout.metrics import rollout_metrics, rollout_records, speed_metrics, update_metrics
     from recipes.rollout.prompts import PromptOrder, make_prompts
@@ -49,7 +49,7 @@ def train(config: Config) -> None:
     from recipes.runtime.run_folder import RunFolder
     from recipes.runtime.saving import Saving
     from recipes.runtime.schedule import learning_rate, progress
-    from recipes.runtime.tokenizer import load_tokenizer
+    from recipes.runtime.tokenizer import load_tokenizer, stop_ids
     from recipes.sampling.base import RolloutError, create_sampler
 
     folder = RunFolder(config.output)
@@ -73,12 +73,13 @@ def train(config: Config) -> None:
         check_rows([prompt.example for prompt in prompts], client, config.reward)
         engine = stack.enter_context(closing(create_engine(config)))
         sampler = stack.enter_context(closing(create_sampler(config, engine, [prompt.ids for prompt in prompts])))
+        batches = Batches(prompts, order, sampler, config, stop_ids(tokenizer))
         saving = Saving(config, engine)
         step, seconds, skipped = 0, 0.0, 0
         if (latest := folder.latest()) is not None:
             state = engine.load(latest)
             step, seconds, skipped = state["step"], state["seconds"], state["skipped"]
-            order.restore(state["order"])
+            batches.restore(state["order"])
             check_same_reward(state["reward"], reward, config.reward)
         monitor = stack.enter_context(TrainingMonitor(config, step))
         if is_leader() and dropped:
@@ -87,9 +88,7 @@ def train(config: Config) -> None:
         while going:
             step, phases = step + 1, Phases()
             try:
-                rollout = collect(
-                    order, sampler, step, tokenizer=tokenizer, client=client, config=config, phases=phases
-                )
+                rollout = collect(batches, step, tokenizer=tokenizer, client=client, config=config, phases=phases)
             except (RewardError, RolloutError):  # on every rank
                 saving.finish()
                 raise
@@ -112,8 +111,8 @@ def train(config: Config) -> None:
                 phases.total,
                 samples=partial(rollout_records, rollout.sampled, step),
             )
-            own = {"skipped": skipped, "reward": reward, "order": order.state(), "origin": origin}
-            going = saving.after_step(step, seconds, own, monitor.score)
+            own = {"skipped": skipped, "reward": reward, "origin": origin}
+            going = saving.after_step(step, seconds, own, partial(batches.state, step), monitor.score)
 
 
 def _update(

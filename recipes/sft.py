@@ -85,8 +85,8 @@ def train(config: Config) -> None:
                 "policy/skipped_updates": 1 - sums["stepped"],
             }
             monitor.record(step, metrics, seconds, phases.total)
-            own = {"skipped": skipped, "order": order.state(), "origin": origin}
-            going = saving.after_step(step, seconds, own, monitor.score)
+            own = {"skipped": skipped, "origin": origin}
+            going = saving.after_step(step, seconds, own, order.state, monitor.score)
 
 
 def response_sequence(prompt: Prompt, tokenizer: Any) -> TokenSequence:

@@ -1,4 +1,4 @@
-"""One step's rollout: prompts drawn, responses sampled and scored, until there are enough groups to learn from.
+"""One step's rollout: responses to its prompts scored, until there are enough groups to learn from.
 
 Left out: keeping surplus groups for the next step, which would train on an older policy's responses.
 """
@@ -12,15 +12,12 @@ from typing import Any
 
 import torch
 
-from recipes.engines.base import Sampling
 from recipes.rl.advantages import informative
-from recipes.rollout.prompts import Prompt, PromptOrder
+from recipes.rollout.ahead import Batches
 from recipes.rollout.scoring import Trajectory, reward_table, score
 from recipes.runtime.config import Config
 from recipes.runtime.launch import is_leader
 from recipes.runtime.phases import Phases
-from recipes.runtime.tokenizer import stop_ids
-from recipes.sampling.base import Sampler
 from reward_server.client import RewardClient
 
 Group = list[Trajectory]
@@ -44,8 +41,7 @@ class Rollout:
 
 
 def collect(
-    order: PromptOrder,
-    sampler: Sampler,
+    batches: Batches,
     step: int,
     *,
     tokenizer: Any,
@@ -65,20 +61,16 @@ def collect(
     wanted, most = config.rollout.prompts, config.rollout.max_batches
     kept: list[Group] = []
     sampled: list[Group] = []
-    batch = 0
-    with phases("update"):
-        metrics = sampler.update(step - 1)
+    batch, metrics = 0, dict[str, float]()
     while batch < most and len(kept) < wanted:
-        asked = order.next(wanted)
-        with phases("generate"):
-            sampling = _sampling(config, step, batch, asked, stop_ids(tokenizer))
-            completions = sampler.generate([prompt.ids for prompt in asked], sampling)
+        asked, completions, said = batches.sample(step, batch, phases)
+        metrics |= said
         with phases("score"):
             groups = score(
                 asked, completions, tokenizer=tokenizer, client=client, config=config.reward, first_group=len(sampled)
             )
         rewards, valid = reward_table(groups)
-        order.observe(asked, informative(rewards, valid).tolist())
+        batches.observe(asked, informative(rewards, valid).tolist())
         sampled += groups
         mixed = informative(rewards - _length_terms(groups), valid).tolist()
         kept += [group for group, each in zip(groups, mixed, strict=True) if each or most == 1]
@@ -90,23 +82,6 @@ def collect(
             file=sys.stderr,
         )
     return Rollout(kept[:wanted], sampled, batch, metrics)
-
-
-def _sampling(config: Config, step: int, batch: int, prompts: Sequence[Prompt], stops: tuple[int, ...]) -> Sampling:
-    rollout = config.rollout
-    room = [config.model.max_length - len(prompt.ids) for prompt in prompts]
-    return Sampling(
-        copies=rollout.group_size,
-        temperature=rollout.temperature,
-        max_new_tokens=rollout.max_new_tokens,
-        stop_ids=stops,
-        # Prompts of different steps and batches share numbers, so both are part of the seed.
-        seed=config.seed * 1_000_003 + step + (batch << 40),
-        top_k=rollout.top_k,
-        top_p=rollout.top_p,
-        stop_strings=tuple(rollout.stop),
-        limits=tuple(min(rollout.max_new_tokens, each) for each in room) if min(room) < rollout.max_new_tokens else (),
-    )
 
 
 def _length_terms(groups: Sequence[Group]) -> torch.Tensor:

@@ -89,12 +89,15 @@ def update_metrics(updates: Sequence[dict[str, float]], rate: float) -> dict[str
 def speed_metrics(
     rollout: Rollout, trained: Sequence[Sequence[TokenSequence]], seconds: Mapping[str, float]
 ) -> dict[str, float]:
-    """Seconds of each phase, response tokens a second in sampling and training, and this rank's peak memory in GiB."""
+    """Seconds of each phase, response tokens a second in sampling and training, and this rank's peak memory in GiB.
+
+    Sampling is counted whole, what went on beside training as well.
+    """
     sampled = sum(len(t.completion.ids) for group in rollout.sampled for t in group)
     learned = sum(s.response_length for group in trained for s in group)
     return {
         **{f"time/{name}_s": value for name, value in seconds.items()},
-        "speed/sampled_tokens_per_s": sampled / max(seconds["generate"], 1e-9),
+        "speed/sampled_tokens_per_s": sampled / max(seconds["generate"] + seconds.get("overlapped", 0.0), 1e-9),
         "speed/trained_tokens_per_s": learned / max(seconds["train"], 1e-9),
         "memory/peak_gib": platform.peak_memory() / 2**30,
     }

@@ -23,6 +23,11 @@ class Phases:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
 
+    def add(self, name: str, seconds: float) -> None:
+        """Counts time towards `name` that was spent for this step before it began."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        self._began -= seconds
+
     @property
     def total(self) -> float:
         """Seconds since the step began, phases and what lies between them."""

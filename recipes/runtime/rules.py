@@ -14,7 +14,7 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
-from recipes.runtime.config import Config, ConfigError
+from recipes.runtime.config import Config, ConfigError, RolloutConfig
 
 _KINDS = ("choice", "calculation", "text")
 _COMPONENTS = ("answer", "format", "length")
@@ -92,6 +92,7 @@ LIMITS: dict[str, _Range] = {
     "algorithm.importance_low": _NOT_NEGATIVE,
     "algorithm.importance_high": _POSITIVE,
     "rollout.tensor": _NOT_NEGATIVE,
+    "rollout.ahead": _Range(0, 1),
     "rollout.mismatch_warn": _POSITIVE,
     "rollout.mismatch_stop": _POSITIVE,
     "rollout.vllm.replicas": _COUNT,
@@ -173,6 +174,8 @@ def validate(config: Config, stage: Stage) -> None:
         _check_algorithm(config)
     if stage.uses("rollout.max_new_tokens"):
         _check_rollout(config)
+    if stage.uses("rollout.ahead") and config.rollout.ahead:
+        _check_ahead(config.rollout)
     if stage.uses("reward.url"):
         _check_reward(config)
     if stage.uses("data.mix"):
@@ -334,6 +337,24 @@ def _check_rollout(config: Config) -> None:
         f"rollout.top_k={rollout.top_k}, rollout.top_p={rollout.top_p:g}: before such filters vLLM gives "
         f"log-probabilities at temperature 1 alone, and rollout.temperature={rollout.temperature:g}; set it to 1, set "
         "top_k=0 and top_p=1, or choose rollout=default",
+    )
+
+
+def _check_ahead(rollout: RolloutConfig) -> None:
+    _require(
+        rollout.sampler == "vllm",
+        "rollout.ahead=1 samples while the model trains, which the embedded sampler cannot: it is that model; choose "
+        "rollout=vllm, or set rollout.ahead=0",
+    )
+    _require(
+        rollout.max_batches == 1,
+        f"rollout.max_batches={rollout.max_batches} draws further prompts once responses are scored, and "
+        "rollout.ahead=1 has begun the next step's by then; set max_batches=1 or ahead=0",
+    )
+    _require(
+        not rollout.vllm.sleep,
+        "rollout.vllm.sleep=true gives GPUs up while the trainer computes, which is when rollout.ahead=1 samples; set "
+        "sleep=false and give servers GPUs of their own, or set rollout.ahead=0",
     )
 
 

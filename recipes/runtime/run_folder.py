@@ -21,7 +21,7 @@ _STEP = re.compile(r"step_(\d{6})")
 # What a run may change when it is resumed without becoming another run.
 _FREE_TO_CHANGE = (
     *("output=", "trainer.", "parallel.", "cluster.", "reward.url", "reward.allow_change", "rollout.samples_every"),
-    *("rollout.vllm.", "rollout.tensor", "rollout.mismatch_", "data.validation", "data.test"),
+    *("rollout.vllm.", "rollout.tensor", "rollout.mismatch_", "rollout.ahead", "data.validation", "data.test"),
 )
 # Of these the checkpoint's state holds digests.
 _PROVEN_BY_CONTENT = ("model.path", "data.train")
@@ -77,6 +77,12 @@ class RunFolder:
                 print(
                     f"{self.path}: goes on under another layout ({'; '.join(layout)}); sums are added up in another "
                     "order from here on, so its figures equal those of the old layout up to rounding, not bit for bit",
+                    file=sys.stderr,
+                )
+            if ahead := [line for line in differences if line.startswith("rollout.ahead")]:
+                print(
+                    f"{self.path}: {ahead[0]}; from here on its responses are of another age, and its figures those of "
+                    "neither",
                     file=sys.stderr,
                 )
         replace_file(written, to_yaml(config).encode())

@@ -36,12 +36,20 @@ class Saving:
             )
         return not finished
 
-    def after_step(self, step: int, seconds: float, state: dict[str, Any], score: Callable[[], float | None]) -> bool:
+    def after_step(
+        self,
+        step: int,
+        seconds: float,
+        state: dict[str, Any],
+        order: Callable[[], dict[str, Any]],
+        score: Callable[[], float | None],
+    ) -> bool:
         """Saves where it is due; collective.
 
         Args:
             step, seconds: how far the run is; they are saved with the state.
             state: the loop's own JSON values.
+            order: called for a save, on all ranks: JSON values of what comes next; saved as `order`.
             score: called for a save, how good the steps since the one before were.
 
         Returns:
@@ -57,7 +65,7 @@ class Saving:
         if stopped or finished or (every and step % every == 0):
             self._publish(wait=True)
             self._saved = step, score()
-            saved = {"step": step, "seconds": seconds, "score": self._saved[1], **state}
+            saved = {"step": step, "seconds": seconds, "score": self._saved[1], **state, "order": order()}
             try:
                 self._engine.save(self._folder.step_path(step), saved)
             except NonFiniteError as error:

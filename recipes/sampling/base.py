@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +15,20 @@ from recipes.runtime.config import Config
 
 class RolloutError(EngineError):
     """Sampling that failed for good; the message names server or tensor, and what to do."""
+
+
+@dataclass
+class Begun:
+    """Responses that were asked for and have yet to be waited for.
+
+    Attributes:
+        prompts, sampling: what was asked.
+        seconds: that the sampling took, on rank 0 once it is finished.
+    """
+
+    prompts: Sequence[Sequence[int]]
+    sampling: Sampling
+    seconds: float = 0.0
 
 
 class Sampler(Protocol):
@@ -29,8 +45,22 @@ class Sampler(Protocol):
         """
         ...
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
-        """Samples `sampling.copies` responses to every prompt; the same result on every rank.
+    def begin(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Begun:
+        """Asks for `sampling.copies` responses to every prompt, and returns at once.
+
+        One batch is in flight at a time, and none during an `update`.
+        """
+        ...
+
+    def finish(self, begun: Begun, version: int) -> list[list[Completion]]:
+        """Waits for the responses; the same result on every rank.
+
+        They are by the weights of the last `update`. Where all that hold these are lost, what is unanswered is sampled
+        by the policy as it is.
+
+        Args:
+            begun: from `begin`.
+            version: steps that the policy has taken by now.
 
         Raises:
             RolloutError: a response did not come within its deadline.
@@ -38,13 +68,17 @@ class Sampler(Protocol):
         """
         ...
 
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
+        """`begin` and `finish`, of a policy that has not moved since the last `update`."""
+        ...
+
     def close(self) -> None:
-        """Stops what was started; each rank for itself."""
+        """Stops what was started, and gives up what is in flight; each rank for itself."""
         ...
 
 
 class EmbeddedSampler:
-    """The engine samples with the weights that it trains."""
+    """The engine samples with the weights that it trains, and nothing beside its training: when it is waited for."""
 
     def __init__(self, engine: PolicyEngine) -> None:
         self._engine = engine
@@ -55,12 +89,20 @@ class EmbeddedSampler:
         self._version = version
         return {}
 
+    def begin(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Begun:
+        """See `Sampler.begin`."""
+        return Begun(prompts, sampling)
+
+    def finish(self, begun: Begun, version: int) -> list[list[Completion]]:
+        """See `Sampler.finish`."""
+        began = time.monotonic()
+        groups = self._engine.generate(begun.prompts, begun.sampling)
+        begun.seconds = time.monotonic() - began
+        return [[dataclasses.replace(c, versions=((version, len(c.ids)),)) for c in group] for group in groups]
+
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
         """See `Sampler.generate`."""
-        return [
-            [dataclasses.replace(c, versions=((self._version, len(c.ids)),)) for c in group]
-            for group in self._engine.generate(prompts, sampling)
-        ]
+        return self.finish(self.begin(prompts, sampling), self._version)
 
     def close(self) -> None:
         """See `Sampler.close`."""

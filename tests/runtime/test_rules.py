@@ -81,6 +81,10 @@ def test_nan_infinity_and_negative_numbers_are_refused_by_key(key: str, defaults
         (["rollout.stop=['']"], "rollout.stop holds an empty string"),
         (["rollout.min_new_tokens=0"], "rollout.min_new_tokens=0: expected at least 1"),
         (["reward.attempt_timeout_s=30", "reward.total_timeout_s=5"], "is above reward.total_timeout_s=5"),
+        (["rollout=vllm", "rollout.ahead=2"], "rollout.ahead=2: expected at least 0 and at most 1"),
+        (["rollout.ahead=1"], "the embedded sampler cannot: it is that model; choose rollout=vllm"),
+        (["rollout=vllm", "rollout.ahead=1", "rollout.max_batches=2"], "rollout.max_batches=2 draws further prompts"),
+        (["rollout=vllm", "rollout.ahead=1", "rollout.vllm.sleep=true"], "rollout.vllm.sleep=true gives GPUs up"),
         (["reward.preset="], "reward.preset= is empty"),
         (["trainer.best=nope"], "trainer.best=nope: expected one of accuracy/mean, accuracy/choice, "),
         (

@@ -190,16 +190,21 @@ def test_a_resume_under_other_settings_is_refused(
         ("parallel", {"processes": 2, "tensor": 2}),
         ("reward", {"url": "http://host:1"}),
         ("rollout", {"samples_every": 1}),
+        ("rollout", {"ahead": 1}),
     ],
 )
-def test_a_resume_may_change_length_layout_and_address(
-    section: str, changes: dict[str, object], config: Config
+def test_a_resume_may_change_length_layout_address_and_age(
+    section: str, changes: dict[str, object], config: Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """What changes the figures is said."""
     folder = RunFolder(config.output)
     folder.prepare(config, ORIGIN)
     _published(folder, 3)
     changed = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **changes)})
     folder.prepare(changed, ORIGIN)
+    said = capsys.readouterr().err
+    assert bool(said) == (section == "parallel" or "ahead" in changes)
+    assert ("rollout.ahead=0 became 1; from here on its responses are of another age" in said) == ("ahead" in changes)
 
 
 @pytest.mark.parametrize("text", ["", "model: {path: m", "- a list", "model: 3", "nonsense: 1"])

@@ -1,8 +1,8 @@
 """Asking servers for responses: token ids in, token ids with their log-probabilities and weights' versions out.
 
 One request a response, in whatever order servers are free. What a server leaves unanswered is asked of the others, or
-of it when it is back; a response that was not written by the weights of this step is none. A thread of its own does
-the asking, while rank 0's main thread looks after servers and weights.
+of it when it is back; a response that was not written by the weights that its server was handed is none. A thread of
+its own does the asking, while rank 0's main thread looks after servers and weights, or trains.
 """
 
 from __future__ import annotations
@@ -140,12 +140,15 @@ class Batch:
     Args:
         fleet: whose current servers are asked.
         asked: the requests.
-        version: of the weights that must answer.
         timeout_s: of one response.
+
+    Attributes:
+        seconds: from the first request to the last answer, once it is done.
     """
 
-    def __init__(self, fleet: Fleet, asked: Sequence[Request], version: int, timeout_s: float) -> None:
-        self._fleet, self._asked, self._version, self._timeout_s = fleet, asked, version, timeout_s
+    def __init__(self, fleet: Fleet, asked: Sequence[Request], timeout_s: float) -> None:
+        self._fleet, self._asked, self._timeout_s = fleet, asked, timeout_s
+        self.seconds = 0.0
         self._answers: list[Completion | None] = [None] * len(asked)
         self._waiting = deque(range(len(asked)))
         self._failed: Counter[int] = Counter()
@@ -182,6 +185,7 @@ class Batch:
             asyncio.run(self._ask_all())
         except Exception as error:
             self._failure = error
+        self.seconds = time.monotonic() - self._began
 
     async def _ask_all(self) -> None:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
@@ -216,10 +220,11 @@ class Batch:
                 task.add_done_callback(self._busy[server].discard)
 
     async def _ask(self, client: httpx.AsyncClient, server: Server, number: int) -> None:
+        version = server.version
         try:
             async with asyncio.timeout(self._timeout_s):
                 body = await ask(client, server, self._asked[number])
-            self._answers[number], _ = read_answer(body, self._version)
+            self._answers[number], _ = read_answer(body, version)
             self._left -= 1
         except RolloutError as error:
             self._failure = error

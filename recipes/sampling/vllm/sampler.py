@@ -1,7 +1,9 @@
 """Sampling by servers of vLLM that hold the policy's weights: hand over, prove, ask.
 
 Rank 0 alone talks to servers. The other ranks wait for its word, and join when weights are to be handed over, which may
-be in the middle of a batch: a server that was lost and is back gets the step's weights before it is asked again.
+be in the middle of a batch: a server that was lost and is back gets weights before it is asked again. These are the
+policy's as it is. Where it has taken a step since the batch was begun, as with `rollout.ahead`, the batch's weights are
+gone: the server waits for the next step while another one answers, and with none left the new weights write the rest.
 
 Left out: responses that go on under newer weights; every response is written by one version.
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from recipes.runtime.agreement import told_by_leader
 from recipes.runtime.config import Config
 from recipes.runtime.launch import is_leader
 from recipes.runtime.rules import mismatch_limits
-from recipes.sampling.base import RolloutError
+from recipes.sampling.base import Begun, RolloutError
 from recipes.sampling.vllm.client import Batch, cut_at, requests
 from recipes.sampling.vllm.gate import Compared, compare, make_probes, probe
 from recipes.sampling.vllm.servers import Fleet, State
@@ -47,6 +50,7 @@ class VLLMSampler:
         # Evaluation has a temperature of its own.
         self._temperature = config.rollout.temperature
         self._fleet: Fleet | None = None
+        self._batch: Batch | None = None
         self._transfer = Transfer(config, engine)
         self._decode = decoder(config.model.path)
 
@@ -82,21 +86,28 @@ class VLLMSampler:
             "rollout/update_s": time.monotonic() - began,
         }
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
-        """See `Sampler.generate`."""
-        if not prompts:
+    def begin(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Begun:
+        """See `Sampler.begin`."""
+        assert self._batch is None, "a batch is in flight"
+        if self._fleet is not None and prompts:
+            timeout_s = self._config.rollout.vllm.generate_timeout_s
+            self._batch = Batch(self._fleet, requests(prompts, sampling), timeout_s)
+        return Begun(prompts, sampling)
+
+    def finish(self, begun: Begun, version: int) -> list[list[Completion]]:
+        """See `Sampler.finish`."""
+        if not begun.prompts:
             return []
-        fleet, batch = self._fleet, None
-        if fleet is not None:
-            batch = Batch(
-                fleet, requests(prompts, sampling), self._version, self._config.rollout.vllm.generate_timeout_s
-            )
+        fleet, batch, sampling = self._fleet, self._batch, begun.sampling
+        assert fleet is None or batch is not None, "nothing is in flight"
         try:
             while True:
-                word = self._on_leader(lambda: _next_word(fleet, batch) if fleet and batch else "")
+                same = version == self._version
+                word = self._on_leader(partial(_next_word, fleet, batch, same) if fleet and batch else str)
                 if word == "done":
                     break
                 if word == "weights":
+                    self._version = version
                     self._hand_over()
             answers: list[Completion] = self._on_leader(lambda: self._answers(batch, sampling) if batch else [])
             if self._config.rollout.vllm.sleep:
@@ -104,7 +115,12 @@ class VLLMSampler:
         finally:
             if batch is not None:
                 batch.close()
+                begun.seconds, self._batch = batch.seconds, None
         return [answers[i : i + sampling.copies] for i in range(0, len(answers), sampling.copies)]
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
+        """See `Sampler.generate`."""
+        return self.finish(self.begin(prompts, sampling), self._version)
 
     def _answers(self, batch: Batch, sampling: Sampling) -> list[Completion]:
         strings = sampling.stop_strings
@@ -112,6 +128,8 @@ class VLLMSampler:
 
     def close(self) -> None:
         """See `Sampler.close`."""
+        if self._batch is not None:
+            self._batch.close()
         self._transfer.close()
         if self._fleet is not None:
             self._fleet.close()
@@ -176,13 +194,13 @@ def _said(compared: Compared) -> str:
     )
 
 
-def _next_word(fleet: Fleet, batch: Batch) -> str:
-    """What all ranks do next: `done`, `weights`, or `wait`."""
+def _next_word(fleet: Fleet, batch: Batch, same: bool) -> str:
+    """What all ranks do next: `done`, `weights`, or `wait`; `same`: whether the policy is what the batch began with."""
     until = time.monotonic() + _WORD_S
     while time.monotonic() < until:
         if batch.done(_LOOK_S):
             return "done"
         fleet.tend()
-        if fleet.of(State.STALE):
+        if fleet.of(State.STALE) and (same or not fleet.of(State.CURRENT)):
             return "weights"
     return "wait"

@@ -64,6 +64,7 @@ class Server:
         number: among the run's servers, from 0.
         url: base URL; of a server of ours another one after each start.
         state: see `State`.
+        version: of the weights that it was handed last.
         group_size: its workers.
         broken: it has to be started anew.
         failures: since it was brought up to date last, starts among them.
@@ -76,6 +77,7 @@ class Server:
         self.url = url
         self.child = child
         self.state = State.STARTING
+        self.version = -1
         self.group_size = 1
         self.broken = False
         self.failures = 0

@@ -357,7 +357,8 @@ class _Sending:
         self.settle()
         self._all(close)
         for server in self._servers:
-            server.state, server.failures = State.UNPROVEN, 0
+            server.version, server.failures = version, 0
+            server.state = State.UNPROVEN
         self._pool.shutdown(wait=False)
 
     def fail_all(self, error: ServerError) -> None:

@@ -17,9 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from conversion.checkpoint import open_checkpoint
 from recipes.engines.base import Completion, PolicyEngine, Sampling
 from recipes.engines.core.sampling import decoder
+from recipes.runtime import platform
 from recipes.runtime.agreement import told_by_leader
 from recipes.runtime.config import Config
 from recipes.runtime.launch import is_leader
@@ -74,6 +77,9 @@ class VLLMSampler:
             for server in (*self._fleet.of(State.CURRENT), *self._fleet.of(State.UNPROVEN)):
                 server.state = State.STALE
 
+        if self._config.rollout.vllm.sleep and platform.on_gpu():
+            # What torch keeps of a GPU for later is what servers on it need to wake up.
+            torch.cuda.empty_cache()
         self._on_leader(outdate)
         compared: list[Compared] = []
         while not compared:  # all may be lost on the way

@@ -53,9 +53,10 @@ test-aligner: install-dev install-aligner
 	OMP_NUM_THREADS=1 MEDATRON_MEGATRON_PYTHON=$(abspath $(BIN))/python \
 	  $(ALIGNER_VENV)/bin/python -m pytest -n $(WORKERS) --dist loadgroup tests/engines_nemo_aligner $(ARGS)
 
-# Servers take both cores: one test at a time.
-test-vllm: install-dev install-vllm
+# Servers take both cores: one test at a time. Trainers of either engine sample with them.
+test-vllm: install-dev install-aligner install-vllm
 	OMP_NUM_THREADS=1 MEDATRON_VLLM_PYTHON=$(abspath $(VLLM_VENV)/bin)/python \
+	  MEDATRON_ALIGNER_PYTHON=$(abspath $(ALIGNER_VENV)/bin)/python \
 	  $(BIN)/python -m pytest -m "vllm and $(LONG)" tests/sampling tests/slurm $(ARGS)
 
 # Those for a GPU run in small where there is none.

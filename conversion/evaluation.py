@@ -6,7 +6,8 @@
     seen: {questions, unread}: questions that training saw too, and training files that could not be compared
 
 The hash of `reward` is over the preset and the version of every verifier, so that it tells servers apart that would
-grade differently. Two results may stand side by side when all of `measured` is equal but for paths.
+grade differently. `decoding` names a sampler that is not the embedded one. Two results may stand side by side when all
+of `measured` is equal but for paths.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 def _measured(result: Mapping[str, Any]) -> dict[str, Any]:
     """All that must be equal, flat: `data` as digests alone."""
     measured = result["measured"]
-    found: dict[str, Any] = {"data": [file["sha256"] for file in measured["data"]]}
+    found: dict[str, Any] = {"data": [file["sha256"] for file in measured["data"]], "decoding sampler": "embedded"}
     for section in ("reward", "prompts", "decoding"):
         found |= {f"{section} {key}": value for key, value in measured[section].items()}
     return found

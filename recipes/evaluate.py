@@ -1,10 +1,11 @@
 """Accuracy of a checkpoint on held-out questions: `python -m recipes.evaluate output=RUN name=before model.path=CKPT`.
 
-Answers every question of `data.test` greedily, has the reward server's verifiers grade the answers, and writes
-RUN/evaluation/NAME.json: for each kind of task the number of questions, accuracy with its standard error, shares of
-format errors and of answers that contradict their own reasoning, and the mean length; digests of the weights, the data
-and all else that defines the result (`conversion.evaluation`); and how many questions were left out. All answers are in
-RUN/evaluation/NAME.jsonl, written as they come: stopped, the same command goes on behind the last.
+Answers every question of `data.test` greedily, by the engine itself or by servers of vLLM (`rollout=vllm`), has the
+reward server's verifiers grade the answers, and writes RUN/evaluation/NAME.json: for each kind of task the number of
+questions, accuracy with its standard error, shares of format errors and of answers that contradict their own reasoning,
+and the mean length; digests of the weights, the data and all else that defines the result (`conversion.evaluation`);
+and how many questions were left out. All answers are in RUN/evaluation/NAME.jsonl, written as they come: stopped, the
+same command goes on behind the last.
 
 Left out: sampling several answers a question (pass@k, majority), published benchmarks' own prompts.
 """
@@ -14,6 +15,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +46,9 @@ def evaluate(config: Config) -> None:
     from recipes.rollout.server import reward_client
     from recipes.runtime.agreement import from_leader
     from recipes.runtime.tokenizer import load_tokenizer, stop_ids
+    from recipes.sampling.base import create_sampler
 
+    config = replace(config, rollout=replace(config.rollout, temperature=0.0, top_k=0, top_p=1.0))
     target = evaluation_path(config.output, config.name)
     about: dict[str, Any] = {}
     tokenizer = load_tokenizer(config.model.path)
@@ -68,13 +73,15 @@ def evaluate(config: Config) -> None:
         if is_leader():
             about |= {"measured": measured(config, reward)}
             answers = Answers(target.with_suffix(".jsonl"), {key: about[key] for key in ("weights", "measured")})
-        done = int(from_leader(0 if answers is None else len(answers.rows)))
-        for start in range(done, len(prompts), _PROMPTS_AT_ONCE):
-            asked = prompts[start : start + _PROMPTS_AT_ONCE]
-            completions = engine.generate([p.ids for p in asked], sampling)
-            groups = score(asked, completions, tokenizer=tokenizer, client=client, config=config.reward)
-            if answers is not None:
-                answers.add([answer_row(group[0]) for group in groups])
+        left = prompts[int(from_leader(0 if answers is None else len(answers.rows))) :]
+        with closing(create_sampler(config, engine, [prompt.ids for prompt in prompts])) as sampler:
+            sampler.update(0)
+            for start in range(0, len(left), _PROMPTS_AT_ONCE):
+                asked = left[start : start + _PROMPTS_AT_ONCE]
+                completions = sampler.generate([p.ids for p in asked], sampling)
+                groups = score(asked, completions, tokenizer=tokenizer, client=client, config=config.reward)
+                if answers is not None:
+                    answers.add([answer_row(group[0]) for group in groups])
     if answers is not None:
         result = {**about, "dropped": dropped, **summarize(answers.rows)}
         replace_file(target, (json.dumps(result, indent=1) + "\n").encode())

@@ -33,6 +33,8 @@ def measured(config: Config, reward: Mapping[str, str]) -> dict[str, Any]:
             "temperature": 0.0,
             "max_new_tokens": config.rollout.max_new_tokens,
             "max_length": config.model.max_length,
+            # Another program rounds otherwise, and greedy answers part where two tokens are all but as likely.
+            **({} if config.rollout.sampler == "embedded" else {"sampler": config.rollout.sampler}),
         },
     }
 

@@ -156,7 +156,7 @@ class VLLMConfig:
     python: str | None = None
     transfer: str = "auto"
     folder: str | None = None
-    bucket_mib: int = 512
+    bucket_mib: int = 128
     memory_share: float = 0.85
     sleep: bool = False
     start_timeout_s: float = 900.0

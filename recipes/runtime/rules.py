@@ -173,7 +173,7 @@ def validate(config: Config, stage: Stage) -> None:
     if stage.uses("algorithm.tasks"):
         _check_algorithm(config)
     if stage.uses("rollout.max_new_tokens"):
-        _check_rollout(config)
+        _check_rollout(config, stage)
     if stage.uses("rollout.ahead") and config.rollout.ahead:
         _check_ahead(config.rollout)
     if stage.uses("reward.url"):
@@ -304,7 +304,7 @@ def _check_algorithm(config: Config) -> None:
     _check_weights("algorithm.component_weights", algorithm.component_weights)
 
 
-def _check_rollout(config: Config) -> None:
+def _check_rollout(config: Config, stage: Stage) -> None:
     rollout = config.rollout
     _require(
         rollout.max_new_tokens < config.model.max_length,
@@ -333,7 +333,10 @@ def _check_rollout(config: Config) -> None:
             f"rollout.vllm.urls={list(rollout.vllm.urls)}: expected http://HOST:PORT each, or none to start servers",
         )
     _require(
-        rollout.sampler == "embedded" or rollout.temperature == 1 or not (rollout.top_k or rollout.top_p < 1),
+        rollout.sampler == "embedded"
+        or rollout.temperature == 1
+        or not (rollout.top_k or rollout.top_p < 1)
+        or not stage.uses("rollout.top_k"),
         f"rollout.top_k={rollout.top_k}, rollout.top_p={rollout.top_p:g}: before such filters vLLM gives "
         f"log-probabilities at temperature 1 alone, and rollout.temperature={rollout.temperature:g}; set it to 1, set "
         "top_k=0 and top_p=1, or choose rollout=default",

@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 
 from conversion.digests import file_digest
+from conversion.evaluation import differences
 from recipes.data.example import Example, write_examples
 from recipes.evaluate import described, summarize
 from recipes.evaluation.answers import Answers
-from recipes.evaluation.measure import seen_in_training
+from recipes.evaluation.measure import measured, seen_in_training
+from recipes.runtime.loading import load
+from recipes.runtime.rules import Stage
 
 
 def _row(number: int, status: str = "correct", group: str = "choice") -> dict[str, Any]:
@@ -108,3 +111,20 @@ def test_what_a_result_does_not_cover_is_said() -> None:
         "1 of 10 questions are in the training data too: no held-out result",
         "not compared with training data that is gone or was changed: /d/a.jsonl",
     ]
+
+
+def test_another_sampler_is_another_evaluation(tmp_path: Path) -> None:
+    """It may round otherwise. What defines the embedded sampler's, and finds its answers so far, does not name it."""
+    write_examples(tmp_path / "test.jsonl", [_example("1", "Which vitamin?")])
+    needed = ("output=run", "model.path=checkpoint", f"data.test=[{tmp_path / 'test.jsonl'}]")
+    reward = {"name": "gated", "version": "1", "hash": "0" * 64}
+    # Training's filters and its correction for a sampler are nothing to an evaluation.
+    filters = ("rollout=vllm", "rollout.top_k=5", "rollout.temperature=0.7")
+    embedded, vllm = (
+        {"measured": measured(load([*needed, *more], Stage.EVALUATE), reward)}
+        for more in ((), (*filters, "algorithm.importance=none"))
+    )
+    assert embedded["measured"]["decoding"].keys() == {"temperature", "max_new_tokens", "max_length"}
+    assert differences(embedded, vllm) == ["decoding sampler: embedded and vllm"]
+    Answers(tmp_path / "a.jsonl", embedded).add([_row(0)])
+    assert Answers(tmp_path / "a.jsonl", vllm).rows == []

@@ -38,6 +38,7 @@ def found(running: Running, request: pytest.FixtureRequest) -> dict[str, Any]:
             for _ in range(PROMPTS)
         ],
         "stop": STOP,
+        "faults": True,
     }
     (folder / "job.json").write_text(json.dumps(job))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

@@ -1,10 +1,12 @@
 """One rank of a trainer beside a running server: weights handed over, compared, and faults that must be found.
 
-Argument: a folder with `job.json`: {"url", "model", "prompts", "stop"}. Rank 0 writes `result.json`.
+Argument: a folder with `job.json`: {"url", "model", "layout", "prompts", "stop", "faults"}. Rank 0 writes
+`result.json`. Runs in either engine's environment.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,18 +17,23 @@ from unittest import mock
 
 import torch
 
-from conversion import megatron_cpu
+if importlib.util.find_spec("nemo_aligner") is None:
+    from conversion import megatron_cpu
 
-megatron_cpu.install()
+    megatron_cpu.install()
+else:
+    from recipes.engines.nemo_aligner import upstream
 
-from recipes.engines.base import Bucket, Sampling, TokenBatch, TokenSequence  # noqa: E402
-from recipes.engines.megatron.engine import MegatronEngine  # noqa: E402
-from recipes.rl.losses import supervised_loss  # noqa: E402
-from recipes.runtime.launch import init_process_group, is_leader  # noqa: E402
-from recipes.runtime.loading import load  # noqa: E402
-from recipes.sampling.base import RolloutError  # noqa: E402
-from recipes.sampling.vllm import client, servers, transfer  # noqa: E402
-from recipes.sampling.vllm.sampler import VLLMSampler  # noqa: E402
+    upstream.prepare()
+
+from recipes.engines import create_engine
+from recipes.engines.base import Bucket, Sampling, TokenBatch, TokenSequence
+from recipes.rl.losses import supervised_loss
+from recipes.runtime.launch import init_process_group, is_leader
+from recipes.runtime.loading import load
+from recipes.sampling.base import RolloutError
+from recipes.sampling.vllm import client, servers, transfer
+from recipes.sampling.vllm.sampler import VLLMSampler
 
 Results = dict[str, Any]
 TEMPERATURE = 0.7
@@ -44,7 +51,7 @@ class Trainer:
         # Buckets of one layer each.
         self.config = load([*settings, "rollout.vllm.bucket_mib=1", *overrides])
         self.prompts: list[list[int]] = job["prompts"]
-        self.engine = MegatronEngine(self.config)
+        self.engine: Any = create_engine(self.config)
         self.sampler = VLLMSampler(self.config, self.engine, self.prompts, Path(job["folder"]))
         self.version = 0
 
@@ -234,8 +241,9 @@ def main() -> None:
         results[way] = agreement(job, trainer)
         if way == "gloo":
             trainer.sampler.close()
-    results["faults"] = faults(trainer)
-    results["failures"] = failures(trainer)
+    if job["faults"]:
+        results["faults"] = faults(trainer)
+        results["failures"] = failures(trainer)
     trainer.sampler.close()
     left = [str(path) for path in transfer._SHARED_MEMORY.glob("medatron-weights-*")]
     if is_leader():

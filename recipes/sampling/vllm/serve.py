@@ -29,6 +29,9 @@ _PR_SET_PDEATHSIG = 1
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # What vLLM keeps of host memory for keys and values on a CPU, in GiB; its own default is half of the machine's.
 _CPU_CACHE_GIB = "4"
+# Every matrix is loaded into new memory and packed into more of it. To touch that for the first time takes several
+# times as long as to fill it, unless its pages are huge.
+_CPU_MALLOC = "glibc.malloc.hugetlb=1"
 _STOP_S = 5.0
 _LOOK_S = 0.5
 
@@ -55,7 +58,7 @@ def command(options: argparse.Namespace, python: str) -> list[str]:
     # Token ids in and out are a "scale-out" endpoint.
     switches = ["--enable-scale-out", "--enable-prefix-caching", "--enable-prompt-tokens-details"]
     switches.append("--disable-uvicorn-access-log")
-    if not any(Path("/dev").glob("nvidia[0-9]*")):
+    if _on_cpu():
         # A seeded request whose prompt is computed in parts ends a server on a CPU (up to 0.32: "CPU Generator does not
         # use offset").
         switches.append("--no-enable-chunked-prefill")
@@ -70,10 +73,16 @@ def command(options: argparse.Namespace, python: str) -> list[str]:
     return line + [str(part) for name, value in arguments.items() if value is not None for part in (name, value)]
 
 
+def _on_cpu() -> bool:
+    return not any(Path("/dev").glob("nvidia[0-9]*"))
+
+
 def environment() -> dict[str, str]:
     """What the server finds in its environment beside this process's."""
     root = str(Path(__file__).resolve().parents[3])
+    own = {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", _CPU_MALLOC)} if _on_cpu() else {}
     return {
+        **own,
         # Without it there are no endpoints for weights.
         "VLLM_SERVER_DEV_MODE": "1",
         "VLLM_NO_USAGE_STATS": "1",

@@ -287,7 +287,6 @@ def _send(way: Way, bucket: Bucket, sending: _Sending | None, deadline: float) -
     if sending is None:
         way.send(bucket, lambda _: None, 0.0)
     else:
-        sending.settle()
         try:
             way.send(bucket, lambda extra: sending.post(bucket, extra), max(1.0, deadline - time.monotonic()))
         except ServerError as error:
@@ -318,8 +317,9 @@ class _Sending:
         self._all(lambda server: server.call("/start_weight_update", self._left()))
 
     def post(self, bucket: Bucket, extra: dict[str, Any]) -> None:
-        """Begins the update of all servers by one bucket."""
+        """Begins the update of all servers by one bucket, once they have the one before."""
         assert bucket.flat is not None
+        self.settle()
         info = {
             "names": [piece.name for piece in bucket.pieces],
             "shapes": [list(piece.shape) for piece in bucket.pieces],

@@ -19,6 +19,7 @@ import math
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -87,6 +88,7 @@ class Receiver(WeightTransferEngine[Init, Update]):
         self._group: Any = None
         self._expected = {name for name, _ in self.model.named_parameters()}
         self._loaded: set[str] | None = None
+        self._files: dict[Path, torch.Tensor] = {}
 
     def init_transfer_engine(self, init_info: Init) -> None:
         """Meets the trainer where the way wants it."""
@@ -129,7 +131,7 @@ class Receiver(WeightTransferEngine[Init, Update]):
         dtype = getattr(torch, update.dtype)
         assert self._init is not None
         if self._init.way == "file":
-            return torch.from_file(update.file, shared=False, size=update.elements, dtype=dtype)
+            return self._bytes(Path(update.file))[: update.elements * dtype.itemsize].view(dtype)
         if self._init.way == "ipc":
             return _opened(update.handles[_uuid(self.device)], self.device, dtype, update.elements)
         flat = torch.empty(update.elements, dtype=dtype, device=self.device if self._init.way == "nccl" else "cpu")
@@ -137,6 +139,15 @@ class Receiver(WeightTransferEngine[Init, Update]):
         options.rootRank, options.rootTensor = 0, 0
         self._group.broadcast([flat], options).wait()
         return flat
+
+    def _bytes(self, path: Path) -> torch.Tensor:
+        """A file's; in shared memory it stays mapped, elsewhere another machine may write it, and is read anew."""
+        if path in self._files:
+            return self._files[path]
+        found = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+        if path.is_relative_to("/dev/shm"):
+            self._files = {known: kept for known, kept in self._files.items() if known.exists()} | {path: found}
+        return found
 
     def finish_weight_update(self) -> None:
         """Closes the update. Raises RuntimeError where a parameter got nothing; the next update starts afresh."""

@@ -59,7 +59,7 @@ def test_all_commands_are_known_here() -> None:
     training = {f"recipes.{name}" for name in ("grpo", "sft", "evaluate", "canary", "check_export")}
     others = {f"recipes.{name}" for name in ("plan", "preflight", "prepare_data", "pretrain_tiny", "quickstart")}
     inner = {"recipes.transformers_answers", "recipes.monitor.report", "recipes.runtime.versions", "reward_server"}
-    inner |= {"reward_server.verifiers.tables"}
+    inner |= {"reward_server.verifiers.tables", "recipes.sampling.vllm.serve", "recipes.sampling.vllm.arguments"}
     conversion = {f"conversion.{n}" for n in ("hf_to_megatron", "megatron_to_hf", "verify", "logits", "release")}
     assert set(_entry_points()) == training | others | inner | conversion
 

@@ -15,7 +15,6 @@ from recipes.monitor.run_folder import replace_file
 from recipes.runtime.config import ConfigError
 from recipes.runtime.loading import load
 from recipes.runtime.rules import Stage
-from recipes.sampling.vllm.servers import serve_options
 
 
 def main() -> None:
@@ -28,6 +27,9 @@ def main() -> None:
     parser.add_argument("file", type=command.path_argument, metavar="FILE", help="to write")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of the run")
     args = parser.parse_intermixed_args()
+    # It brings torch: --help and a mistake in a setting are answered without.
+    from recipes.sampling.vllm.servers import serve_options
+
     lines = serve_options(load(args.overrides, Stage.EVALUATE))
     replace_file(Path(args.file), "".join(f"{line}\n" for line in lines).encode())
 

@@ -50,7 +50,6 @@ class VLLMSampler:
         self._config, self._engine = config, engine
         self._probes = make_probes(examples, config.model.max_length)
         self._version = 0
-        # Evaluation has a temperature of its own.
         self._temperature = config.rollout.temperature
         self._fleet: Fleet | None = None
         self._batch: Batch | None = None

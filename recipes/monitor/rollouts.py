@@ -117,10 +117,9 @@ def read_rollout_file(path: Path) -> list[RolloutRecord]:
         RunFolderError: the file is no parquet file or lacks a column.
     """
     try:
-        table = pq.read_table(path, columns=_SCHEMA.names)
-        rows = table.select(
-            [name for name in _SCHEMA.names if name != "version" or name in table.column_names]
-        ).to_pylist()
+        there = pq.read_schema(path).names
+        names = [name for name in _SCHEMA.names if name != "version" or name in there]
+        rows = pq.read_table(path, columns=names).select(names).to_pylist()
         return [RolloutRecord(**{**row, "components": json.loads(row["components"])}) for row in rows]
     except (pa.ArrowException, ValueError, KeyError, TypeError) as error:
         raise RunFolderError(

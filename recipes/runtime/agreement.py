@@ -25,10 +25,10 @@ def any_rank(*facts: bool) -> list[bool]:
     return [bool(value) for value in shared.tolist()]
 
 
-def told_by_leader(ask: Callable[[], Any] | None) -> tuple[Any, Exception | None]:
-    """What `ask` returns on rank 0, or its error, on every rank; collective.
+def told_by_leader(ask: Callable[[], Any] | None) -> tuple[Any, str | None]:
+    """What `ask` returns on rank 0, or what its error says, on every rank; collective.
 
-    A rank left alone with an error would keep the others waiting for the deadline.
+    A rank left alone with an error would keep the others waiting for the deadline. Not every error can be sent whole.
 
     Args:
         ask: None on all ranks but 0.
@@ -38,7 +38,7 @@ def told_by_leader(ask: Callable[[], Any] | None) -> tuple[Any, Exception | None
         try:
             told[0] = ask()
         except Exception as error:
-            told[1] = error
+            told[1] = str(error) or type(error).__name__
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.broadcast_object_list(told, 0)
     return told[0], told[1]

@@ -188,7 +188,7 @@ class VLLMSampler:
         """What rank 0 does or hears, on every rank, or its error."""
         value, failure = told_by_leader(action if is_leader() else None)
         if failure is not None:
-            raise failure
+            raise RolloutError(failure)
         return value
 
 

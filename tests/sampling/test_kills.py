@@ -39,7 +39,7 @@ def _steps(output: Path) -> int:
 
 @pytest.mark.parametrize(
     ("kills", "number"),
-    [(1, signal.SIGKILL), (1, signal.SIGSTOP), pytest.param(5, signal.SIGKILL, marks=pytest.mark.long)],
+    [(1, signal.SIGSTOP), pytest.param(5, signal.SIGKILL, marks=pytest.mark.long)],
 )
 def test_a_run_survives_its_server(
     vllm_python: str, tiny_checkpoint: Path, embedded_data: Path, tmp_path: Path, kills: int, number: signal.Signals

@@ -9,12 +9,11 @@ import sys
 from collections.abc import Iterator
 
 from recipes.runtime.config import RewardConfig
-from recipes.runtime.launch import is_leader
+from recipes.runtime.launch import SHARE_OF_WAIT, is_leader
 from reward_server.client import RewardClient
 from reward_server.process import RewardServerProcess
 
 READY_DEADLINE_S = 60.0
-_SHARE_OF_WAIT = 0.8
 
 
 @contextlib.contextmanager
@@ -29,7 +28,7 @@ def reward_client(
     if not is_leader():
         yield None
         return
-    total_s = min(config.total_timeout_s, _SHARE_OF_WAIT * ranks_wait_s)
+    total_s = min(config.total_timeout_s, SHARE_OF_WAIT * ranks_wait_s)
     with contextlib.ExitStack() as stack:
         url = config.url or stack.enter_context(RewardServerProcess()).url
         client = stack.enter_context(

@@ -28,6 +28,8 @@ from recipes.runtime.config import Config, ConfigError
 from recipes.runtime.loading import load, world_size
 from recipes.runtime.rules import Stage
 
+# Of the time that ranks wait for one another, what rank 0 may spend on a server, so that it can still say what failed.
+SHARE_OF_WAIT = 0.8
 _PR_SET_PDEATHSIG = 1
 # How long rank 0, whose store tells who failed first, waits for the others to ask.
 _LAST_WORDS_S = 5.0

@@ -156,8 +156,8 @@ def supervise(line: list[str], added: dict[str, str], parent: int | None) -> int
         os.setpgid(0, 0)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
-    if parent is not None and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if parent is not None:
+        end_with_parent(signal.SIGTERM)
         if os.getppid() != parent:
             sys.exit("the process that started this server is gone")
     server = subprocess.Popen(line, env={**os.environ, **added})
@@ -172,6 +172,12 @@ def supervise(line: list[str], added: dict[str, str], parent: int | None) -> int
         time.sleep(_LOOK_S)
     _end_group(code)
     return code
+
+
+def end_with_parent(number: signal.Signals) -> None:
+    """Asks Linux to send this process a signal when its parent ends; elsewhere it does nothing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def _stop(number: int, _: object) -> None:

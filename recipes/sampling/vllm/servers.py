@@ -105,7 +105,10 @@ class Server:
             raise ServerError(f"{self}: {path.split('?')[0]}: {kind or type(error).__name__}") from error
         if answer.status_code != 200:
             raise ServerError(f"{self}: {path.split('?')[0]}: status {answer.status_code}: {answer.text[:500]}")
-        return answer.json() if answer.content else None
+        try:
+            return answer.json() if answer.content else None
+        except ValueError as error:
+            raise ServerError(f"{self}: {path.split('?')[0]}: no JSON, so this is no vLLM server of a run") from error
 
     def healthy(self, timeout_s: float = _HEALTH_S) -> bool:
         """Whether it answers."""
@@ -123,7 +126,7 @@ class Server:
         """
         self.call("/abort_requests", _HEALTH_S, request_ids=[])
         self.call("/collective_rpc", _HEALTH_S, method="medatron_abandon")
-        self.group_size = int(self.call("/get_world_size", _HEALTH_S, get=True)["world_size"])
+        self.group_size = self.call("/get_world_size", _HEALTH_S, get=True)["world_size"]
         self.state = State.STALE
 
     def close(self) -> None:

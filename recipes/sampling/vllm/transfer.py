@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import datetime
-import hashlib
 import mmap
 import os
 import shutil
@@ -34,18 +32,12 @@ from torch import Tensor
 from recipes.engines.base import Bucket, PolicyEngine
 from recipes.runtime import platform
 from recipes.runtime.config import Config
+from recipes.runtime.launch import SHARE_OF_WAIT
 from recipes.sampling.vllm.servers import Fleet, Server, ServerError, State
+from recipes.sampling.vllm.wire import broadcast, digest, group_store, process_group
 
 _SHARED_MEMORY = Path("/dev/shm")
 _SLOTS = 2
-_SHARE_OF_WAIT = 0.8
-# As in worker.py, which runs where this cannot be imported.
-DIGEST_ROWS = 64
-
-
-def digest(tensor: Tensor) -> str:
-    """SHA-256 of a tensor's values as they lie."""
-    return hashlib.sha256(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 class Way(ABC):
@@ -106,7 +98,10 @@ class FileWay(Way):
             for left in self._parent.glob(f"{mark}*"):
                 if not Path(f"/proc/{left.name.removeprefix(mark).split('-')[0]}").exists():
                     shutil.rmtree(left, ignore_errors=True)
-            self._folder = Path(tempfile.mkdtemp(prefix=f"{mark}{os.getpid()}-", dir=self._parent))
+            try:
+                self._folder = Path(tempfile.mkdtemp(prefix=f"{mark}{os.getpid()}-", dir=self._parent))
+            except OSError as error:
+                return dict.fromkeys(servers, self._unwritten(error))
         return super().open(servers, fleet)
 
     def send(self, bucket: Bucket, post: Callable[[dict[str, Any]], None], left_s: float) -> None:
@@ -114,8 +109,17 @@ class FileWay(Way):
         if bucket.flat is None:
             return
         self._turn = (self._turn + 1) % _SLOTS
-        path = self._write(self._turn, bucket.flat)
+        try:
+            path = self._write(self._turn, bucket.flat)
+        except OSError as error:
+            raise self._unwritten(error) from error
         post({"file": str(path)})
+
+    def _unwritten(self, error: OSError) -> ServerError:
+        return ServerError(
+            f"{self._parent}: weights cannot be written there ({error.strerror}); make room for two buckets of "
+            "rollout.vllm.bucket_mib, or name another folder that servers see as rollout.vllm.folder"
+        )
 
     def _write(self, slot: int, flat: Tensor) -> Path:
         assert self._folder is not None
@@ -168,21 +172,18 @@ class GroupWay(Way):
         if not servers:
             return {}
         self._number += 1
-        wait = datetime.timedelta(seconds=self.timeout_s)
         size = 1 + sum(server.group_size for server in servers)
-        host = (
-            "127.0.0.1" if all("127.0.0.1" in s.url or "localhost" in s.url for s in servers) else socket.gethostname()
-        )
-        server_store = dist.TCPStore(host, 0, size, is_master=True, timeout=wait, wait_for_workers=False)
+        here = all("127.0.0.1" in server.url or "localhost" in server.url for server in servers)
+        host = "127.0.0.1" if here else socket.gethostname()
+        store, port = group_store(host, 0, size, self._number, self.timeout_s, leads=True)
         firsts = [1 + sum(s.group_size for s in servers[:n]) for n in range(len(servers))]
-        place = {"host": host, "port": server_store.port, "size": size, "number": self._number}
+        place = {"host": host, "port": port, "size": size, "number": self._number}
         first = dict(zip(servers, firsts, strict=True))
         with ThreadPoolExecutor(1) as pool:
             met = pool.submit(fleet.each, servers, lambda s: self._initialise(s, {**place, "first": first[s]}))
             failure: Exception | None = None
             try:
-                store = dist.PrefixStore(f"weights-{self._number}", server_store)
-                self._group = _group(self._name, store, size, wait)
+                self._group = process_group(self._name, store, 0, size, self.timeout_s)
             except RuntimeError as error:
                 failure = error
             found = _failed(servers, met.result())
@@ -197,11 +198,8 @@ class GroupWay(Way):
             return
         post({})
         flat = bucket.flat if self._name == "nccl" else bucket.flat.cpu()
-        options = dist.BroadcastOptions()
-        options.rootRank, options.rootTensor = 0, 0
-        options.timeout = datetime.timedelta(seconds=max(1.0, left_s))
         try:
-            self._group.broadcast([flat], options).wait()
+            broadcast(self._group, flat, left_s)
         except RuntimeError as error:
             self.close()
             raise ServerError(f"the broadcast over {self._name} failed: {str(error).splitlines()[0]}") from error
@@ -212,14 +210,6 @@ class GroupWay(Way):
         if group is not None and hasattr(group, "abort"):
             with contextlib.suppress(RuntimeError):
                 group.abort()
-
-
-def _group(name: str, store: Any, size: int, wait: datetime.timedelta) -> Any:
-    if name == "gloo":
-        return dist.ProcessGroupGloo(store, 0, size, wait)
-    options = dist.ProcessGroupNCCL.Options()
-    options._timeout = wait
-    return dist.ProcessGroupNCCL(store, 0, size, options)
 
 
 class IpcWay(Way):
@@ -256,7 +246,7 @@ class Transfer:
     def __init__(self, config: Config, engine: PolicyEngine) -> None:
         self._settings = config.rollout.vllm
         self._engine = engine
-        self.timeout_s = min(self._settings.transfer_timeout_s, _SHARE_OF_WAIT * 60 * config.parallel.timeout_minutes)
+        self.timeout_s = min(self._settings.transfer_timeout_s, SHARE_OF_WAIT * 60 * config.parallel.timeout_minutes)
         self.way = _chosen_way(config, self.timeout_s)
         self.digests: dict[str, str] = {}
 
@@ -273,7 +263,7 @@ class Transfer:
         for bucket in self._engine.weights(self._settings.bucket_mib << 20, self.way.everywhere):
             if sending is not None:
                 self.digests |= _digests(bucket)
-            if sending is not None or self.way.everywhere:
+            if (sending is not None and sending.anybody) or self.way.everywhere:
                 _send(self.way, bucket, sending, deadline)
         if sending is not None:
             sending.end(version)
@@ -306,6 +296,11 @@ class _Sending:
         self._servers = list(fleet.of(State.STALE))
         self._pool = ThreadPoolExecutor(max(1, len(self._servers)))
         self._pending: list[tuple[Server, Future[Any]]] = []
+
+    @property
+    def anybody(self) -> bool:
+        """Whether a server still takes part."""
+        return bool(self._servers)
 
     def begin(self) -> None:
         """Nothing is computed while weights change: what servers still do is for nobody."""
@@ -386,14 +381,9 @@ def _failed(servers: Sequence[Server], results: Sequence[Any]) -> dict[Server, S
 
 
 def _digests(bucket: Bucket) -> dict[str, str]:
-    """Of what servers can give a digest of as well, see `Extension.medatron_digests` in worker.py."""
-    found = {}
-    for name, tensor in bucket.tensors():
-        if name.endswith("norm.weight"):
-            found[name] = digest(tensor)
-        elif name == "model.embed_tokens.weight":
-            found[name] = digest(tensor[:DIGEST_ROWS])
-    return found
+    """Of what servers can tell the digests of as well."""
+    found = {name: digest(name, tensor) for name, tensor in bucket.tensors()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _chosen_way(config: Config, timeout_s: float) -> Way:

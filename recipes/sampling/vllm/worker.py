@@ -1,9 +1,9 @@
 """What runs inside vLLM's workers: receiving weights from the trainer, and telling what is loaded.
 
-Imported by vLLM (`--worker-extension-cls`), in an environment without the rest of this project. It registers a weight
-transfer engine, so that vLLM's own endpoints (init, start, update, finish) hand over weights in four ways: a file that
-both sides see (also in shared memory), gloo or NCCL with torch alone on both sides, and CUDA memory of the trainer's
-process on the same GPU. vLLM's built-in engines want vLLM in the trainer's process, or fail on a CPU.
+Imported by vLLM (`--worker-extension-cls`), in an environment without the rest of this project but this folder. It
+registers a weight transfer engine, so that vLLM's own endpoints (init, start, update, finish) hand over weights in four
+ways: a file that both sides see (also in shared memory), gloo or NCCL with torch alone on both sides, and CUDA memory
+of the trainer's process on the same GPU. vLLM's built-in engines want vLLM in the trainer's process, or fail on a CPU.
 
 Left out: quantised weights and draft models, which want processing of their own.
 """
@@ -12,9 +12,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import ctypes
-import datetime
-import hashlib
 import math
 import signal
 from collections.abc import Iterator
@@ -23,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
@@ -32,22 +28,8 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-_PR_SET_PDEATHSIG = 1
-# Rows of the embedding that a digest covers.
-DIGEST_ROWS = 64
-
-
-def process_group(
-    way: str, host: str, port: int, rank: int, size: int, timeout_s: float, number: int
-) -> dist.ProcessGroupGloo | Any:
-    """A group of the trainer's rank 0 and all workers, of torch alone; the trainer makes it by the same calls."""
-    wait = datetime.timedelta(seconds=timeout_s)
-    store = dist.PrefixStore(f"weights-{number}", dist.TCPStore(host, port, size, is_master=rank == 0, timeout=wait))
-    if way == "gloo":
-        return dist.ProcessGroupGloo(store, rank, size, wait)
-    options = dist.ProcessGroupNCCL.Options()
-    options._timeout = wait
-    return dist.ProcessGroupNCCL(store, rank, size, options)
+from recipes.sampling.vllm.serve import end_with_parent
+from recipes.sampling.vllm.wire import EMBEDDING, broadcast, digest, group_store, process_group
 
 
 @dataclass
@@ -97,15 +79,10 @@ class Receiver(WeightTransferEngine[Init, Update]):
         if init_info.way in ("gloo", "nccl"):
             parallel = self.parallel_config
             own = init_info.first + parallel.data_parallel_index * parallel.world_size + parallel.rank
-            self._group = process_group(
-                init_info.way,
-                init_info.host,
-                init_info.port,
-                own,
-                init_info.size,
-                init_info.timeout_s,
-                init_info.number,
+            store, _ = group_store(
+                init_info.host, init_info.port, init_info.size, init_info.number, init_info.timeout_s, leads=False
             )
+            self._group = process_group(init_info.way, store, own, init_info.size, init_info.timeout_s)
 
     def start_weight_update(self) -> None:
         """Makes the layers ready to be loaded again; what an update that was given up left behind is closed first."""
@@ -135,9 +112,7 @@ class Receiver(WeightTransferEngine[Init, Update]):
         if self._init.way == "ipc":
             return _opened(update.handles[_uuid(self.device)], self.device, dtype, update.elements)
         flat = torch.empty(update.elements, dtype=dtype, device=self.device if self._init.way == "nccl" else "cpu")
-        options = dist.BroadcastOptions()
-        options.rootRank, options.rootTensor = 0, 0
-        self._group.broadcast([flat], options).wait()
+        broadcast(self._group, flat, self._init.timeout_s)
         return flat
 
     def _bytes(self, path: Path) -> torch.Tensor:
@@ -201,31 +176,26 @@ def _opened(handle: list[Any], device: torch.device, dtype: torch.dtype, element
     return torch.empty(0, dtype=dtype, device=device).set_(storage)[:elements]
 
 
-def digest(tensor: torch.Tensor) -> str:
-    """SHA-256 of a tensor's values as they lie."""
-    return hashlib.sha256(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
-
-
 class Extension:
     """Mixed into vLLM's worker; its methods are called through `/collective_rpc`."""
+
+    # Of the worker that it is mixed into.
+    model_runner: Any
+    parallel_config: Any
 
     def medatron_abandon(self) -> None:
         """Forgets an update that a trainer began and did not finish."""
         self._weight_update_active = False
 
     def medatron_digests(self) -> dict[str, str]:
-        """Of the weights that lie here as they came: norms, and the embedding's first rows where one worker has all."""
-        model = self.model_runner.get_model()  # type: ignore[attr-defined]
-        found = {}
-        for name, parameter in model.named_parameters():
-            if name.endswith("norm.weight"):
-                found[name] = digest(parameter)
-            elif name == "model.embed_tokens.weight" and self.parallel_config.world_size == 1:  # type: ignore[attr-defined]
-                found[name] = digest(parameter[:DIGEST_ROWS])
-        return found
+        """Of the weights that lie here as they came; of an embedding that workers divide there is none."""
+        whole = self.parallel_config.world_size == 1
+        weights = self.model_runner.get_model().named_parameters()
+        found = {name: digest(name, weight) for name, weight in weights if whole or name != EMBEDDING}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 if "medatron" not in WeightTransferEngineFactory._registry:
     WeightTransferEngineFactory.register_engine("medatron", Receiver)
 # A worker goes with the process that started it, also when that is killed.
-ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+end_with_parent(signal.SIGKILL)

@@ -5,12 +5,8 @@ The servers are stand-ins with real sockets that answer as vLLM does.
 
 from __future__ import annotations
 
-import json
-import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
 
@@ -18,63 +14,9 @@ from recipes.engines.base import Sampling
 from recipes.runtime.config import Config
 from recipes.sampling.vllm import client, sampler
 from recipes.sampling.vllm.servers import Fleet, State
+from tests.sampling.standin import Standin
 
 PROMPTS, WORDS_S = 6, 20.0
-
-
-class Standin:
-    """A server that answers `most` requests by weights of a version; the others wait until `left` is raised."""
-
-    def __init__(self, version: int, most: int, port: int = 0) -> None:
-        self.version, self.left = version, threading.Semaphore(most)
-        self.ended = threading.Event()
-        owner = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self._say({"world_size": 1})
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "{}")
-                if self.path != "/inference/v1/generate":
-                    self._say({})
-                    return
-                while not owner.ended.is_set():
-                    if owner.left.acquire(timeout=0.02):
-                        self._say(owner.answer(body["token_ids"]))
-                        return
-
-            def _say(self, value: Any) -> None:
-                text = json.dumps(value).encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            def log_message(self, *arguments: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-        self.port = self._server.server_port
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-
-    def answer(self, ids: list[int]) -> dict[str, Any]:
-        return {
-            "choices": [
-                {
-                    "finish_reason": "stop",
-                    "token_ids": ids,
-                    "weight_versions": [{"version": str(self.version), "start": 0, "end": len(ids)}],
-                    "logprobs": {"content": [{"token_id": token, "logprob": -1.0} for token in ids]},
-                }
-            ]
-        }
-
-    def close(self) -> None:
-        """Breaks off what is open."""
-        self.ended.set()
-        self._server.shutdown()
-        self._server.server_close()
 
 
 def _fleet(*servers: Standin) -> Fleet:

@@ -18,6 +18,7 @@ import pytest
 from recipes import prepare_data
 from recipes.data.errors import ExampleError
 from recipes.data.example import Example, iterate_examples, read_examples, write_examples
+from recipes.data.sources import FileSource
 from tests.conftest import REPOSITORY
 
 MEDQA = {"question": "Which?", "options": {"A": "one", "B": "two"}, "answer": "two", "answer_idx": "B"}
@@ -60,11 +61,11 @@ def test_the_command_line_writes_and_counts(tmp_path: Path) -> None:
 
 
 def test_two_files_of_one_data_set_go_into_one_run_with_other_ids(tmp_path: Path, source: Path) -> None:
-    prepare_data.convert("medqa", source, tmp_path / "dev.jsonl", "medqa")
-    prepare_data.convert("medqa", source, tmp_path / "train.jsonl", "medqa")
+    prepare_data.convert("medqa", FileSource(source), tmp_path / "dev.jsonl", "medqa")
+    prepare_data.convert("medqa", FileSource(source), tmp_path / "train.jsonl", "medqa")
     with pytest.raises(ExampleError, match=r"'medqa/1' occurs twice, first in .*dev\.jsonl, row 1; .*\(--ids\)"):
         read_examples(tmp_path / "dev.jsonl", tmp_path / "train.jsonl")
-    prepare_data.convert("medqa", source, tmp_path / "train.jsonl", "medqa-train")
+    prepare_data.convert("medqa", FileSource(source), tmp_path / "train.jsonl", "medqa-train")
     assert len(read_examples(tmp_path / "dev.jsonl", tmp_path / "train.jsonl")) == 4
 
 
@@ -92,7 +93,7 @@ def test_a_target_that_cannot_be_written_is_named_and_nothing_half_done_is_left(
     make(out, source)
     before = sorted(path for path in tmp_path.rglob("*") if path.name != "folder")
     with pytest.raises(ExampleError, match=said) as caught:
-        prepare_data.convert("medqa", source, out, "medqa")
+        prepare_data.convert("medqa", FileSource(source), out, "medqa")
     assert str(caught.value).startswith((str(out), str(source)))
     assert sorted(path for path in tmp_path.rglob("*") if path.name != "folder") == before
 
@@ -153,10 +154,11 @@ import resource, sys
 from pathlib import Path
 from recipes import prepare_data
 from recipes.data.example import iterate_examples
+from recipes.data.sources import FileSource
 held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (held + int(sys.argv[4]),) * 2)
-count, _ = prepare_data.convert(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), "x")
-print(count, sum(1 for _ in iterate_examples(sys.argv[3])))
+made = prepare_data.convert(sys.argv[1], FileSource(Path(sys.argv[2])), Path(sys.argv[3]), "x")
+print(made["rows"], sum(1 for _ in iterate_examples(sys.argv[3])))
 """
 
 

@@ -132,6 +132,8 @@ def _convert(settings: dict[str, Any]) -> None:
     if not split and (config or revision):
         raise ExampleError("--config and --revision are of a data set by name; say which --split of it to read")
     source = HubSource(name, split, config, revision) if split else FileSource(command.path_argument(name))
+    if source.path and not source.path.exists():
+        raise FileNotFoundError(f"{name}: no such file; for a data set by name, say which --split of it to read")
     with command.naming(out):
         manifest = convert(kind, source, out, ids, **settings)
     print(f"{out}: {manifest['rows']} rows")

@@ -62,6 +62,17 @@ def choice_of(row: Row) -> tuple[dict[str, str], str]:
     return options, _answer(row, options, keys)
 
 
+def letter_at(row: Row, name: str, index: Any, *, first: int, count: int) -> str:
+    """The letter of an index that is known to count from `first`, of `count` options.
+
+    Raises:
+        ExampleError: naming row and field, where no option has it.
+    """
+    if isinstance(index, bool) or index not in range(first, first + count):
+        raise row.wrong(name, f"a number from {first} to {first + count - 1}", index)
+    return LETTERS[int(index) - first]
+
+
 def split_options(text: str) -> tuple[str, dict[str, str]]:
     """A question and the options at its end: lines "A. ..." or, on one line, "(A) ... (B) ...".
 

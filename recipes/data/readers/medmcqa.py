@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from recipes.data.choices import is_missing
+from recipes.data.choices import is_missing, letter_at
 from recipes.data.errors import ExampleError
 from recipes.data.example import Example
 from recipes.data.readers.base import Ids, LeftOut, Reader, choice_example, label_of
@@ -23,8 +23,10 @@ def _rows(source: Source, ids: str, *, first_index: int | None = None) -> Iterat
     first = first_index if first_index is not None else _first_index(source)
     for row in source.rows():
         cop = _index(row)
+        if isinstance(cop, int):
+            cop = letter_at(row, "cop", cop, first=first, count=4)
         yield choice_example(
-            row.having(answer_idx="ABCD"[cop - first] if isinstance(cop, int) and 0 <= cop - first < 4 else cop),
+            row.having(answer_idx=cop),
             id=named.of(row, row.values.get("id", row.number)),
             source="MedMCQA",
             question=row["question"],

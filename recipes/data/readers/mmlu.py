@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from recipes.data.choices import is_missing, letter_at
 from recipes.data.errors import ExampleError
 from recipes.data.example import Example
-from recipes.data.readers.base import Ids, LeftOut, Reader, choice_example
+from recipes.data.readers.base import Ids, LeftOut, Reader, choice_example, text_of
 from recipes.data.sources import FileSource, Source
 from recipes.data.tables import Row
 
@@ -31,7 +32,7 @@ def _rows(source: Source, ids: str, *, subjects: Sequence[str] = ()) -> Iterator
     named = Ids(source, ids)
     for file, subject, split in _files(source, tuple(subjects)):
         for row in file.rows(columns=_COLUMNS if subject else ()):
-            about = subject or str(row["subject"])
+            about = subject or text_of(row, "subject", row["subject"])
             if not subject and about not in (subjects or SUBJECTS):
                 yield LeftOut("its subject is none of those that are read", row.where)
                 continue
@@ -69,9 +70,9 @@ def _files(source: Source, subjects: tuple[str, ...]) -> Iterator[tuple[Source, 
 def _answered(row: Row) -> Row:
     """The hub's answers count from 0, which `choice_of` cannot know."""
     answer = row["answer"]
-    if type(answer) is int and 0 <= answer < len("ABCD"):
-        return row.having(answer="ABCD"[answer])
-    return row
+    if not isinstance(answer, int | float) or is_missing(answer):
+        return row
+    return row.having(answer=letter_at(row, "answer", answer, first=0, count=4))
 
 
 READER = Reader(

@@ -25,6 +25,10 @@ class NoLabelError(ExampleError):
     """A row whose label is null, NaN or blank, as in test splits that are published without."""
 
 
+class NoOptionError(ExampleError):
+    """A row whose label is no letter, index or text of its options."""
+
+
 OPTION_FIELDS = ("options", "Options", "choices")
 # Columns of one option each, from the first on: of CSV tables, and MedMCQA's.
 _OPTION_COLUMNS = (tuple(LETTERS), tuple(f"op{letter.lower()}" for letter in LETTERS))
@@ -50,6 +54,7 @@ def choice_of(row: Row) -> tuple[dict[str, str], str]:
     Raises:
         TwoLabelsError: when its letter and its answer's text contradict each other.
         NoLabelError: when it has none.
+        NoOptionError: when it is none of the options.
         ExampleError: naming the row and the field that is missing or can be read in two ways.
     """
     name = next((name for name in OPTION_FIELDS if name in row.values), None)
@@ -174,7 +179,8 @@ def _answer(row: Row, options: dict[str, str], keys: dict[str, str]) -> str:
         meant = _meant(value, options, keys, pointer=name in _POINTERS)
         # Beside a letter, a text that is no option's is that option misspelt.
         if not meant and not (pointed and name in _ANSWERS):
-            raise row.wrong("answer", f"one of the letters {', '.join(options)}, or an option's text", value)
+            expected = f"one of the letters {', '.join(options)}, or an option's text"
+            raise NoOptionError(str(row.wrong("answer", expected, value)))
         left &= meant or left
         pointed |= name in _POINTERS
     if not left:

@@ -127,6 +127,7 @@ READ: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         {},
         {"answer": "B"},
     ),
+    "medreason, letter and text": ("medreason", {**REASON, "options": LINES, "answer": "B. zinc"}, {}, CHOICE),
     "medreason, open": ("medreason", {**REASON, "options": ""}, {}, {"task": "text", "answer": "Zinc"}),
     "m23k": ("m23k", TRACE, {}, {**CHOICE, "meta": {"trace": {"think": "Hmm.", "answer": "B"}}}),
     "m23k, a list before": (

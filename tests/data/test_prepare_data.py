@@ -192,3 +192,38 @@ def test_rows_are_given_as_they_are_read(tmp_path: Path) -> None:
     assert next(rows) == EXAMPLE
     with pytest.raises(ExampleError, match=r"rows\.jsonl:2: not JSON"):
         next(rows)
+
+
+LABELLED = "note,label\nFebrile.,1\nWell.,0\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("ehr", "--question", "Died?", "--classes", "0=no", "1=yes", "--license-name", "own"), "2 rows"),
+        (("ehr", "--classes", "0", "1"), "the following arguments are required: --question"),
+        (("ehr", "--question", "Died?", "--classes", "=no"), "'=no' is no class; write VALUE or VALUE=TEXT"),
+        (("trec", "--topics", "t.xml"), "the following arguments are required: --judgements"),
+        (("medcalc", "--overridden-only"), "--label-overrides FILE tells"),
+        (("medqa", "--config", "en"), "--config and --revision are of a data set by name; say which --split"),
+        (("medmcqa", "--first-index", "2"), "argument --first-index: invalid choice: 2"),
+    ],
+)
+def test_options_of_the_formats(
+    arguments: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "rows.csv").write_text(LABELLED)
+    kind, *options = arguments
+    command = ["prepare_data", kind, str(tmp_path / "rows.csv"), str(tmp_path / "out.jsonl"), *options]
+    monkeypatch.setattr(sys, "argv", command)
+    stopped = ""
+    try:
+        prepare_data.main()
+    except (ValueError, SystemExit) as error:
+        stopped = str(error)
+    assert said in stopped + "".join(capsys.readouterr())
+    assert (tmp_path / "out.jsonl.manifest.json").exists() == (not stopped)

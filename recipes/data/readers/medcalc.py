@@ -105,8 +105,9 @@ class _Overrides:
         """Overrides without their row. Raises ExampleError where no row was overridden."""
         if not self._used:
             raise ExampleError(f"{self._path}: names no row of the data set; these labels are for another file")
-        for number in self._rows.keys() - self._used:
-            yield LeftOut("an override whose row is not there", self._rows[number].where)
+        for number, row in self._rows.items():
+            if number not in self._used:
+                yield LeftOut("an override whose row is not there", row.where)
 
 
 def _words(text: Any) -> list[str]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from recipes.data.choices import is_missing, split_options
+from recipes.data.choices import NoOptionError, is_missing, split_options
 from recipes.data.example import Example
 from recipes.data.readers.base import Ids, LeftOut, Reader, choice_example, label_of, text_example, text_of
 from recipes.data.sources import Source
@@ -35,19 +35,15 @@ def _rows(source: Source, ids: str) -> Iterator[Example | LeftOut]:
         if is_missing(options):
             yield text_example(row, answer=answer, **fields)
             continue
-        texts = split_options(options)[1] if isinstance(options, str) else {}
-        if verdict := _VERDICT.fullmatch(answer):
-            answer = verdict[1]
-        if texts and not _names_one(answer, texts):
+        verdict = _VERDICT.fullmatch(answer)
+        row = row.having(
+            options=split_options(options)[1] or options if isinstance(options, str) else options,
+            answer=verdict[1] if verdict else answer,
+        )
+        try:
+            yield choice_example(row, **fields)
+        except NoOptionError:
             yield LeftOut("its answer is no option's text", row.where)
-            continue
-        yield choice_example(row.having(options=texts or options, answer=answer), **fields)
-
-
-def _names_one(answer: str, options: dict[str, str]) -> bool:
-    """Whether `choice_of` would find it: a letter, or an option's text but for case and spaces."""
-    said = " ".join(answer.split()).casefold()
-    return said.upper() in options or any(" ".join(text.split()).casefold() == said for text in options.values())
 
 
 READER = Reader("medreason", "MedReason: choice and open questions with their reasoning, for SFT", _rows)

@@ -70,7 +70,7 @@ def _files(source: Source, subjects: tuple[str, ...]) -> Iterator[tuple[Source, 
 def _answered(row: Row) -> Row:
     """The hub's answers count from 0, which `choice_of` cannot know."""
     answer = row["answer"]
-    if not isinstance(answer, int | float) or is_missing(answer):
+    if not isinstance(answer, int | float) or is_missing(answer):  # a letter, or none
         return row
     return row.having(answer=letter_at(row, "answer", answer, first=0, count=4))
 

@@ -129,6 +129,7 @@ READ: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     ),
     "medreason, letter and text": ("medreason", {**REASON, "options": LINES, "answer": "B. zinc"}, {}, CHOICE),
     "medreason, open": ("medreason", {**REASON, "options": ""}, {}, {"task": "text", "answer": "Zinc"}),
+    "medreason, none": ("medreason", {**REASON, "options": "None"}, {}, {"task": "text", "answer": "Zinc"}),
     "m23k": ("m23k", TRACE, {}, {**CHOICE, "meta": {"trace": {"think": "Hmm.", "answer": "B"}}}),
     "m23k, a list before": (
         "m23k",
@@ -257,6 +258,7 @@ def test_a_damaged_row_is_named_with_its_file(kind: str, tmp_path: Path) -> None
         ("medu1", {"Source": "MedIQ", "problem": "Which?", "answer": "B"}, {}, "has no options"),
         ("medu1", {**U1_CALC, "answer": "N/A"}, {}, "has no label"),
         ("ehr", {**EHR, "label": None}, MORTALITY, "has no label"),
+        ("ehr", {**EHR, "note": " "}, MORTALITY, "has no note"),
     ],
 )
 def test_rows_that_are_left_out_have_a_reason(
@@ -330,7 +332,7 @@ def test_mmlu_in_files_without_a_header(tmp_path: Path) -> None:
 
 
 TOPICS = """<topics task="2021 TREC Clinical Trials">
-<topic number="1">A man of 45 with R&D exposure &amp; cough.</topic>
+<topic number="1">A man of 45 with R&D exposure &amp; SpO2 < 90.</topic>
 <topic number="2" template="glaucoma"><field name="age">60</field><field name="iop"/></topic></topics>"""
 TRIAL = """<clinical_study><id_info><nct_id>{0}</nct_id></id_info><brief_title>Trial {0}</brief_title>
 <condition>Cough</condition><eligibility><criteria><textblock>
@@ -364,7 +366,7 @@ def test_trec_joins_patients_judgements_and_trials(trec: dict[str, Path], tmp_pa
     ]
     assert (left.reason, left.where) == (f"its trial is not in {trec['trials']}", f"{trec['judgements']}:4")
     assert examples[0].context == (
-        "Patient:\nA man of 45 with R&D exposure & cough.\n\n"
+        "Patient:\nA man of 45 with R&D exposure & SpO2 < 90.\n\n"
         "Clinical trial NCT1:\nTitle: Trial NCT1\nConditions: Cough\nMinimum age: 18 Years\n"
         "Criteria: Inclusion:\n- Age over 40"
     )

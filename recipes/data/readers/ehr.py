@@ -36,6 +36,9 @@ def _rows(
         if is_missing(row[label_column]):
             yield LeftOut(NO_LABEL, row.where)
             continue
+        if is_missing(row[note_column]):
+            yield LeftOut("has no note", row.where)
+            continue
         known = list(classes) or _classes(row, classes_column)
         letter = LETTERS[_place(row, label_column, known)]
         yield choice_example(

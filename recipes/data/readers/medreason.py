@@ -32,7 +32,7 @@ def _rows(source: Source, ids: str) -> Iterator[Example | LeftOut]:
             "license": "Apache-2.0",
             "meta": {"category": label_of(row.values.get("dataset_name")), "split": source.split},
         }
-        if is_missing(options):
+        if is_missing(options) or options in ("None", "{}"):
             yield text_example(row, answer=answer, **fields)
             continue
         verdict = _VERDICT.fullmatch(answer)

@@ -32,8 +32,8 @@ _OPTIONS = {
     "C": "Not relevant: the trial is not for a patient like this one",
 }
 _QUESTION = "Is the patient eligible for this clinical trial?"
-# The published topics have bare ampersands, which are no XML.
-_BARE = re.compile(r"&(?!(?:[a-zA-Z]+|#[0-9]+|#x[0-9a-fA-F]+);)")
+# The published topics have bare ampersands, which are no XML; a bare "<" of a comparison is meant for those to come.
+_BARE = re.compile(r"&(?!(?:[a-zA-Z]+|#[0-9]+|#x[0-9a-fA-F]+);)|<(?=[\s0-9=])")
 # Where a trial's XML keeps what a prompt shows, and the name that TrialGPT's rows have for it.
 _PARTS = (
     ("Title", "brief_title", "brief_title"),
@@ -75,7 +75,7 @@ def _topics(path: Path) -> dict[str, str]:
     """The patients' notes by number."""
     with _text(path) as file:
         content = file.read(MAX_ROW_CHARS)
-    root = _parsed(_BARE.sub("&amp;", content), str(path))
+    root = _parsed(_BARE.sub(lambda bare: "&amp;" if bare[0] == "&" else "&lt;", content), str(path))
     found: dict[str, str] = {}
     for place, topic in enumerate(root.iter("topic"), 1):
         number = topic.get("number", "").strip()

@@ -86,7 +86,10 @@ class HubSource:
 
         datasets.disable_progress_bars()
         try:
-            return datasets.load_dataset(self.dataset, self.config, split=self.split, revision=self.revision)
+            builder = datasets.load_dataset_builder(self.dataset, self.config, revision=self.revision)
+            # Of a CSV, pandas would take options such as "None" and "NA" for nothing.
+            kept = {"keep_default_na": False} if hasattr(builder.config, "keep_default_na") else {}
+            return datasets.load_dataset(self.dataset, self.config, split=self.split, revision=self.revision, **kept)
         except Exception as error:  # of this library, its hub, its builders and the network: one answer for all
             said = (str(error).splitlines() or [""])[0]
             raise ExampleError(

@@ -54,6 +54,13 @@ def test_a_set_by_name_is_read_as_its_file_is(tmp_path: Path) -> None:
     (lines / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in choices))
     rows = list(READERS["medqa"].rows(HubSource(str(lines), "validation"), "x"))
     assert [len(row.options or {}) for row in rows if not isinstance(row, LeftOut)] == [2, 3]
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    (tables / "test.csv").write_text("question,A,B,C,D,answer\n?,iron,zinc,NA,None,D\n?,iron,zinc,tin,,B\n")
+    for source in (HubSource(str(tables), "test"), FileSource(tables / "test.csv")):
+        rows = list(READERS["medqa"].rows(source, "x"))
+        options = [[*(row.options or {}).values()] for row in rows if not isinstance(row, LeftOut)]
+        assert options == [["iron", "zinc", "NA", "None"], ["iron", "zinc", "tin"]]
     for name, split in ((str(folder), "train"), (str(tmp_path / "nowhere"), "test"), ("owner/nowhere", "test")):
         with pytest.raises(ExampleError, match=f"{name} {split}: `datasets` cannot load it .*; check name"):
             list(HubSource(name, split).rows())

@@ -61,8 +61,9 @@ def convert(kind: str, source: Source, out: Path, ids: str | None = None, **opti
     Raises:
         ExampleError, FileNotFoundError: naming file and row; `out` is as it was before.
     """
-    if source.path and source.path.exists() and out.exists() and source.path.samefile(out):
-        raise ExampleError(f"{out}: is the published file itself; name another file to write")
+    for path in (source.path, *options.values()):
+        if isinstance(path, Path) and path.exists() and out.exists() and path.samefile(out):
+            raise ExampleError(f"{out}: is the published file itself; name another file to write")
     reader, tally = READERS[kind], Tally()
     ids = next(word for word in (ids, reader.ids, kind) if word is not None)
     write_examples(out, _examples(reader.rows(source, ids, **options), source, tally))
@@ -100,7 +101,12 @@ def main() -> None:
     own.add_argument("--calculators", choices=("elementary", "all"), default="elementary", help="which to use")
     for name, reader in READERS.items():
         sub = kinds.add_parser(name, help=reader.help, description=reader.help)
-        sub.add_argument("source", metavar="SOURCE", help="the published file, or a data set's name with --split")
+        sub.add_argument(
+            "source",
+            metavar="SOURCE",
+            type=command.path_argument,
+            help="the published file, or with --split a data set's name",
+        )
         sub.add_argument("out", metavar="OUT", type=command.path_argument, help="JSONL file to write")
         sub.add_argument(
             "--ids",
@@ -126,14 +132,14 @@ def main() -> None:
 
 
 def _convert(settings: dict[str, Any]) -> None:
-    kind, name, out, ids, split, config, revision = (
+    kind, path, out, ids, split, config, revision = (
         settings.pop(key) for key in ("kind", "source", "out", "ids", "split", "config", "revision")
     )
     if not split and (config or revision):
         raise ExampleError("--config and --revision are of a data set by name; say which --split of it to read")
-    source = HubSource(name, split, config, revision) if split else FileSource(command.path_argument(name))
-    if source.path and not source.path.exists():
-        raise FileNotFoundError(f"{name}: no such file; for a data set by name, say which --split of it to read")
+    source = HubSource(str(path), split, config, revision) if split else FileSource(path)
+    if not split and not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; for a data set by name, say which --split of it to read")
     with command.naming(out):
         manifest = convert(kind, source, out, ids, **settings)
     print(f"{out}: {manifest['rows']} rows")

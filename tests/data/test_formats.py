@@ -379,6 +379,8 @@ def test_trec_joins_patients_judgements_and_trials(trec: dict[str, Path], tmp_pa
     }
     examples, _ = _read("trec", _lines(tmp_path / "corpus.jsonl", trial, {**trial, "_id": "NCT8"}), **sources)
     assert [e.id for e in examples] == ["x/1/NCT1"]
+    with pytest.raises(ExampleError, match=r"corpus\.jsonl, row 1: field 'metadata': expected an object, found 'none'"):
+        _read("trec", _lines(tmp_path / "corpus.jsonl", {**trial, "metadata": "none"}), **sources)
     assert (examples[0].context or "").endswith("Title: Trial\nConditions: ['cough']\nInclusion criteria: over 40")
 
 

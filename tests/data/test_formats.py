@@ -133,9 +133,13 @@ READ: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "m23k": ("m23k", TRACE, {}, {**CHOICE, "meta": {"trace": {"think": "Hmm.", "answer": "B"}}}),
     "m23k, a list before": (
         "m23k",
-        {**TRACE, "prompt": f"A. fumigatus grows.\nWhich?\n{LINES}"},
+        {**TRACE, "reasoning": "<think>\nHmm.\n</think>\n", "prompt": f"A. fumigatus grows.\nWhich?\n{LINES}"},
         {},
-        {**CHOICE, "question": "A. fumigatus grows.\nWhich?"},
+        {
+            **CHOICE,
+            "question": "A. fumigatus grows.\nWhich?",
+            "meta": {"trace": {"think": "Hmm.", "answer": "B"}},
+        },
     ),
     "medu1 MedIQ": ("medu1", U1, {}, {**CHOICE, "source": "MediQ", "context": "He is 3.", "license": "CC-BY-4.0"}),
     "medu1 MedXpertQA": (
@@ -148,6 +152,12 @@ READ: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         },
         {},
         {**CHOICE, "license": "MIT"},
+    ),
+    "medu1, a list that is no options": (
+        "medu1",
+        {**U1, "problem": "Which of\nA. x\nB. y\nis right?", "options": FOUR},
+        {},
+        {"question": "Which of\nA. x\nB. y\nis right?", "options": FOUR},
     ),
     "medu1 number": (
         "medu1",

@@ -96,7 +96,7 @@ def compare(train: Path, test: Path) -> None:
     named: Counter[bool] = Counter()
     for example, matches in held_out.matches(iterate_examples(train)):
         if matches:
-            found[matches[0].kind] += 1
+            found[matches[0].likeness] += 1
             named[example.id.startswith("planted/")] += 1
     print(json.dumps({"found": found, "right": named[True], "false": named[False]}))
 

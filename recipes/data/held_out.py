@@ -1,4 +1,4 @@
-"""The questions of an evaluation, and which of them a training row is like (`recipes.data.contamination` has the kinds).
+"""The questions of an evaluation, and which of them a training row is like; `recipes.data.contamination` says how.
 
 Options are no part of what is compared, since sets share them ("yes, no, maybe"); they and the answers tell apart what
 is short: a choice of fewer than 13 words ("Which is true?") is the same only with the same answer or two options in
@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from recipes.data.contamination import KINDS, Kind, Match
+from recipes.data.contamination import LIKENESSES, Likeness, Match
 from recipes.data.example import Example
 from recipes.data.word_runs import RUN, Array, RunIndex, hashed, words_of
 
@@ -61,8 +61,8 @@ class HeldOut:
                     self._users.append([])
             context = None if row.context is None else self._texts[row.context]
             self._parts.append((context, self._texts[row.question]))
-            for text_number in set(self._parts[-1]) - {None}:
-                self._users[text_number].append(number)
+            for part in {part for part in self._parts[-1] if part is not None}:
+                self._users[part].append(number)
         # What is asked about many notes is as common as if it stood in each.
         self._index = RunIndex(words, [len({self._parts[user][0] for user in users}) for users in self._users])
 
@@ -85,10 +85,10 @@ class HeldOut:
                 if len(row.words) >= RUN or not _another_choice(row.example, question):
                     same = (row.example.context, row.example.question) == (question.context, question.question)
                     kinds[number] = "exact" if same else "normalised"
-            ranked = sorted((KINDS.index(kind), number) for number, kind in kinds.items())
-            yield row.example, [Match(KINDS[kind], self._questions[number]) for kind, number in ranked]
+            ranked = sorted((LIKENESSES.index(kind), number) for number, kind in kinds.items())
+            yield row.example, [Match(LIKENESSES[kind], self._questions[number]) for kind, number in ranked]
 
-    def _alike(self, batch: Sequence[_Row]) -> list[dict[int, Kind]]:
+    def _alike(self, batch: Sequence[_Row]) -> list[dict[int, Likeness]]:
         """By row, the numbers of the questions whose context or runs it shares, and how."""
         shared = self._index.shared([row.words for row in batch], [row.front for row in batch])
         # Of the two texts of a question, one holds half of the words that make a row like it.
@@ -99,7 +99,7 @@ class HeldOut:
         columns = (shared.text, shared.indexed, shared.covered, shared.in_front)
         for row, text, words, in_front in zip(*(column.tolist() for column in columns), strict=True):
             covered[row][text] = (words, in_front)
-        found: list[dict[int, Kind]] = [dict.fromkeys(self._with_context(row), "context") for row in batch]
+        found: list[dict[int, Likeness]] = [dict.fromkeys(self._with_context(row), "context") for row in batch]
         for row, text in zip(shared.text[near].tolist(), shared.indexed[near].tolist(), strict=True):
             sizes = (int(shared.sizes[row]), int(shared.fronts[row]))
             for number in self._users[text]:
@@ -114,7 +114,7 @@ class HeldOut:
 
     def _likeness(
         self, row: _Row, number: int, covered: Mapping[int, tuple[int, int]], sizes: tuple[int, int]
-    ) -> Kind | None:
+    ) -> Likeness | None:
         """How a row is like a question by the runs that both have.
 
         Args:

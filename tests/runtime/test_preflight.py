@@ -64,6 +64,7 @@ def test_what_fits_is_listed(overrides: Overrides, embedded_data: Path, tiny_che
         "tokenizer: 1024 tokens; a response ends with <|endoftext|> or <|im_end|>",
         f"data.train: {train} examples in {embedded_data}/train.jsonl, of TOKENS tokens",
         f"data.test: {test} examples in {embedded_data}/test.jsonl, of TOKENS tokens",
+        "contamination: no row of data.train is like a question of data.test",
         f"reward: {train + test} rows scored by preset gated version 1 of {reward_url}",
     ]
 

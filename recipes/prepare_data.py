@@ -2,7 +2,8 @@
 
 `embedded` generates train, SFT, validation and test files with exact labels; the other kinds convert files in the
 formats that their authors publish (JSON in any form, CSV, parquet or Arrow, packed or not), row by row, so that a file
-may be longer than memory. What was left out, and why, is printed and never silent. Only a whole file replaces OUT.
+may be longer than memory. With --split, SOURCE is a name for `datasets.load_dataset` instead. What was left out, and
+why, is printed, and stands in OUT.manifest.json with everything that OUT was made of. Only a whole file replaces OUT.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from conversion import command
 from recipes.data.calculators import CALCULATORS
 from recipes.data.example import Example, ExampleError, write_examples
 from recipes.data.generator import ELEMENTARY, GROUPS, PERFECT, TEACHER, Generator
-from recipes.data.published import READERS, LeftOut
+from recipes.data.manifest import Tally, manifest_path, write_manifest
+from recipes.data.readers import READERS, LeftOut
+from recipes.data.sources import FileSource, HubSource, Source
 
 
 def embedded(out: Path, *, seed: int, train: int, sft: int, heldout: int, calculators: str) -> dict[str, int]:
@@ -45,29 +48,35 @@ def embedded(out: Path, *, seed: int, train: int, sft: int, heldout: int, calcul
     return {name: write_examples(out / f"{name}.jsonl", examples) for name, examples in drawn.items()}
 
 
-def convert(kind: str, source: Path, out: Path, ids: str) -> tuple[int, dict[str, list[Any]]]:
-    """Writes a published file as Examples; returns how many, and by reason how many were left out and where the first.
+def convert(kind: str, source: Source, out: Path, ids: str | None = None, **options: Any) -> dict[str, Any]:
+    """Writes a published set as Examples, and its manifest, which it returns.
+
+    Args:
+        kind: a reader's.
+        source: where its rows are.
+        out: the file to write; `out`.manifest.json goes beside it.
+        ids: what ids begin with, if not with the kind.
+        options: the reader's own.
 
     Raises:
         ExampleError, FileNotFoundError: naming file and row; `out` is as it was before.
     """
-    if source.exists() and out.exists() and source.samefile(out):
+    if source.path and source.path.exists() and out.exists() and source.path.samefile(out):
         raise ExampleError(f"{out}: is the published file itself; name another file to write")
-    left_out: dict[str, list[Any]] = {}
-    return write_examples(out, _examples(kind, source, ids, left_out)), left_out
+    reader, tally = READERS[kind], Tally()
+    ids = next(word for word in (ids, reader.ids, kind) if word is not None)
+    write_examples(out, _examples(reader.rows(source, ids, **options), source, tally))
+    return write_manifest(out, tally, kind=kind, ids=ids, source=source, options=options)
 
 
-def _examples(kind: str, source: Path, ids: str, left_out: dict[str, list[Any]]) -> Iterator[Example]:
-    empty = True
-    for row in READERS[kind].rows(source, ids):
-        if isinstance(row, LeftOut):
-            left_out.setdefault(row.reason, [0, row.where])[0] += 1
-        else:
-            empty = False
+def _examples(rows: Iterator[Example | LeftOut], source: Source, tally: Tally) -> Iterator[Example]:
+    for row in rows:
+        tally.add(row)
+        if isinstance(row, Example):
             yield row
-    if empty:
-        why = ", ".join(f"{count} left out: {reason}" for reason, (count, _) in left_out.items())
-        raise ExampleError(f"{source}: holds no rows to write" + (f" ({why})" if why else ""))
+    if not tally.rows:
+        why = ", ".join(f"{count} left out: {reason}" for reason, (count, _) in tally.left_out.items())
+        raise ExampleError(f"{source.name}: holds no rows to write" + (f" ({why})" if why else ""))
 
 
 def _count(text: str) -> int:
@@ -90,15 +99,21 @@ def main() -> None:
     own.add_argument("--heldout", type=_count, default=200, help="questions a kind of task (default: %(default)s)")
     own.add_argument("--calculators", choices=("elementary", "all"), default="elementary", help="which to use")
     for name, reader in READERS.items():
-        sub = kinds.add_parser(name, help=reader.help)
-        sub.add_argument("source", type=command.path_argument, help="the published file")
-        sub.add_argument("out", type=command.path_argument, help="JSONL file to write")
+        sub = kinds.add_parser(name, help=reader.help, description=reader.help)
+        sub.add_argument("source", metavar="SOURCE", help="the published file, or a data set's name with --split")
+        sub.add_argument("out", metavar="OUT", type=command.path_argument, help="JSONL file to write")
         sub.add_argument(
             "--ids",
-            default=name,
-            help="first part of the rows' ids; another for each file of a run that "
-            "is prepared from the same data set (default: %(default)s)",
+            help="first part of the rows' ids; another for each file of a run that is prepared from the same data set "
+            f"(default: {name if reader.ids is None else 'ids as they are'})",
         )
+        hub = sub.add_argument_group("by name, through datasets.load_dataset")
+        hub.add_argument("--split", help="the split to read; SOURCE is then a name of the hub, or a folder of files")
+        hub.add_argument("--config", help="the configuration, where there are several")
+        hub.add_argument("--revision", help="commit, tag or branch of the hub")
+        own_options = sub.add_argument_group(f"of {name}") if reader.options else sub
+        for option, settings in reader.options.items():
+            own_options.add_argument(option, **settings)
     args = parser.parse_args()
     if args.kind == "embedded":
         settings = {key: value for key, value in vars(args).items() if key not in ("kind", "out")}
@@ -107,11 +122,24 @@ def main() -> None:
         for name, count in counts.items():
             print(f"{args.out / name}.jsonl: {count} rows")
         return
-    with command.naming(args.out):
-        rows, left_out = convert(args.kind, args.source, args.out, args.ids)
-    print(f"{args.out}: {rows} rows")
-    for reason, (count, first) in left_out.items():
-        print(f"left out {count} rows: {reason} (the first: {first})")
+    _convert(vars(args))
+
+
+def _convert(settings: dict[str, Any]) -> None:
+    kind, name, out, ids, split, config, revision = (
+        settings.pop(key) for key in ("kind", "source", "out", "ids", "split", "config", "revision")
+    )
+    if not split and (config or revision):
+        raise ExampleError("--config and --revision are of a data set by name; say which --split of it to read")
+    source = HubSource(name, split, config, revision) if split else FileSource(command.path_argument(name))
+    if source.path and not source.path.exists():
+        raise FileNotFoundError(f"{name}: no such file; for a data set by name, say which --split of it to read")
+    with command.naming(out):
+        manifest = convert(kind, source, out, ids, **settings)
+    print(f"{out}: {manifest['rows']} rows")
+    for reason in manifest["left_out"]:
+        print(f"left out {reason['rows']} rows: {reason['reason']} (the first: {reason['first']})")
+    print(f"{manifest_path(out)}: what they were made of")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,17 @@ class TwoLabelsError(ExampleError):
     """A row whose labels mean two options, so that one of them is wrong and nothing tells which."""
 
 
+class NoLabelError(ExampleError):
+    """A row whose label is null, NaN or blank, as in test splits that are published without."""
+
+
+class NoOptionError(ExampleError):
+    """A row whose label is no letter, index or text of its options."""
+
+
 OPTION_FIELDS = ("options", "Options", "choices")
+# Columns of one option each, from the first on: of CSV tables, and MedMCQA's.
+_OPTION_COLUMNS = (tuple(LETTERS), tuple(f"op{letter.lower()}" for letter in LETTERS))
 # Fields of the right answer: pointers hold a letter or an index, answers may hold an option's text.
 _POINTERS = ("answer_idx", "answer_index", "Correct Option", "label")
 _ANSWERS = ("answer", "Correct Answer")
@@ -30,6 +40,12 @@ _TEXTS = ("value", "text", "content")
 _LABEL = re.compile(r"[(\[]?([A-Za-z])[)\].:]?")
 _LABELLED = re.compile(r"\s*[(\[]?([A-Za-z])[)\].:]\s*(\S.*)", re.DOTALL)
 _INDEX = re.compile(r"[0-9]{1,2}(?:\.0)?")
+# Where an option begins within a text: at a line's begin, or in brackets behind a space.
+_BEGINS = (
+    re.compile(r"^[ \t]*[(\[]?([A-Z])[)\].:](?=\s)", re.MULTILINE),
+    re.compile(r"(?:^|(?<=\s))\(([A-Z])\)(?=\s)"),
+)
+_HEADING = re.compile(r"(?:^|\n)\s*(?:answer choices|options|choices)\s*:?\s*$", re.IGNORECASE)
 
 
 def choice_of(row: Row) -> tuple[dict[str, str], str]:
@@ -37,17 +53,58 @@ def choice_of(row: Row) -> tuple[dict[str, str], str]:
 
     Raises:
         TwoLabelsError: when its letter and its answer's text contradict each other.
+        NoLabelError: when it has none.
+        NoOptionError: when it is none of the options.
         ExampleError: naming the row and the field that is missing or can be read in two ways.
     """
-    name = next((name for name in OPTION_FIELDS if name in row.values), "options")
-    options, keys = _options(row, name, row[name])
+    name = next((name for name in OPTION_FIELDS if name in row.values), None)
+    if name is None:
+        columns = next((names for names in _OPTION_COLUMNS if names[0] in row.values), ("options",))
+        pairs = list(zip(LETTERS, (row.values[name] for name in columns if name in row.values), strict=False))
+        options, keys = _options(row, columns[0], pairs or row[columns[0]])
+    else:
+        options, keys = _options(row, name, row[name])
     return options, _answer(row, options, keys)
+
+
+def letter_at(row: Row, name: str, index: Any, *, first: int, count: int) -> str:
+    """The letter of an index that is known to count from `first`, of `count` options.
+
+    Raises:
+        ExampleError: naming row and field, where no option has it.
+    """
+    if isinstance(index, bool) or index not in range(first, first + count):
+        raise row.wrong(name, f"a number from {first} to {first + count - 1}", index)
+    return LETTERS[int(index) - first]
+
+
+def split_options(text: str) -> tuple[str, dict[str, str]]:
+    """A question and the options at its end: lines "A. ..." or, on one line, "(A) ... (B) ...".
+
+    Returns:
+        The text before them without a heading such as "Answer Choices:", and letter to text; the whole text and nothing
+        where it does not end with at least two options from A on.
+    """
+    for begins in _BEGINS:
+        found = list(begins.finditer(text))
+        # The last A, and behind it every letter in its turn.
+        first = max((place for place, match in enumerate(found) if match[1] == "A"), default=None)
+        if first is None:
+            continue
+        run = found[first:]
+        letters = [match[1] for match in run]
+        if len(run) < 2 or "".join(letters) != LETTERS[: len(run)]:
+            continue
+        ends = [match.start() for match in run[1:]] + [len(text)]
+        texts = [text[match.end() : end].strip() for match, end in zip(run, ends, strict=True)]
+        return _HEADING.sub("", text[: run[0].start()]).strip(), dict(zip(letters, texts, strict=True))
+    return text, {}
 
 
 def _options(row: Row, name: str, value: Any) -> tuple[dict[str, str], dict[str, str]]:
     """Letter to text, and letter to the key that the file has for it."""
     expected = "an object of letters and texts, or a list of texts"
-    pairs = _pairs(_parsed(value))
+    pairs = _pairs(parsed_cell(value))
     if not pairs:
         raise row.wrong(name, expected, value)
     # Tables of rows with four and with five options fill the fifth with nothing.
@@ -64,8 +121,8 @@ def _options(row: Row, name: str, value: Any) -> tuple[dict[str, str], dict[str,
     return dict(zip(letters, texts, strict=True)), dict(zip(letters, keys, strict=True))
 
 
-def _parsed(value: Any) -> Any:
-    """The list or object that a CSV cell holds as text, in JSON's or Python's writing."""
+def parsed_cell(value: Any) -> Any:
+    """The list or object that a CSV cell holds as text, in JSON's or Python's writing or as lines "A. ..."."""
     if not isinstance(value, str):
         return value
     try:
@@ -74,7 +131,8 @@ def _parsed(value: Any) -> Any:
         try:
             return ast.literal_eval(value)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
-            return None
+            stem, options = split_options(value)
+            return options if not stem else None
 
 
 def _pairs(value: Any) -> list[tuple[str, Any]]:
@@ -114,13 +172,15 @@ def _answer(row: Row, options: dict[str, str], keys: dict[str, str]) -> str:
     given = {name: _single(row.values[name]) for name in (*_POINTERS, *_ANSWERS) if name in row.values}
     given = {name: value for name, value in given.items() if not is_missing(value)}
     if not given:
-        raise row.wrong("answer", f"one of the letters {', '.join(options)}", row["answer"])
+        found = [row.values[name] for name in (*_POINTERS, *_ANSWERS) if name in row.values] or [row["answer"]]
+        raise NoLabelError(str(row.wrong("answer", f"one of the letters {', '.join(options)}", found[-1])))
     left, pointed = set(options), False
     for name, value in given.items():
         meant = _meant(value, options, keys, pointer=name in _POINTERS)
         # Beside a letter, a text that is no option's is that option misspelt.
         if not meant and not (pointed and name in _ANSWERS):
-            raise row.wrong("answer", f"one of the letters {', '.join(options)}, or an option's text", value)
+            expected = f"one of the letters {', '.join(options)}, or an option's text"
+            raise NoOptionError(str(row.wrong("answer", expected, value)))
         left &= meant or left
         pointed |= name in _POINTERS
     if not left:

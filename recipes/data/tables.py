@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,10 @@ class Row:
             raise ExampleError(f"{self.where}: field '{name}' is missing; found {', '.join(sorted(self.values))}")
         return self.values[name]
 
+    def having(self, **values: Any) -> Row:
+        """The same row with other columns, or columns more."""
+        return replace(self, values={**self.values, **values})
+
     def wrong(self, name: str, expected: str, found: object) -> ExampleError:
         """The error of a field that holds something else than expected."""
         shown = repr(found)
@@ -52,12 +56,13 @@ class Row:
         return ExampleError(f"{self.where}: field '{name}': expected {expected}, found {cut}")
 
 
-def read_rows(path: Path, *, keyed_by: str | None = None) -> Iterator[Row]:
+def read_rows(path: Path, *, keyed_by: str | None = None, columns: Sequence[str] = ()) -> Iterator[Row]:
     """The rows of a file, or of a folder that `datasets` saved.
 
     Args:
         path: the file.
         keyed_by: a column by which the rows of an object of rows ({"id": row, ...}) are known.
+        columns: the names of a CSV's columns where it is published without them, with commas.
 
     Raises:
         ExampleError: naming file and row, for what is no row or no such file.
@@ -65,18 +70,26 @@ def read_rows(path: Path, *, keyed_by: str | None = None) -> Iterator[Row]:
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; expected the data set as its authors publish it")
-    for number, (key, values) in enumerate(_container(path, keyed_by), 1):
-        where = f"{path}, row {key or number}"
-        if not isinstance(values, dict):
-            kind = "null" if values is None else type(values).__name__
-            raise ExampleError(f"{where}: expected an object of a row's fields, found {kind}; mend or remove the row")
-        yield Row(where, number, key, values)
+    for number, (key, values) in enumerate(_container(path, keyed_by, columns), 1):
+        yield row_of(values, f"{path}, row {key or number}", number, key)
+
+
+def row_of(values: Any, where: str, number: int, key: str | None = None) -> Row:
+    """A row of what a container held there.
+
+    Raises:
+        ExampleError: it is no object.
+    """
+    if not isinstance(values, dict):
+        kind = "null" if values is None else type(values).__name__
+        raise ExampleError(f"{where}: expected an object of a row's fields, found {kind}; mend or remove the row")
+    return Row(where, number, key, values)
 
 
 Keyed = Iterator[tuple[str | None, Any]]
 
 
-def _container(path: Path, keyed_by: str | None) -> Keyed:
+def _container(path: Path, keyed_by: str | None, columns: Sequence[str]) -> Keyed:
     if path.is_dir():
         return _saved_dataset(path)
     if not path.is_file():
@@ -90,10 +103,10 @@ def _container(path: Path, keyed_by: str | None) -> Keyed:
         return _parquet(path)
     if magic == b"ARROW1" or magic.startswith(b"\xff\xff\xff\xff"):
         return _arrow(path)
-    return _text(path, keyed_by)
+    return _text(path, keyed_by, columns)
 
 
-def _text(path: Path, keyed_by: str | None) -> Keyed:
+def _text(path: Path, keyed_by: str | None, columns: Sequence[str]) -> Keyed:
     with TextFile(path) as file:
         stream = JsonStream(file)
         is_json = stream.peek() in ("[", "{", "")
@@ -105,7 +118,7 @@ def _text(path: Path, keyed_by: str | None) -> Keyed:
             else:
                 yield None, stream.value()
     if not is_json:
-        yield from ((None, row) for row in _csv(path))
+        yield from ((None, row) for row in _csv(path, columns))
 
 
 def _object(stream: JsonStream, keyed_by: str | None) -> Keyed:
@@ -131,13 +144,13 @@ def _object(stream: JsonStream, keyed_by: str | None) -> Keyed:
         yield None, row
 
 
-def _csv(path: Path) -> Iterator[dict[str, str]]:
+def _csv(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
     csv.field_size_limit(MAX_ROW_CHARS)
-    delimiter, hinted = _delimiter(path)
+    delimiter, hinted = (",", False) if columns else _delimiter(path)
     with TextFile(path, keep_ends=True) as file:
         records = csv.reader(file.lines(), delimiter=delimiter, strict=True)
-        number = -1 - hinted
-        header: list[str] = []
+        number = 0 if columns else -1 - hinted
+        header = list(columns)
         while True:
             try:
                 cells = next(records)

@@ -13,7 +13,8 @@ import pytest
 
 from recipes.data.choices import TwoLabelsError, choice_of
 from recipes.data.errors import ExampleError
-from recipes.data.published import READERS
+from recipes.data.readers import READERS
+from recipes.data.sources import FileSource
 from recipes.data.tables import Row
 
 TEXTS = {"A": "Aspirin", "B": "Heparin", "C": "Warfarin"}
@@ -144,7 +145,7 @@ def test_parquet_of_the_hub_with_four_and_five_options(tmp_path: Path) -> None:
         {"question": "2?", "options": {**TEXTS, "D": "Zinc", "E": "Iron"}, "answer_idx": "E"},
     ]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows[::-1]), tmp_path / "rows.parquet")
-    found = list(READERS["medqa"].rows(tmp_path / "rows.parquet", "medqa"))
+    found = list(READERS["medqa"].rows(FileSource(tmp_path / "rows.parquet"), "medqa"))
     assert [(list(e.options or {}), e.answer, e.id) for e in found if hasattr(e, "options")] == [
         (list("ABCDE"), "E", "medqa/1"),
         (list("ABCD"), "D", "medqa/2"),

@@ -18,6 +18,7 @@ import pytest
 from recipes import prepare_data
 from recipes.data.errors import ExampleError
 from recipes.data.example import Example, iterate_examples, read_examples, write_examples
+from recipes.data.sources import FileSource
 from tests.conftest import REPOSITORY
 
 MEDQA = {"question": "Which?", "options": {"A": "one", "B": "two"}, "answer": "two", "answer_idx": "B"}
@@ -60,11 +61,11 @@ def test_the_command_line_writes_and_counts(tmp_path: Path) -> None:
 
 
 def test_two_files_of_one_data_set_go_into_one_run_with_other_ids(tmp_path: Path, source: Path) -> None:
-    prepare_data.convert("medqa", source, tmp_path / "dev.jsonl", "medqa")
-    prepare_data.convert("medqa", source, tmp_path / "train.jsonl", "medqa")
+    prepare_data.convert("medqa", FileSource(source), tmp_path / "dev.jsonl", "medqa")
+    prepare_data.convert("medqa", FileSource(source), tmp_path / "train.jsonl", "medqa")
     with pytest.raises(ExampleError, match=r"'medqa/1' occurs twice, first in .*dev\.jsonl, row 1; .*\(--ids\)"):
         read_examples(tmp_path / "dev.jsonl", tmp_path / "train.jsonl")
-    prepare_data.convert("medqa", source, tmp_path / "train.jsonl", "medqa-train")
+    prepare_data.convert("medqa", FileSource(source), tmp_path / "train.jsonl", "medqa-train")
     assert len(read_examples(tmp_path / "dev.jsonl", tmp_path / "train.jsonl")) == 4
 
 
@@ -92,7 +93,7 @@ def test_a_target_that_cannot_be_written_is_named_and_nothing_half_done_is_left(
     make(out, source)
     before = sorted(path for path in tmp_path.rglob("*") if path.name != "folder")
     with pytest.raises(ExampleError, match=said) as caught:
-        prepare_data.convert("medqa", source, out, "medqa")
+        prepare_data.convert("medqa", FileSource(source), out, "medqa")
     assert str(caught.value).startswith((str(out), str(source)))
     assert sorted(path for path in tmp_path.rglob("*") if path.name != "folder") == before
 
@@ -153,10 +154,11 @@ import resource, sys
 from pathlib import Path
 from recipes import prepare_data
 from recipes.data.example import iterate_examples
+from recipes.data.sources import FileSource
 held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (held + int(sys.argv[4]),) * 2)
-count, _ = prepare_data.convert(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), "x")
-print(count, sum(1 for _ in iterate_examples(sys.argv[3])))
+made = prepare_data.convert(sys.argv[1], FileSource(Path(sys.argv[2])), Path(sys.argv[3]), "x")
+print(made["rows"], sum(1 for _ in iterate_examples(sys.argv[3])))
 """
 
 
@@ -190,3 +192,38 @@ def test_rows_are_given_as_they_are_read(tmp_path: Path) -> None:
     assert next(rows) == EXAMPLE
     with pytest.raises(ExampleError, match=r"rows\.jsonl:2: not JSON"):
         next(rows)
+
+
+LABELLED = "note,label\nFebrile.,1\nWell.,0\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("ehr", "--question", "Died?", "--classes", "0=no", "1=yes", "--license-name", "own"), "2 rows"),
+        (("ehr", "--classes", "0", "1"), "the following arguments are required: --question"),
+        (("ehr", "--question", "Died?", "--classes", "=no"), "'=no' is no class; write VALUE or VALUE=TEXT"),
+        (("trec", "--topics", "t.xml"), "the following arguments are required: --judgements"),
+        (("medcalc", "--overridden-only"), "--label-overrides FILE tells"),
+        (("medqa", "--config", "en"), "--config and --revision are of a data set by name; say which --split"),
+        (("medmcqa", "--first-index", "2"), "argument --first-index: invalid choice: 2"),
+    ],
+)
+def test_options_of_the_formats(
+    arguments: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "rows.csv").write_text(LABELLED)
+    kind, *options = arguments
+    command = ["prepare_data", kind, str(tmp_path / "rows.csv"), str(tmp_path / "out.jsonl"), *options]
+    monkeypatch.setattr(sys, "argv", command)
+    stopped = ""
+    try:
+        prepare_data.main()
+    except (ValueError, SystemExit) as error:
+        stopped = str(error)
+    assert said in stopped + "".join(capsys.readouterr())
+    assert (tmp_path / "out.jsonl.manifest.json").exists() == (not stopped)

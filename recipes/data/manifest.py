@@ -1,0 +1,79 @@
+"""What a prepared file was made of, beside it as OUT.manifest.json: source and digest, rows, licences, what is missing.
+
+    {"version": "0.1.0", "kind": "medcalc", "ids": "medcalc", "source": {"path": "/data/test.csv", "sha256": "..."},
+     "options": {"label_overrides": {"path": "/data/corrected.csv", "sha256": "..."}},
+     "rows": 987, "sha256": that of OUT,
+     "by_source": [{"source": "MedCalc-Bench", "task": "number", "license": "CC-BY-SA-4.0", "rows": 921}],
+     "left_out": [{"reason": "...", "rows": 60, "first": "/data/corrected.csv, row 12"}]}
+
+OUT appears first: a manifest whose `sha256` is not that of the file beside it is of an earlier one.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from conversion.digests import file_digest
+from recipes.data.example import Example
+from recipes.data.readers import LeftOut
+from recipes.data.sources import FileSource, Source
+from recipes.monitor.run_folder import replace_file
+
+
+class Tally:
+    """Counts what a reader gives, as it is written."""
+
+    def __init__(self) -> None:
+        self.rows: Counter[tuple[str, str, str]] = Counter()
+        self.left_out: dict[str, list[Any]] = {}
+
+    def add(self, row: Example | LeftOut) -> None:
+        """Counts one row, by source, task and licence, or by the reason why it is left out."""
+        if isinstance(row, LeftOut):
+            self.left_out.setdefault(row.reason, [0, row.where])[0] += 1
+        else:
+            self.rows[row.source, row.task, row.license] += 1
+
+
+def manifest_path(out: Path) -> Path:
+    """Where the manifest of a prepared file lies."""
+    return out.with_name(f"{out.name}.manifest.json")
+
+
+def write_manifest(
+    out: Path, tally: Tally, *, kind: str, ids: str, source: Source, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Writes the manifest of OUT, which is there already, and returns it. Raises OSError."""
+    manifest = {
+        "version": _version(),
+        "kind": kind,
+        "ids": ids,
+        "source": source.origin(),
+        "options": {name: _option(value) for name, value in options.items() if value not in (None, (), False)},
+        "rows": tally.rows.total(),
+        "sha256": file_digest(out),
+        "by_source": [
+            {"source": name, "task": task, "license": license_name, "rows": count}
+            for (name, task, license_name), count in sorted(tally.rows.items())
+        ],
+        "left_out": [
+            {"reason": reason, "rows": count, "first": first} for reason, (count, first) in tally.left_out.items()
+        ],
+    }
+    replace_file(manifest_path(out), (json.dumps(manifest, ensure_ascii=False, indent=2) + "\n").encode())
+    return manifest
+
+
+def _option(value: Any) -> Any:
+    return FileSource(value).origin() if isinstance(value, Path) else value
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("medatron")
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout
+        return "unknown"

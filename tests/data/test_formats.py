@@ -1,0 +1,400 @@
+"""Readers of the other published formats, on small files of the shape that their authors or re-hosts give them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from recipes.data.errors import ExampleError
+from recipes.data.example import Example
+from recipes.data.readers import READERS, LeftOut
+from recipes.data.sources import FileSource
+
+FOUR = {"A": "iron", "B": "zinc", "C": "tin", "D": "lead"}
+COLUMNS = {"opa": "iron", "opb": "zinc", "opc": "tin", "opd": "lead"}
+LIST = [*FOUR.values()]
+LINES = "A. iron\nB. zinc\nC. tin\nD. lead"
+MEDMCQA = {"id": "m1", "question": "Which?", **COLUMNS, "subject_name": "Physiology", "choice_type": "single"}
+PRO = {"question_id": 7, "question": "Which?", "options": LIST, "category": "health", "answer": "B"}
+XPERT = {"id": "Text-1", "question": "Which?", "options": FOUR, "label": "B", "body_system": "Skeletal"}
+MEDIQ = {"id": 3, "question": "Which?", "context": ["He is 3.", "He coughs."], "options": FOUR, "answer_idx": "B"}
+O1 = {"Question": "Which?", "Complex_CoT": "Hmm, zinc.", "Response": "It is zinc."}
+SHORT = {"Open-ended Verifiable Question": "Which metal?", "Ground-True Answer": "zinc"}
+REASON = {
+    "dataset_name": "medqa",
+    "question": "Which?",
+    "reasoning": "Paths: zinc.",
+    "answer": "Zinc. Explanation: as.",
+}
+TRACE = {"prompt": f"Which?\n{LINES}", "answer_letter": "B", "answer_string": "zinc", "reasoning": "Hmm."}
+WRAPPED = "<Context> He is 3. </Context> <Question> {} </Question>"
+U1 = {"Source": "MedIQ", "problem": WRAPPED.format("Which?"), "options": FOUR, "answer": "B"}
+U1_CALC = {"Source": "MedCalc-Bench", "problem": WRAPPED.format("How much?")}
+EHR = {"note": "Febrile.", "label": "1"}
+MORTALITY = {"question": "Died?", "classes": (("0", "no"), ("1", "yes"))}
+
+
+def _prompt(question: str) -> list[dict[str, str]]:
+    ask = " Please provide your text answer within the <answer> </answer> tags. Think for maximum 20 tokens."
+    turns = (
+        f"<|im_start|>system\nThink.<|im_end|>\n<|im_start|>user\n{question} {ask}<|im_end|>\n<|im_start|>assistant\n"
+    )
+    return [{"role": "user", "content": turns}]
+
+
+def _verl(source: str, question: str, answer: str, **reward: Any) -> dict[str, Any]:
+    model = {"ground_truth": answer, "num_tokens": -20, "lower_limit": None, "upper_limit": None, **reward}
+    return {
+        "data_source": source,
+        "prompt": _prompt(question),
+        "reward_model": model,
+        "extra_info": {"index": 0, "split": "train"},
+    }
+
+
+CHOICE = {"task": "choice", "question": "Which?", "options": FOUR, "answer": "B"}
+READ: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    # Kind, row, options, what the Example has.
+    "medmcqa, subject": ("medmcqa", {**MEDMCQA, "cop": 2}, {"first_index": 1}, {**CHOICE, "id": "x/m1"}),
+    "medmcqa from 0": ("medmcqa", {**MEDMCQA, "cop": 1}, {"first_index": 0}, CHOICE),
+    "medmcqa as pandas": ("medmcqa", {**MEDMCQA, "cop": "1.0"}, {"first_index": 0}, CHOICE),
+    "medmcqa letter": ("medmcqa", {**MEDMCQA, "cop": "B"}, {}, CHOICE),
+    "mmlu of the hub": (
+        "mmlu",
+        {"question": "Which?", "subject": "anatomy", "choices": LIST, "answer": 1},
+        {},
+        {**CHOICE, "meta": {"subject": "anatomy"}},
+    ),
+    "mmlu-pro of the hub": (
+        "mmlu-pro",
+        {**PRO, "answer_index": 1, "src": "ori_mmlu-virology"},
+        {},
+        {**CHOICE, "id": "x/7", "meta": {"subject": "virology", "category": "health"}},
+    ),
+    "mmlu-pro filled up": ("mmlu-pro", {**PRO, "options": [*LIST, "N/A", "N/A"]}, {}, CHOICE),
+    "mmlu-pro by index": ("mmlu-pro", {**PRO, "answer": None, "answer_index": 0}, {}, {**CHOICE, "answer": "A"}),
+    "medxpertqa": ("medxpertqa", XPERT, {}, {**CHOICE, "id": "x/Text-1", "meta": {"subject": "Skeletal"}}),
+    "medxpertqa twice": (
+        "medxpertqa",
+        {
+            **XPERT,
+            "question": "Which?\nAnswer Choices: (A) iron (B) zinc (C) tin (D) lead",
+            "options": [{"letter": letter, "content": text} for letter, text in FOUR.items()],
+            "label": ["B"],
+        },
+        {},
+        CHOICE,
+    ),
+    "mediq": ("mediq", MEDIQ, {}, {**CHOICE, "context": "He is 3.\nHe coughs."}),
+    "medqa within the text": ("medqa", {"question": f"Which?\n\n{LINES}", "answer": "zinc"}, {}, CHOICE),
+    "medqa on one line": (
+        "medqa",
+        {"question": "Which? (A) iron (B) zinc (C) tin (D) lead", "answer": "B"},
+        {},
+        CHOICE,
+    ),
+    "medqa in columns": ("medqa", {"question": "Which?", **FOUR, "answer": "B"}, {}, CHOICE),
+    "medical-o1 long": (
+        "medical-o1",
+        O1,
+        {},
+        {"task": "text", "answer": "It is zinc.", "meta": {"trace": {"think": "Hmm, zinc.", "answer": "It is zinc."}}},
+    ),
+    "medical-o1 short": (
+        "medical-o1",
+        {**O1, **SHORT},
+        {},
+        {"question": "Which metal?", "answer": "zinc", "meta": {"trace": {"think": "Hmm, zinc.", "answer": "zinc"}}},
+    ),
+    "medical-o1 both": ("medical-o1", {**O1, **SHORT}, {"answers": "long"}, {"question": "Which?"}),
+    "medreason": (
+        "medreason",
+        {**REASON, "options": f"Answer Choices:\n{LINES}"},
+        {},
+        {**CHOICE, "meta": {"category": "medqa", "trace": {"think": "Paths: zinc.", "answer": "B"}}},
+    ),
+    "medreason, a verdict": (
+        "medreason",
+        {**REASON, "options": "A. yes\nB. no", "answer": "The final decision is: no. Explanation: as."},
+        {},
+        {"answer": "B"},
+    ),
+    "medreason, letter and text": ("medreason", {**REASON, "options": LINES, "answer": "B. zinc"}, {}, CHOICE),
+    "medreason, open": ("medreason", {**REASON, "options": ""}, {}, {"task": "text", "answer": "Zinc"}),
+    "medreason, none": ("medreason", {**REASON, "options": "None"}, {}, {"task": "text", "answer": "Zinc"}),
+    "m23k": ("m23k", TRACE, {}, {**CHOICE, "meta": {"trace": {"think": "Hmm.", "answer": "B"}}}),
+    "m23k, a list before": (
+        "m23k",
+        {**TRACE, "prompt": f"A. fumigatus grows.\nWhich?\n{LINES}"},
+        {},
+        {**CHOICE, "question": "A. fumigatus grows.\nWhich?"},
+    ),
+    "medu1 MedIQ": ("medu1", U1, {}, {**CHOICE, "source": "MediQ", "context": "He is 3.", "license": "CC-BY-4.0"}),
+    "medu1 MedXpertQA": (
+        "medu1",
+        {
+            "Source": "MedXpertQA",
+            "problem": "Which?\nAnswer Choices: (A) iron (B) zinc (C) tin (D) lead",
+            "choices": FOUR,
+            "answer": "B",
+        },
+        {},
+        {**CHOICE, "license": "MIT"},
+    ),
+    "medu1 number": (
+        "medu1",
+        {**U1_CALC, "answer": "108.0", "Lower Limit": "102.6", "Upper Limit": "113.4"},
+        {},
+        {"task": "number", "answer": 108.0, "lower": 102.6, "upper": 113.4, "question": "How much?"},
+    ),
+    "medu1 date": ("medu1", {**U1_CALC, "answer": "3/7/2020"}, {}, {"task": "date", "answer": "03/07/2020"}),
+    "medu1 age": (
+        "medu1",
+        {**U1_CALC, "answer": "('17 weeks', '6 days')"},
+        {},
+        {"task": "duration", "answer": {"weeks": 17, "days": 6}},
+    ),
+    "medu1 open": (
+        "medu1",
+        {
+            "Source": "medical-o1-reasoning-SFT",
+            "problem": "Which?",
+            "think": "<think>\nHmm.\n</think>\n",
+            "answer": "<answer>\nZinc.\n</answer>\n",
+        },
+        {},
+        {"task": "text", "answer": "Zinc.", "meta": {"trace": {"think": "Hmm.", "answer": "Zinc."}}},
+    ),
+    "medu1 parquet, choice": (
+        "medu1",
+        _verl("MedXpertQA", "Which?\nA: iron\nB: zinc\nC: tin\nD: lead", "B"),
+        {},
+        {**CHOICE, "meta": {"split": "train", "num_tokens": -20}},
+    ),
+    "medu1 parquet, open": ("medu1", _verl("medical-o1-reasoning-SFT", "Which?", "Zinc.\n"), {}, {"answer": "Zinc."}),
+    "medu1 parquet, number": (
+        "medu1",
+        _verl("MedCalc-Bench", WRAPPED.format("How much?"), "4", lower_limit="4", upper_limit="4"),
+        {},
+        {"task": "number", "answer": 4.0, "question": "How much?", "context": "He is 3."},
+    ),
+    "ehr": ("ehr", EHR, MORTALITY, {"question": "Died?", "context": "Febrile.", "answer": "B", "source": "EHR"}),
+    "ehr as pandas": ("ehr", {**EHR, "label": "1.0"}, MORTALITY, {"answer": "B"}),
+    "ehr, a column": (
+        "ehr",
+        {"text": "Febrile.", "dx": "Sepsis", "known": "flu; sepsis", "nr": 9},
+        {
+            "question": "Which?",
+            "note_column": "text",
+            "label_column": "dx",
+            "classes_column": "known",
+            "id_column": "nr",
+        },
+        {"id": "x/9", "answer": "B", "options": {"A": "flu", "B": "sepsis"}},
+    ),
+    "examples": (
+        "examples",
+        {"id": "q1", "source": "s", "task": "choice", "question": "Which?", "options": FOUR, "answer": "B"},
+        {},
+        {**CHOICE, "id": "x/q1"},
+    ),
+}
+
+
+def _lines(path: Path, *rows: Any) -> Path:
+    """JSON lines with a mark and Windows' line ends."""
+    path.write_bytes(b"\xef\xbb\xbf" + b"".join(json.dumps(row).encode() + b"\r\n" for row in rows))
+    return path
+
+
+def _read(kind: str, path: Path, **options: Any) -> tuple[list[Example], list[LeftOut]]:
+    rows = list(READERS[kind].rows(FileSource(path), "x", **options))
+    return [r for r in rows if isinstance(r, Example)], [r for r in rows if isinstance(r, LeftOut)]
+
+
+@pytest.mark.parametrize("case", READ)
+def test_a_row_of_every_shape(case: str, tmp_path: Path) -> None:
+    kind, row, options, expected = READ[case]
+    [example], skipped = _read(kind, _lines(tmp_path / "rows.jsonl", row), **options)
+    found = {name: getattr(example, name) for name in expected}
+    if "meta" in expected:
+        found["meta"] = {name: example.meta.get(name) for name in expected["meta"]}
+    assert (found, skipped) == (expected, [])
+
+
+@pytest.mark.parametrize("kind", sorted({kind for kind, *_ in READ.values()}))
+def test_a_damaged_row_is_named_with_its_file(kind: str, tmp_path: Path) -> None:
+    _, row, options, _ = next(case for case in READ.values() if case[0] == kind)
+    broken = dict.fromkeys(row, 5) | {name: row[name] for name in ("id", "category", "Source", "label") if name in row}
+    for second in (broken, None):
+        path = _lines(tmp_path / "rows.jsonl", row, second)
+        with pytest.raises(ExampleError, match=r"rows\.jsonl, row 2: "):
+            _read(kind, path, **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "options", "reason"),
+    [
+        ("medmcqa", {**MEDMCQA, "cop": -1}, {}, "has no label"),
+        ("medmcqa", MEDMCQA, {}, "has no label"),
+        ("medmcqa", {**MEDMCQA, "opd": " zinc", "cop": "B"}, {}, "another option has the right one's text"),
+        ("mmlu-pro", {**PRO, "category": "law"}, {}, "its category is not health"),
+        ("mmlu", {"question": "?", "subject": "law", "choices": [], "answer": 0}, {}, "its subject is none of those"),
+        ("medxpertqa", {**XPERT, "images": ["MM-1.png"]}, {}, "needs an image"),
+        ("medical-o1", {**O1, "Response": "zinc " * 600}, {}, "its answer is not a text of at most 512 words"),
+        ("medical-o1", {**O1, "Complex_CoT": "a </think> b"}, {}, "its reasoning or its answer has tags in it"),
+        ("medreason", {**REASON, "options": LINES, "answer": "Gold."}, {}, "its answer is no option's text"),
+        ("m23k", {**TRACE, "prompt": "Which?"}, {}, "its prompt does not end with options"),
+        ("mmlu-pro", {**PRO, "answer": "C", "answer_index": 3}, {}, "its letter and its answer's text are two options"),
+        ("m23k", {**TRACE, "answer_string": "iron"}, {}, "its letter and its answer's text are two options"),
+        ("medu1", {"Source": "MedIQ", "problem": "Which?", "answer": "B"}, {}, "has no options"),
+        ("medu1", {**U1_CALC, "answer": "N/A"}, {}, "has no label"),
+        ("ehr", {**EHR, "label": None}, MORTALITY, "has no label"),
+        ("ehr", {**EHR, "note": " "}, MORTALITY, "has no note"),
+    ],
+)
+def test_rows_that_are_left_out_have_a_reason(
+    kind: str, row: dict[str, Any], options: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    [], [left] = _read(kind, _lines(tmp_path / "rows.jsonl", row), **options)
+    assert left.reason.startswith(reason)
+    assert left.where.endswith("rows.jsonl, row 1")
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "options", "said"),
+    [
+        ("medmcqa", [{**MEDMCQA, "cop": 2}], {}, "may count from 0 or from 1; say which with --first-index"),
+        (
+            "medmcqa",
+            [{**MEDMCQA, "cop": 4}, {**MEDMCQA, "id": "m2", "cop": 0}],
+            {},
+            "row 2: field 'cop': expected a number from 1 to 4, found 0",
+        ),
+        (
+            "medmcqa",
+            [{**MEDMCQA, "cop": 4}],
+            {"first_index": 0},
+            "row 1: field 'cop': expected a number from 0 to 3, found 4",
+        ),
+        ("mmlu-pro", [{**PRO, "answer": "D", "answer_index": 4}], {}, "'answer_index': expected a number from 0 to 3"),
+        ("mmlu", [{"question": "?", "subject": "anatomy", "choices": LIST, "answer": 4}], {}, "from 0 to 3, found 4"),
+        ("medmcqa", [{**MEDMCQA, "cop": "B"}] * 2, {}, "row 2: field 'id': 'x/m1' occurs twice"),
+        ("mediq", [{**MEDIQ, "id": None}], {}, "row 1: field 'id': expected a text or a number, found None"),
+        ("ehr", [{**EHR, "label": 2}], MORTALITY, "row 1: field 'label': expected one of the classes 0, 1, found 2"),
+        ("ehr", [{**EHR, "classes": "one"}], {"question": "?"}, "field 'classes': expected 2 to 14 classes"),
+        ("medu1", [{**_verl("MedIQ", "?", "B"), "prompt": []}], {}, 'expected a list of {"role", "content"}'),
+    ],
+)
+def test_what_can_be_read_in_two_ways_is_refused(
+    kind: str, rows: list[dict[str, Any]], options: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ExampleError) as caught:
+        _read(kind, _lines(tmp_path / "rows.jsonl", *rows), **options)
+    assert said in str(caught.value)
+
+
+def test_medmcqa_says_by_its_rows_what_it_counts_from(tmp_path: Path) -> None:
+    """The authors' JSON counts from 1, the hub's parquet from 0."""
+    for name, cops in (("authors", (4, 1)), ("hub", (3, 0))):
+        rows = [{**MEDMCQA, "id": str(n), "cop": cop} for n, cop in enumerate(cops)]
+        path = tmp_path / name
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        assert [e.answer for e in _read("medmcqa", path)[0]] == ["D", "A"]
+
+
+def test_mmlu_in_files_without_a_header(tmp_path: Path) -> None:
+    for subject, rows in (("anatomy", 2), ("virology", 1)):
+        text = io.StringIO()
+        csv.writer(text).writerows([["Which,\nof these?", *FOUR.values(), "B"]] * rows)
+        (tmp_path / f"{subject}_test.csv").write_text(text.getvalue())
+    (tmp_path / "README").write_text("no questions")
+    examples, _ = _read("mmlu", tmp_path)
+    assert [(e.id, e.answer, e.meta["split"]) for e in examples] == [(f"x/anatomy/{n}", "B", "test") for n in (1, 2)]
+    assert [e.meta["subject"] for e in _read("mmlu", tmp_path / "virology_test.csv")[0]] == ["virology"]
+    assert len(_read("mmlu", tmp_path, subjects=["anatomy", "virology"])[0]) == 3
+    with pytest.raises(ExampleError, match="no file of the subject law"):
+        _read("mmlu", tmp_path, subjects=["law"])
+    (tmp_path / "anatomy_dev.csv").write_text("?,a,b,c,d,A\n")
+    with pytest.raises(ExampleError, match=r"holds several splits \(dev, test\)"):
+        _read("mmlu", tmp_path)
+    (tmp_path / "anatomy_dev.csv").write_text("Which?,a,b,c,d,A\nWhich?,a,b,c,D\n")
+    with pytest.raises(ExampleError, match=r"anatomy_dev\.csv, row 2: 5 cells under 6 columns"):
+        _read("mmlu", tmp_path / "anatomy_dev.csv")
+
+
+TOPICS = """<topics task="2021 TREC Clinical Trials">
+<topic number="1">A man of 45 with R&D exposure &amp; SpO2 < 90.</topic>
+<topic number="2" template="glaucoma"><field name="age">60</field><field name="iop"/></topic></topics>"""
+TRIAL = """<clinical_study><id_info><nct_id>{0}</nct_id></id_info><brief_title>Trial {0}</brief_title>
+<condition>Cough</condition><eligibility><criteria><textblock>
+      Inclusion:
+
+      -  Age over
+         40
+</textblock></criteria><minimum_age>18 Years</minimum_age></eligibility></clinical_study>"""
+
+
+@pytest.fixture
+def trec(tmp_path: Path) -> dict[str, Path]:
+    folder = tmp_path / "trials"
+    (folder / "NCT000").mkdir(parents=True)
+    (folder / "NCT000" / "NCT1.xml").write_text(TRIAL.format("NCT1"))
+    with zipfile.ZipFile(folder / "part2.zip", "w") as archive:
+        archive.writestr("NCT001/NCT2.xml", TRIAL.format("NCT2"))
+        archive.writestr("NCT001/NCT9.xml", "never read, since nobody judged it")
+    (tmp_path / "topics.xml").write_text(TOPICS)
+    (tmp_path / "qrels.txt").write_text("1 0 NCT1 2\n1 0 NCT2 1\n2 0 NCT2 0\n2 0 NCT3 1\n")
+    return {"trials": folder, "topics": tmp_path / "topics.xml", "judgements": tmp_path / "qrels.txt"}
+
+
+def test_trec_joins_patients_judgements_and_trials(trec: dict[str, Path], tmp_path: Path) -> None:
+    sources = {name: trec[name] for name in ("topics", "judgements")}
+    examples, [left] = _read("trec", trec["trials"], **sources)
+    assert [(e.id, e.answer, e.meta["topic"]) for e in examples] == [
+        ("x/1/NCT1", "A", "1"),
+        ("x/1/NCT2", "B", "1"),
+        ("x/2/NCT2", "C", "2"),
+    ]
+    assert (left.reason, left.where) == (f"its trial is not in {trec['trials']}", f"{trec['judgements']}:4")
+    assert examples[0].context == (
+        "Patient:\nA man of 45 with R&D exposure & SpO2 < 90.\n\n"
+        "Clinical trial NCT1:\nTitle: Trial NCT1\nConditions: Cough\nMinimum age: 18 Years\n"
+        "Criteria: Inclusion:\n- Age over 40"
+    )
+    assert examples[2].context is not None
+    assert examples[2].context.startswith("Patient:\nglaucoma\nage: 60\n\n")
+    trial = {
+        "_id": "NCT1",
+        "title": "Trial",
+        "metadata": {"diseases_list": "['cough']", "inclusion_criteria": "over 40"},
+    }
+    examples, _ = _read("trec", _lines(tmp_path / "corpus.jsonl", trial, {**trial, "_id": "NCT8"}), **sources)
+    assert [e.id for e in examples] == ["x/1/NCT1"]
+    assert (examples[0].context or "").endswith("Title: Trial\nConditions: ['cough']\nInclusion criteria: over 40")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("judgements", "1 0 NCT1\n", r"qrels\.txt:1: expected 'topic 0 trial grade'"),
+        ("judgements", "1 0 NCT1 2\n1 0 NCT1 1\n", r"qrels\.txt:2: .* are judged in line 1 already"),
+        ("judgements", "7 0 NCT1 2\n", r"qrels\.txt:1: topic 7 is none of the topics"),
+        ("judgements", "\n", r"qrels\.txt: holds no judgements"),
+        ("topics", TOPICS[:80], r"topics\.xml: not XML"),
+        ("topics", "<topics/>", r"topics\.xml: holds no <topic"),
+        ("topics", "<topics><topic number='1'/></topics>", r"topics\.xml, topic 1: expected a number of its own"),
+    ],
+)
+def test_trec_files_at_fault_are_named(file: str, content: str, said: str, trec: dict[str, Path]) -> None:
+    trec[file].write_text(content)
+    with pytest.raises(ExampleError, match=said):
+        _read("trec", trec.pop("trials"), **trec)

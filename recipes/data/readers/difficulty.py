@@ -17,7 +17,7 @@ from recipes.data.example import Example
 from recipes.data.readers.base import LeftOut, Reader
 from recipes.data.readers.examples import READER as EXAMPLES
 from recipes.data.sources import Source
-from recipes.data.tables import read_rows
+from recipes.data.tables import Row, read_rows
 
 
 @dataclass
@@ -40,7 +40,7 @@ def _rows(source: Source, ids: str, answers: Path, passes: Sequence[int], order:
     counted = _counted(answers)
     low, high = passes
     each = next(iter(counted.values())).answers
-    if not low <= high <= each:
+    if not 0 <= low <= high <= each:
         raise ExampleError(
             f"--passes {low} {high}: expected two numbers, the lower one first, up to the {each} answers to each "
             f"question in {answers}"
@@ -80,10 +80,11 @@ def _counted(path: Path) -> dict[str, _Passes]:
     counted: dict[str, _Passes] = {}
     for row in read_rows(path):
         if row.values.get("variant", "plain") == "plain":
-            found = counted.setdefault(row["id"], _Passes(row["answer"]))
+            identity, answer, status = (_text(row, name) for name in ("id", "answer", "status"))
+            found = counted.setdefault(identity, _Passes(answer))
             found.answers += 1
-            found.right += row["status"] == "correct"
-            found.ungraded += row["status"] in SERVER_FAULTS
+            found.right += status == "correct"
+            found.ungraded += status in SERVER_FAULTS
     fewest, most = (pick((found.answers for found in counted.values()), default=0) for pick in (min, max))
     if fewest != most or not most:
         raise ExampleError(
@@ -91,6 +92,12 @@ def _counted(path: Path) -> dict[str, _Passes]:
             "writes them"
         )
     return counted
+
+
+def _text(row: Row, name: str) -> str:
+    if not isinstance(row[name], str):
+        raise row.wrong(name, "a text", row[name])
+    return str(row[name])
 
 
 READER = Reader(

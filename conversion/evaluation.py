@@ -3,7 +3,8 @@
     name, checkpoint (its path then), weights (its digest), tasks, mean, stderr
     measured: {data: [{path, sha256}], reward: {name, version, hash}, prompts: {...}, decoding: {...}}
     dropped, unscored: questions that were too long, and answers that the server could not score
-    seen: {questions, unread}: questions that training saw too, and training files that could not be compared
+    seen: {questions, contexts, unread}: questions that training saw too, further ones of whose notes training saw under
+        other questions, and training files that could not be compared
 
 The hash of `reward` is over the preset and the version of every verifier, so that it tells servers apart that would
 grade differently. `decoding` names a sampler that is not the embedded one. Two results may stand side by side when all

@@ -147,6 +147,8 @@ def _covered(result: Mapping[str, Any]) -> str:
         compared = "not all training files were there to be compared with their questions"
     elif seen["questions"]:
         compared = f"{seen['questions']} of their questions are in the training data"
+    if notes := seen.get("contexts"):  # results of older releases do not tell
+        compared += f", which asks otherwise about the notes of {notes}"
     return (
         f"{files}; {compared}; {result['dropped']} questions too long and left out, {result['unscored']} answers "
         f"without a score; preset {measured['reward']['name']}, SHA-256 `{measured['reward']['hash']}`"

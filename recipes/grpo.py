@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 def train(config: Config) -> None:
     """The whole run on this rank; all ranks call it."""
     # These bring torch and transformers: --help and a mistake in a setting are answered without.
-    from recipes.data.example import read_examples
     from recipes.engines import create_engine
     from recipes.monitor.monitor import TrainingMonitor
     from recipes.rollout.ahead import Batches
     from recipes.rollout.collect import collect
     from recipes.rollout.metrics import rollout_metrics, rollout_records, speed_metrics, update_metrics
-    from recipes.rollout.prompts import PromptOrder, make_prompts
+    from recipes.rollout.prompts import make_prompts
+    from recipes.rollout.rows import prompt_order, training_rows
     from recipes.rollout.scoring import RewardError, check_rows, check_same_reward, reward_definition
     from recipes.rollout.server import reward_client
     from recipes.rollout.training import training_data
@@ -54,7 +54,7 @@ def train(config: Config) -> None:
 
     folder = RunFolder(config.output)
     tokenizer = load_tokenizer(config.model.path)
-    examples = read_examples(*config.data.train)
+    examples = training_rows(config.data)
     origin = run_origin(config, Stage.GRPO, examples) if is_leader() else {}
     if is_leader():
         folder.prepare(config, origin)
@@ -65,7 +65,7 @@ def train(config: Config) -> None:
         length_target=config.reward.length_target,
         max_tokens=config.model.max_length - (config.rollout.min_new_tokens or config.rollout.max_new_tokens),
     )
-    order = PromptOrder(prompts, mix=config.data.mix, adaptive=config.rollout.adaptive, seed=config.seed)
+    order = prompt_order(prompts, config, adaptive=config.rollout.adaptive)
     with ExitStack() as stack:
         client = stack.enter_context(reward_client(config.reward, ranks_wait_s=60 * config.parallel.timeout_minutes))
         # A mistake in it is told before a model is loaded.

@@ -4,9 +4,9 @@ Takes the settings of the run it is to check, of GRPO or, with --for, of SFT or 
 configuration with all its rules, opens the model (a Hugging Face folder or a Megatron checkpoint) without reading
 weights, tries the layout on it, compares a node's host memory (`cluster.node_memory_gb`) with what a save takes of it,
 and the disk under `output` with what the run will keep there, and opens the tokenizer. Then it does to every row what
-the run will do: the chat template, the tokens, and the score of one made-up response by the reward server, the one at
-`reward.url` or, where that does not answer yet, one of its own. It needs no GPU and starts no training; the first thing
-that cannot work ends it with exit code 2 and the fix.
+the run will do: the chat template, the tokens, the comparison of `data.train` with `data.test`, and the score of one
+made-up response by the reward server, the one at `reward.url` or, where that does not answer yet, one of its own. It
+needs no GPU and starts no training; the first thing that cannot work ends it with exit code 2 and the fix.
 
 Left out: what only the nodes know (GPUs, network, a shared file system); `recipes.canary` looks at those.
 """
@@ -73,7 +73,7 @@ def check(config: Config, stage: str = "grpo") -> list[str]:
             first that fails.
     """
     # These bring transformers: --help and a mistake in a setting are answered without.
-    from recipes.rollout.rehearsal import read_rows, score_rows
+    from recipes.rollout.rehearsal import compare_rows, read_rows, score_rows
     from recipes.runtime.tokenizer import training_tokenizer
 
     model = _model(Path(config.model.path))
@@ -97,6 +97,7 @@ def check(config: Config, stage: str = "grpo") -> list[str]:
         *saving,
         *_tokenizer_lines(tokenizer, files[0].rows[0].prompt, config.data.style),
         *(file.line() for file in files),
+        *compare_rows(config, stage),
         *score_rows(config.reward, [file for file in files if not file.traces]),
         disk,
     ]

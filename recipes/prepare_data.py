@@ -11,13 +11,15 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from conversion import command
 from recipes.data.calculators import CALCULATORS
-from recipes.data.example import Example, ExampleError, write_examples
+from recipes.data.contamination import LIKENESSES
+from recipes.data.example import Example, ExampleError, iterate_examples, write_examples
 from recipes.data.generator import ELEMENTARY, GROUPS, PERFECT, TEACHER, Generator
 from recipes.data.manifest import Tally, manifest_path, write_manifest
 from recipes.data.readers import READERS, LeftOut
@@ -48,7 +50,16 @@ def embedded(out: Path, *, seed: int, train: int, sft: int, heldout: int, calcul
     return {name: write_examples(out / f"{name}.jsonl", examples) for name, examples in drawn.items()}
 
 
-def convert(kind: str, source: Source, out: Path, ids: str | None = None, **options: Any) -> dict[str, Any]:
+def convert(
+    kind: str,
+    source: Source,
+    out: Path,
+    ids: str | None = None,
+    *,
+    against: Sequence[Path] = (),
+    allow_contamination: Sequence[str] = (),
+    **options: Any,
+) -> dict[str, Any]:
     """Writes a published set as Examples, and its manifest, which it returns.
 
     Args:
@@ -56,21 +67,57 @@ def convert(kind: str, source: Source, out: Path, ids: str | None = None, **opti
         source: where its rows are.
         out: the file to write; `out`.manifest.json goes beside it.
         ids: what ids begin with, if not with the kind.
+        against: files of Examples to evaluate on; rows that are like one of their questions are left out.
+        allow_contamination: of these the ways of being alike in which a row stays (`recipes.data.contamination`).
         options: the reader's own.
 
     Raises:
         ExampleError, FileNotFoundError: naming file and row; `out` is as it was before.
     """
-    for path in (source.path, *options.values()):
-        if isinstance(path, Path) and path.exists() and out.exists() and path.samefile(out):
-            raise ExampleError(f"{out}: is the published file itself; name another file to write")
+    read = [(source.path, "the published file itself"), *((path, "a file of --against") for path in against)]
+    read += [(path, "a file that is read") for path in options.values() if isinstance(path, Path)]
+    for path, what in read:
+        if path and path.exists() and out.exists() and path.samefile(out):
+            raise ExampleError(f"{out}: is {what}; name another file to write")
     reader, tally = READERS[kind], Tally()
     ids = next(word for word in (ids, reader.ids, kind) if word is not None)
-    write_examples(out, _examples(reader.rows(source, ids, **options), source, tally))
+    rows = _compared(reader.rows(source, ids, **options), against, allow_contamination, tally)
+    write_examples(out, _examples(rows, source, tally))
+    options |= {"against": against, "allow_contamination": allow_contamination}
     return write_manifest(out, tally, kind=kind, ids=ids, source=source, options=options)
 
 
-def _examples(rows: Iterator[Example | LeftOut], source: Source, tally: Tally) -> Iterator[Example]:
+def _compared(
+    rows: Iterable[Example | LeftOut], against: Sequence[Path], allowed: Sequence[str], tally: Tally
+) -> Iterator[Example | LeftOut]:
+    """Leaves out what is like a question of other files; counts what may stay, and of `rows` what is left out."""
+    if not against:
+        yield from rows
+        return
+    # Brings numpy, which the other kinds and --help do without.
+    from recipes.data.held_out import HeldOut
+
+    held_out = HeldOut(chain.from_iterable(iterate_examples(file) for file in against))
+    for row, matches in held_out.matches(_without_left_out(rows, tally)):
+        if not matches:
+            yield row
+        elif matches[0].likeness in allowed:
+            tally.let_through.add(row, matches[0])
+            yield row
+        else:
+            place = f"{row.id!r}, as {matches[0].question.id!r}"
+            yield LeftOut(f"like a question of --against: {matches[0].likeness}", place)
+
+
+def _without_left_out(rows: Iterable[Example | LeftOut], tally: Tally) -> Iterator[Example]:
+    for row in rows:
+        if isinstance(row, Example):
+            yield row
+        else:
+            tally.add(row)
+
+
+def _examples(rows: Iterable[Example | LeftOut], source: Source, tally: Tally) -> Iterator[Example]:
     for row in rows:
         tally.add(row)
         if isinstance(row, Example):
@@ -113,6 +160,23 @@ def main() -> None:
             help="first part of the rows' ids; another for each file of a run that is prepared from the same data set "
             f"(default: {name if reader.ids is None else 'ids as they are'})",
         )
+        apart = sub.add_argument_group("contamination")
+        apart.add_argument(
+            "--against",
+            nargs="+",
+            default=(),
+            type=command.path_argument,
+            metavar="FILE",
+            help="files of Examples to evaluate on: rows that are like one of their questions are left out",
+        )
+        apart.add_argument(
+            "--allow-contamination",
+            nargs="+",
+            default=(),
+            choices=LIKENESSES,
+            metavar="LIKENESS",
+            help=f"rows that are like one so stay, and are counted: {', '.join(LIKENESSES)}",
+        )
         hub = sub.add_argument_group("by name, through datasets.load_dataset")
         hub.add_argument("--split", help="the split to read; SOURCE is then a name of the hub, or a folder of files")
         hub.add_argument("--config", help="the configuration, where there are several")
@@ -145,6 +209,10 @@ def _convert(settings: dict[str, Any]) -> None:
     print(f"{out}: {manifest['rows']} rows")
     for reason in manifest["left_out"]:
         print(f"left out {reason['rows']} rows: {reason['reason']} (the first: {reason['first']})")
+    for found in manifest["let_through"]:
+        print(
+            f"kept {found['rows']} rows like a question of --against: {found['likeness']} (the first: {found['first']})"
+        )
     print(f"{manifest_path(out)}: what they were made of")
 
 

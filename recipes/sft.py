@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 def train(config: Config) -> None:
     """The whole run on this rank; all ranks call it."""
     # These bring torch and transformers: --help and a mistake in a setting are answered without.
-    from recipes.data.example import read_examples
     from recipes.engines import create_engine
     from recipes.engines.base import TokenBatch
     from recipes.monitor.monitor import TrainingMonitor
     from recipes.rl.losses import supervised_loss
-    from recipes.rollout.prompts import DataError, PromptOrder, make_prompts
+    from recipes.rollout.prompts import DataError, make_prompts
+    from recipes.rollout.rows import prompt_order, training_rows
     from recipes.runtime.agreement import from_leader
     from recipes.runtime.health import count_skipped
     from recipes.runtime.origin import run_origin
@@ -44,7 +44,7 @@ def train(config: Config) -> None:
 
     folder = RunFolder(config.output)
     tokenizer = load_tokenizer(config.model.path)
-    examples = [e for e in read_examples(*config.data.train) if "trace" in e.meta]
+    examples = [e for e in training_rows(config.data) if "trace" in e.meta]
     if not examples:
         raise DataError(f"no row of data.train={config.data.train} has a meta.trace to learn from")
     origin = run_origin(config, Stage.SFT, examples) if is_leader() else {}
@@ -58,7 +58,7 @@ def train(config: Config) -> None:
     if not fitting:
         raise DataError(f"no prompt with its trace fits into model.max_length={config.model.max_length} tokens")
     dropped += len(prompts) - len(fitting)
-    order = PromptOrder(fitting, mix=config.data.mix, adaptive=False, seed=config.seed)
+    order = prompt_order(fitting, config)
     engine = create_engine(config)
     saving = Saving(config, engine)
     step, seconds, skipped = 0, 0.0, 0

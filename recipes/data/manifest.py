@@ -4,7 +4,10 @@
      "options": {"label_overrides": {"path": "/data/corrected.csv", "sha256": "..."}},
      "rows": 987, "sha256": that of OUT,
      "by_source": [{"source": "MedCalc-Bench", "task": "number", "license": "CC-BY-SA-4.0", "rows": 921}],
-     "left_out": [{"reason": "...", "rows": 60, "first": "/data/corrected.csv, row 12"}]}
+     "left_out": [{"reason": "...", "rows": 60, "first": "/data/corrected.csv, row 12"}],
+     "let_through": [{"likeness": "context", "rows": 57, "first": "'medcalc/3', as 'test/9'"}]}
+
+The last are rows that are like a question of the files of `--against` in a way that `--allow-contamination` names.
 
 OUT appears first: a manifest whose `sha256` is not that of the file beside it is of an earlier one.
 """
@@ -18,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from conversion.digests import file_digest
+from recipes.data.contamination import Contaminated
 from recipes.data.example import Example
 from recipes.data.readers import LeftOut
 from recipes.data.sources import FileSource, Source
@@ -30,6 +34,7 @@ class Tally:
     def __init__(self) -> None:
         self.rows: Counter[tuple[str, str, str]] = Counter()
         self.left_out: dict[str, list[Any]] = {}
+        self.let_through = Contaminated()
 
     def add(self, row: Example | LeftOut) -> None:
         """Counts one row, by source, task and licence, or by the reason why it is left out."""
@@ -63,12 +68,18 @@ def write_manifest(
         "left_out": [
             {"reason": reason, "rows": count, "first": first} for reason, (count, first) in tally.left_out.items()
         ],
+        "let_through": [
+            {"likeness": likeness, "rows": count, "first": first}
+            for likeness, count, first in tally.let_through.kinds()
+        ],
     }
     replace_file(manifest_path(out), (json.dumps(manifest, ensure_ascii=False, indent=2) + "\n").encode())
     return manifest
 
 
 def _option(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_option(each) for each in value]
     return FileSource(value).origin() if isinstance(value, Path) else value
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from conversion.digests import file_digest
+from recipes.data.contamination import LIKENESSES
 from recipes.data.example import Example, iterate_examples
+from recipes.data.held_out import HeldOut
 from recipes.runtime.config import Config
 from recipes.runtime.origin import STATE_FILE, data_files, read_state, training_files
 
@@ -40,28 +42,26 @@ def measured(config: Config, reward: Mapping[str, str]) -> dict[str, Any]:
 
 
 def seen_in_training(examples: Sequence[Example], checkpoint: Path) -> dict[str, Any]:
-    """How many questions the training of a checkpoint has seen, in any stage.
-
-    A question is its words and those of its context, whatever its id, options, case and spaces.
+    """How many questions the training of a checkpoint has seen, in any stage, as `recipes.data.contamination` tells.
 
     Returns:
-        `questions`: how many; `unread`: training files that are gone or changed since, so that nothing can be said.
+        `questions`: how many it has seen, or all but; `contexts`: of how many others it has seen the note or abstract
+        under another question; `unread`: training files that are gone or changed since, so that nothing can be said.
     """
-    asked = [_words(example) for example in examples]
-    seen: set[str] = set()
+    held_out = HeldOut(examples)
+    seen: dict[str, set[str]] = {likeness: set() for likeness in LIKENESSES}
     unread: list[str] = []
     origin = read_state(checkpoint).get("origin")
     if origin is None and (checkpoint / STATE_FILE).exists():
         unread.append("all, since an older release trained it")
-    wanted = set(asked)
     for file in training_files(origin):
         path = Path(file["path"])
         if not path.is_file() or file_digest(path) != file["sha256"]:
             unread.append(file["path"])
             continue
-        seen |= wanted & {_words(example) for example in iterate_examples(path)}
-    return {"questions": sum(words in seen for words in asked), "unread": unread}
-
-
-def _words(example: Example) -> str:
-    return " ".join(f"{example.context or ''} {example.question}".casefold().split())
+        for _, matches in held_out.matches(iterate_examples(path)):
+            for match in matches:
+                seen[match.likeness].add(match.question.id)
+    contexts = seen.pop("context")
+    questions = set().union(*seen.values())
+    return {"questions": len(questions), "contexts": len(contexts - questions), "unread": unread}

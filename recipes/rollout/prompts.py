@@ -194,7 +194,7 @@ _DECAY = 0.4
 
 
 class PromptOrder:
-    """Draws prompts for the steps of a run: each kind of task in its own shuffled order, epoch after epoch.
+    """Draws prompts for the steps of a run: each kind of task in its own order, epoch after epoch.
 
     With `adaptive`, a prompt whose skill lately gave groups of equal rewards is passed over more often, down to one
     chance in five: such groups teach nothing (as DAPO's dynamic sampling, but before sampling instead of after). Rows
@@ -205,9 +205,12 @@ class PromptOrder:
         mix: weight of each kind of task; empty draws all rows alike.
         adaptive: see above.
         seed: of all orders.
+        shuffle: false goes through the prompts as they are given, epoch after epoch.
     """
 
-    def __init__(self, prompts: Sequence[Prompt], *, mix: Mapping[str, float], adaptive: bool, seed: int) -> None:
+    def __init__(
+        self, prompts: Sequence[Prompt], *, mix: Mapping[str, float], adaptive: bool, seed: int, shuffle: bool = True
+    ) -> None:
         self._pools: dict[str, list[Prompt]] = {}
         for prompt in prompts:
             self._pools.setdefault(prompt.example.group if mix else "all", []).append(prompt)
@@ -217,6 +220,7 @@ class PromptOrder:
         self._weights = {g: w for g, w in mix.items() if w > 0} or {"all": 1.0}
         self._adaptive = adaptive
         self._seed = seed
+        self._shuffle = shuffle
         self._cursor = dict.fromkeys(self._weights, 0)
         self._owed = dict.fromkeys(self._weights, 0.0)
         self._interest: dict[str, float] = {}
@@ -251,7 +255,8 @@ class PromptOrder:
         key = (group, epoch)
         if key not in self._orders:
             order = list(range(len(self._pools[group])))
-            random.Random(f"{self._seed}/{group}/epoch {epoch}").shuffle(order)
+            if self._shuffle:
+                random.Random(f"{self._seed}/{group}/epoch {epoch}").shuffle(order)
             self._orders = {k: v for k, v in self._orders.items() if k[0] != group} | {key: order}
         return self._orders[key]
 

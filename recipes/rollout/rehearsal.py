@@ -6,7 +6,6 @@ end a run at the step that draws it, hours later. Here it is named by file and r
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from recipes.data.example import iterate_examples, read_examples
-from recipes.rollout.prompts import DataError, Prompt, PromptOrder, RowError, render_prompts, trace_ids
+from recipes.rollout.prompts import DataError, Prompt, RowError, render_prompts, trace_ids
+from recipes.rollout.rows import chosen, contamination, prompt_order
 from recipes.rollout.scoring import RewardError, check_rows, reward_definition
 from recipes.rollout.server import reward_client
 from recipes.runtime.config import Config, RewardConfig
@@ -91,8 +91,9 @@ def read_rows(config: Config, stage: str, tokenizer: Any) -> list[File]:
         raise DataError(f"no data files are named; give them as data.{keys[0]}=[FILE,...]")
     for key in keys:
         # Ids are unique in all files of a key, not only in each.
-        collections.deque(iterate_examples(*getattr(config.data, key)), maxlen=0)
+        chosen(iterate_examples(*getattr(config.data, key)), config.data.only if key == "train" else ())
     files = [_read(config, stage, key, path, tokenizer) for key in keys for path in getattr(config.data, key)]
+    files = [file for file in files if file.rows]
     for key in keys:
         own = [file for file in files if file.key == key]
         if own and not any(file.fitting for file in own):
@@ -103,8 +104,21 @@ def read_rows(config: Config, stage: str, tokenizer: Any) -> list[File]:
             )
     if keys[0] == "train":
         usable = [row.prompt for file in files if file.key == "train" for row in file.fitting]
-        PromptOrder(usable, mix=config.data.mix, adaptive=False, seed=config.seed)
+        prompt_order(usable, config)
     return files
+
+
+def compare_rows(config: Config, stage: str) -> list[str]:
+    """Holds the rows of `data.train` against `data.test`, as training does at its start; returns what it finds.
+
+    Raises:
+        ExampleError: rows are questions of `data.test`, or all but, in ways that are not allowed.
+    """
+    data = config.data
+    if stage == "evaluate" or not data.test:
+        return []
+    told = contamination(chosen(iterate_examples(*data.train), data.only), data)
+    return [f"contamination: {told or 'no row of data.train is like a question of data.test'}"]
 
 
 def score_rows(config: RewardConfig, files: Sequence[File]) -> list[str]:
@@ -134,8 +148,10 @@ def score_rows(config: RewardConfig, files: Sequence[File]) -> list[str]:
 
 def _read(config: Config, stage: str, key: str, path: str, tokenizer: Any) -> File:
     traces = (stage, key) == ("sft", "train")
-    numbers = {e.id: (n, e) for n, e in enumerate(read_examples(path), 1) if not traces or "trace" in e.meta}
-    if not numbers:
+    only = config.data.only if key == "train" else []
+    own = {e.id: (n, e) for n, e in enumerate(read_examples(path), 1) if not only or e.id in only}
+    numbers = {identity: (n, e) for identity, (n, e) in own.items() if not traces or "trace" in e.meta}
+    if own and not numbers:
         raise DataError(f"data.{key}: no row of {path} has a meta.trace to learn from")
     examples = [example for _, example in numbers.values()]
     target = None if traces else config.reward.length_target

@@ -250,6 +250,12 @@ class DataConfig:
         mix: weight of each kind of task (choice, calculation, text) among a step's prompts; empty draws rows uniformly.
         style: plain, med_u1 or med_rlvr prompts.
         synthetic: whether the questions were generated; the report says so.
+        only: ids of the rows of `train` to train on; empty for all. One id is one-example training (1-shot RLVR, arXiv
+            2504.20571): every prompt of every step is that question, each time with responses of its own.
+        shuffle: draw rows in a new order each epoch; false draws them as they stand in the files, as
+            `prepare_data difficulty --order` sorts them.
+        allow_contamination: in which ways rows of `train` may be like questions of `test` without stopping the run:
+            exact, normalised, 13-gram, context (recipes/data/contamination.py).
     """
 
     train: list[str] = field(default_factory=list)
@@ -258,6 +264,9 @@ class DataConfig:
     mix: dict[str, float] = field(default_factory=dict)
     style: str = "med_u1"
     synthetic: bool = False
+    only: list[str] = field(default_factory=list)
+    shuffle: bool = True
+    allow_contamination: list[str] = field(default_factory=list)
 
 
 @dataclass

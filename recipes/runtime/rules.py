@@ -14,6 +14,7 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlsplit
 
+from recipes.data.contamination import LIKENESSES
 from recipes.runtime.config import Config, ConfigError, RolloutConfig
 
 _KINDS = ("choice", "calculation", "text")
@@ -413,6 +414,9 @@ def _check_data(config: Config) -> None:
     unknown = set(data.mix) - set(_KINDS)
     _require(not unknown, f"data.mix: {sorted(unknown)} are not kinds of task; expected choice, calculation, text")
     _check_weights("data.mix", data.mix)
+    strange = set(data.allow_contamination) - set(LIKENESSES)
+    known = ", ".join(LIKENESSES)
+    _require(not strange, f"data.allow_contamination: {sorted(strange)} are not known; expected any of {known}")
     for key in ("train", "validation", "test"):
         _require(
             all(file.strip() for file in getattr(data, key)),

@@ -83,20 +83,26 @@ def test_questions_of_every_stage_of_training_are_found(tmp_path: Path) -> None:
     """Under other ids and in other letters; the same question to another note is another question."""
     traces, train = tmp_path / "traces.jsonl", tmp_path / "train.jsonl"
     write_examples(traces, [_example("a", "Which vitamin?"), _example("b", "Creatinine?", "Note 1")])
-    write_examples(train, [_example("c", "Which  nerve?")])
+    long = " ".join(f"word{number}" for number in range(20))
+    write_examples(train, [_example("c", "Which  nerve?"), _example("d", "Which drug?", long)])
     files = [[{"path": str(path), "sha256": file_digest(path)}] for path in (traces, train)]
     origin: dict[str, Any] = {"stage": "sft", "model": "0" * 64, "rows": [], "data": files[0], "before": None}
     origin = {**origin, "stage": "grpo", "data": files[1], "before": origin}
     (tmp_path / "state.json").write_text(json.dumps({"origin": origin}))
     asked = [_example("1", "which vitamin?"), _example("2", "Creatinine?", "Note 2"), _example("3", "Which nerve? ")]
-    assert seen_in_training(asked, tmp_path) == {"questions": 2, "unread": []}
+    asked.append(_example("4", "Which bone?", long))
+    assert seen_in_training(asked, tmp_path) == {"questions": 2, "contexts": 1, "unread": []}
     train.write_text(train.read_text() + " \n")
     traces.unlink()
-    assert seen_in_training(asked, tmp_path) == {"questions": 0, "unread": [str(train), str(traces)]}
+    assert seen_in_training(asked, tmp_path) == {"questions": 0, "contexts": 0, "unread": [str(train), str(traces)]}
     (tmp_path / "state.json").write_text("{}")
-    assert seen_in_training(asked, tmp_path) == {"questions": 0, "unread": ["all, since an older release trained it"]}
+    assert seen_in_training(asked, tmp_path) == {
+        "questions": 0,
+        "contexts": 0,
+        "unread": ["all, since an older release trained it"],
+    }
     (tmp_path / "state.json").unlink()
-    assert seen_in_training(asked, tmp_path) == {"questions": 0, "unread": []}
+    assert seen_in_training(asked, tmp_path) == {"questions": 0, "contexts": 0, "unread": []}
 
 
 def test_what_a_result_does_not_cover_is_said() -> None:

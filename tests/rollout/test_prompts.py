@@ -59,6 +59,31 @@ def test_an_epoch_covers_every_row_once_and_the_next_is_shuffled_anew() -> None:
     assert len({tuple(epoch) for epoch in epochs}) > 1
 
 
+@pytest.mark.parametrize("mix", [{}, {"choice": 1, "text": 1}])
+def test_without_shuffling_rows_come_as_they_stand_in_the_files(mix: dict[str, float]) -> None:
+    """Each kind of task for itself, epoch after epoch; also after a resume."""
+    order = PromptOrder(_pool(), mix=mix, adaptive=False, seed=0, shuffle=False)
+    drawn = _ids(order.next(11))
+    state = json.loads(json.dumps(order.state()))
+    resumed = PromptOrder(_pool(), mix=mix, adaptive=False, seed=0, shuffle=False)
+    resumed.restore(state)
+    drawn += _ids(resumed.next(19))
+    if not mix:
+        assert drawn == _ids(_pool()) * 2
+    for kind in ("choice", "text") if mix else ():
+        own = [identity for identity in drawn if identity.startswith(kind)]
+        assert own == ([f"{kind}/{n}" for n in range(KINDS[kind])] * 5)[:15]
+
+
+def test_one_example_fills_every_step() -> None:
+    """1-shot RLVR: the same prompt as often as a step has prompts."""
+    order = PromptOrder([prompt("only", "choice")], mix={}, adaptive=True, seed=0)
+    for _ in range(3):
+        drawn = order.next(8)
+        assert _ids(drawn) == ["only"] * 8
+        order.observe(drawn, [False] * 8)
+
+
 def test_epochs_are_covered_whatever_the_steps() -> None:
     order = _order({"choice": 1})
     drawn = [identity for count in (3, 5, 1, 5, 7) for identity in _ids(order.next(count))]

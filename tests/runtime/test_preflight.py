@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from recipes import preflight
+from recipes import grpo, preflight, sft
+from recipes.data.errors import ExampleError
 from recipes.data.example import Example, read_examples, write_examples
 from recipes.rollout.prompts import DataError, Prompt
 from recipes.rollout.rehearsal import File, Row, score_rows
-from recipes.runtime.config import RewardConfig
+from recipes.rollout.rows import training_rows
+from recipes.runtime.config import Config, RewardConfig
 from recipes.runtime.loading import load
 from reward_server.process import RewardServerProcess
 
@@ -64,6 +67,7 @@ def test_what_fits_is_listed(overrides: Overrides, embedded_data: Path, tiny_che
         "tokenizer: 1024 tokens; a response ends with <|endoftext|> or <|im_end|>",
         f"data.train: {train} examples in {embedded_data}/train.jsonl, of TOKENS tokens",
         f"data.test: {test} examples in {embedded_data}/test.jsonl, of TOKENS tokens",
+        "contamination: no row of data.train is like a question of data.test",
         f"reward: {train + test} rows scored by preset gated version 1 of {reward_url}",
     ]
 
@@ -91,6 +95,39 @@ def test_rows_that_are_too_long_are_named_and_a_stage_counts_its_own_tokens(
     assert re.search(r"3 examples .*; 1 need more than the 512 there are and are left out: row 5$", line("sft"))
     with pytest.raises(DataError, match=r"give them as data\.test=\[FILE"):
         line("evaluate")
+
+
+@pytest.mark.parametrize("stage", ["grpo", "sft"])
+def test_what_is_trained_on_is_chosen_and_held_against_the_test_before_and_at_the_start(
+    stage: str, overrides: Overrides, embedded_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = read_examples(embedded_data / "sft.jsonl")
+    asked, other = [row for row in rows if row.task == "number"][:2]
+    write_examples(tmp_path / "test", [asked])
+    write_examples(tmp_path / "more", [dataclasses.replace(other, id="more")])
+    files = f"data.train=[{embedded_data}/sft.jsonl,{tmp_path}/more]"
+    train = {"grpo": grpo.train, "sft": sft.train}[stage]
+
+    def config(*changes: str) -> Config:
+        return load(overrides(files, f"data.test=[{tmp_path}/test]", *changes), preflight._STAGES[stage])
+
+    refused = config()
+    for start in (lambda: preflight.check(refused, stage), lambda: train(refused)):
+        with pytest.raises(ExampleError, match=r"data\.train: 1 rows are questions of data\.test, .*: exact 1 .*"):
+            start()
+    assert not (tmp_path / "run").exists()
+    passes = "data.allow_contamination lets 1 rows that are in data.test pass: exact 1"
+    assert passes in str(preflight.check(config("data.allow_contamination=[exact]"), stage))
+    assert [row.id for row in training_rows(config("data.allow_contamination=[exact]").data)][-1] == "more"
+    assert passes in capsys.readouterr().err
+    # Another row is no question of the test, and of the second file none is used.
+    one = config(f"data.only=['{other.id}']", "data.mix={}")
+    lines = [line for line in preflight.check(one, stage) if line.startswith(("data.train", "contamination"))]
+    assert [re.sub(r"\d+ to \d+ tokens", "TOKENS tokens", line) for line in lines] == [
+        f"data.train: 1 examples in {embedded_data}/sft.jsonl, of TOKENS tokens",
+        "contamination: no row of data.train is like a question of data.test",
+    ]
+    assert training_rows(one.data) == [other]
 
 
 def test_a_row_that_the_server_refuses_is_named_and_so_are_answers_that_are_not_right(
@@ -192,6 +229,8 @@ def test_the_disk_that_a_run_needs(overrides: Overrides, tiny_hf: Path, tmp_path
         ),
         (["reward.preset=golden"], "preset: no such preset; the presets are gated"),
         (["reward.url=localhost:1"], "reward.url=localhost:1: "),
+        (["data.test=[SEEN]"], "data.train: 2 rows are questions of data.test, or all but: exact 1 (the first: "),
+        (["data.only=[nobody]"], "data.only names nobody, which no row of data.train has for an id"),
         (["data.train=[/nowhere.jsonl]"], "/nowhere.jsonl: no such data file; write one with"),
         (["data.validation=[BAD]"], "BAD:2: field 'answer': expected one of the letters"),
         (["data.test=[BLANK]"], "BLANK: holds no rows; expected one JSON object a line"),
@@ -226,6 +265,7 @@ def test_what_cannot_work_is_one_line_with_the_fix(
     write_examples(tmp_path / "CHOICE", [row for row in rows if row.task == "choice"])
     write_examples(tmp_path / "LONG", [Example("long", "s", "text", "why " * 500, "so")])
     write_examples(tmp_path / "ODD", [*rows[:2], Example("odd", "s", "text", "Is x < y?", "so")])
+    write_examples(tmp_path / "SEEN", [rows[0], dataclasses.replace(rows[1], question=rows[1].question.upper())])
     weights = next((shutil.copytree(tiny_checkpoint, tmp_path / "TRUNCATED") / "model").glob("*.distcp"))
     weights.write_bytes(weights.read_bytes()[:-1])
     first, second = (json.loads(line) for line in (embedded_data / "train.jsonl").read_text().splitlines()[:2])

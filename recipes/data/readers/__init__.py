@@ -5,6 +5,7 @@ and other sets' images.
 """
 
 from recipes.data.readers import (
+    difficulty,
     ehr,
     examples,
     m23k,
@@ -41,6 +42,7 @@ READERS: dict[str, Reader] = {
         trec,
         ehr,
         examples,
+        difficulty,
     )
 }
 

@@ -1,0 +1,53 @@
+"""What a run trains on, and in which order: rows of `data.train`, held against the questions of `data.test`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from recipes.data.contamination import check_training
+from recipes.data.example import Example, iterate_examples, read_examples
+from recipes.rollout.prompts import DataError, Prompt, PromptOrder
+from recipes.runtime.config import Config, DataConfig
+from recipes.runtime.launch import is_leader
+
+
+def training_rows(data: DataConfig) -> list[Example]:
+    """Reads the rows to train on.
+
+    Raises:
+        ExampleError: a row is no Example, or rows are questions of `data.test`; rank 0 alone looks for that.
+        DataError: `data.only` names a row that is not there.
+    """
+    rows = chosen(read_examples(*data.train), data.only)
+    if is_leader() and (told := contamination(rows, data)):
+        print(f"note: {told}", file=sys.stderr)
+    return rows
+
+
+def chosen(rows: Iterable[Example], only: Sequence[str]) -> list[Example]:
+    """The rows of these ids, in their own order; all of them where there is no id."""
+    wanted = set(only)
+    found = [row for row in rows if not only or row.id in wanted]
+    if missing := wanted - {row.id for row in found}:
+        raise DataError(f"data.only names {', '.join(sorted(missing))}, which no row of data.train has for an id")
+    return found
+
+
+def contamination(rows: Iterable[Example], data: DataConfig) -> str | None:
+    """What `data.allow_contamination` lets through of these rows, if anything.
+
+    Raises:
+        ExampleError: rows are like questions of `data.test` in other ways.
+    """
+    return check_training(rows, iterate_examples(*data.test), data.allow_contamination) if data.test else None
+
+
+def prompt_order(prompts: Sequence[Prompt], config: Config, *, adaptive: bool = False) -> PromptOrder:
+    """The order in which a run draws its prompts.
+
+    Raises:
+        DataError: `data.mix` asks for a kind of task that has no prompt.
+    """
+    data = config.data
+    return PromptOrder(prompts, mix=data.mix, adaptive=adaptive, seed=config.seed, shuffle=data.shuffle)

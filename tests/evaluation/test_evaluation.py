@@ -12,9 +12,9 @@ import pytest
 from conversion.digests import file_digest
 from conversion.evaluation import differences
 from recipes.data.example import Example, write_examples
-from recipes.evaluate import described, summarize
 from recipes.evaluation.answers import Answers
 from recipes.evaluation.measure import measured, seen_in_training
+from recipes.evaluation.summary import described, summarize
 from recipes.runtime.loading import load
 from recipes.runtime.rules import Stage
 

@@ -136,6 +136,12 @@ def described(result: Mapping[str, Any]) -> str:
     shown = "  ".join(f"{name} {task['accuracy']:.1%}" for name, task in result["tasks"].items())
     lines = [f"{result['name']}: {shown}  mean {result['mean']:.1%} (standard error {result['stderr']:.1%})"]
     lines += [*table(result), *_about_variants(result)]
+    return "\n".join([*lines, *uncovered(result)])
+
+
+def uncovered(result: Mapping[str, Any]) -> list[str]:
+    """A sentence on each thing that the numbers do not cover."""
+    lines = []
     asked = result["questions"] + result["dropped"]
     seen = result["seen"]
     if result["dropped"]:
@@ -146,7 +152,7 @@ def described(result: Mapping[str, Any]) -> str:
         lines.append(f"{seen['questions']} of {asked} questions are in the training data too: no held-out result")
     if seen["unread"]:
         lines.append(f"not compared with training data that is gone or was changed: {', '.join(seen['unread'])}")
-    return "\n".join(lines)
+    return lines
 
 
 def table(result: Mapping[str, Any]) -> list[str]:
@@ -159,18 +165,20 @@ def table(result: Mapping[str, Any]) -> list[str]:
     head = ["", "questions", "accuracy", "95% interval", "invalid", "cut off", "tokens"]
     head += [f"pass@{most}", f"maj@{most}", "agreement"] if most else []
     cells = [head, *([name, *_cells(own, most)] for name, own in parts)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    return aligned(cells)
+
+
+def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of text as lines with their columns under one another."""
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     return [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
         for row in cells
     ]
 
 
 def _inner(own: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    return [
-        *((f"  {name}", part) for name, part in own["subjects"].items()),
-        *((f"  calculator {name}", part) for name, part in own["calculators"].items()),
-    ]
+    return [(f"  {name}", part) for name, part in own["subjects"].items()]
 
 
 def _cells(own: Mapping[str, Any], most: int | None) -> list[str]:

@@ -1,6 +1,8 @@
 """What `recipes.evaluate` writes, as the release gate and the report read it: RUN/evaluation/NAME.json.
 
     name, checkpoint (its path then), weights (its digest), tasks, mean, stderr
+    sets, all: the same by set and over all questions, with intervals (`recipes.evaluation.summary`)
+    versions: of Python and the packages
     measured: {data: [{path, sha256}], reward: {name, version, hash}, prompts: {...}, decoding: {...}}
     dropped, unscored: questions that were too long, and answers that the server could not score
     seen: {questions, unread}: questions that training saw too, and training files that could not be compared
@@ -88,8 +90,30 @@ def _fault(result: Any) -> str | None:
     for key in ("mean", "stderr"):
         if not _is_share(result.get(key)):
             return f"{key} is {result.get(key)!r}, expected a number from 0 to 1"
+    if fault := _sets_fault(result):
+        return fault
     if "weights" in result or "measured" in result:
         return proof_fault(result)
+    return None
+
+
+def _sets_fault(result: Mapping[str, Any]) -> str | None:
+    """What is wrong with the figures that a model card shows of sets; older results have none."""
+    sets = result.get("sets", {})
+    if not isinstance(sets, dict):
+        return f"sets is {type(sets).__name__}, expected an object"
+    for name, own in {**sets, "all": result.get("all")}.items() if sets else ():
+        try:
+            shares = [own["accuracy"], own["format_error_share"], *own["interval"]]
+            shares += [point[key] for point in own["curve"] for key in ("pass", "majority")]
+            shares += [] if own["cut_share"] is None else [own["cut_share"]]
+            counts = [own["questions"], *(point["k"] for point in own["curve"])]
+            sound = all(map(_is_share, shares)) and len(own["interval"]) == 2 and math.isfinite(own["mean_tokens"])
+            sound = sound and all(isinstance(count, int) and count > 0 for count in counts)
+        except (KeyError, TypeError, ValueError):
+            sound = False
+        if not sound:
+            return f"the figures of {name} are damaged"
     return None
 
 

@@ -25,6 +25,7 @@ from recipes.rollout.consistency import contradicts
 from recipes.runtime.config import Config
 from recipes.runtime.launch import is_leader, run
 from recipes.runtime.rules import Stage
+from recipes.runtime.versions import versions
 
 if TYPE_CHECKING:
     from recipes.rollout.scoring import Trajectory
@@ -40,6 +41,7 @@ def evaluate(config: Config) -> None:
     from recipes.engines.base import Sampling
     from recipes.evaluation.answers import Answers
     from recipes.evaluation.measure import measured, seen_in_training
+    from recipes.evaluation.page import write_page
     from recipes.rollout.prompts import make_prompts
     from recipes.rollout.scoring import check_rows, reward_definition, score
     from recipes.rollout.server import reward_client
@@ -58,7 +60,7 @@ def evaluate(config: Config) -> None:
         checkpoint = Path(config.model.path).resolve()
         about = {"name": config.name, "split": "test", "checkpoint": str(checkpoint)}
         about |= {"weights": open_checkpoint(checkpoint).digest(read=True)}
-        about |= {"seen": seen_in_training(examples, checkpoint)}
+        about |= {"seen": seen_in_training(examples, checkpoint), "versions": versions()}
     room = config.model.max_length - config.rollout.max_new_tokens
     prompts, dropped = make_prompts(
         examples, tokenizer, style=config.data.style, length_target=config.reward.length_target, max_tokens=room
@@ -85,6 +87,8 @@ def evaluate(config: Config) -> None:
         result = {**about, "dropped": dropped, **summarize(answers.rows)}
         replace_file(target, (json.dumps(result, indent=1) + "\n").encode())
         answers.publish()
+        if result["tasks"]:
+            write_page(target)
         print(described(result))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -155,17 +156,26 @@ def _changed(comparison: Mapping[str, Any], a: Evaluated, b: Evaluated) -> str:
         return '<p class="card empty">No question changed.</p>'
     one, other = ({q.first["id"]: q for q in by_question(each.rows)} for each in (a, b))
     texts = asked_questions(b.result)
-    chosen = [(kind, key) for kind, ids in (("gained", gained), ("lost", lost)) for key in ids[: CARDS // 2]]
+    pools = {
+        kind: _in_turns(sorted(ids, key=lambda key: -abs(other[key].share - one[key].share)), one)
+        for kind, ids in (("gained", gained), ("lost", lost))
+    }
+    chosen = [(kind, key) for kind, ids in pools.items() for key in ids[: CARDS // 2]]
     sets = sorted({_set(one[key]) for _, key in chosen})
     kinds = {kind: name for kind, (_, name) in _CHANGES.items() if any(kind == each for each, _ in chosen)}
     cards = "".join(_card(kind, one[key], other[key], texts.get(key), titles(comparison)) for kind, key in chosen)
-    more = (
-        ""
-        if len(chosen) == len(gained) + len(lost)
-        else f" The first {CARDS // 2} of each are shown; the JSON names all."
-    )
+    more = "" if len(chosen) == len(gained) + len(lost) else f" {CARDS // 2} of each are shown; the JSON names all."
     lead = f"{len(gained):,} gained, {len(lost):,} lost.{more}"
     return answer_cards(lead, cards, {"outcome": ("Change", kinds), "task": ("Set", {name: name for name in sets})})
+
+
+def _in_turns(ids: Sequence[str], questions: Mapping[str, Question]) -> list[str]:
+    """The same ids, with the sets taking turns."""
+    pools: dict[str, list[str]] = {}
+    for key in ids:
+        pools.setdefault(_set(questions[key]), []).append(key)
+    turns = itertools.zip_longest(*pools.values())
+    return [key for turn in turns for key in turn if key is not None]
 
 
 def _set(question: Question) -> str:

@@ -62,9 +62,9 @@ def test_sets_weigh_questions_and_the_mean_weighs_tasks() -> None:
     assert summarize(rows) == result, "the same answers come to the same numbers"
     shown = described({"name": "after", "dropped": 0, "seen": {"questions": 0, "unread": []}, **result}).split("\n")
     assert shown[0] == "after: choice 75.0%  calculation 0.0%  mean 37.5% (standard error 10.8%)"
-    names = ["MedCalc-Bench", "lab", "calculator", "MedQA", "Anatomy", "Surgery", "all"]
+    names = ["MedCalc-Bench", "lab", "MedQA", "Anatomy", "Surgery", "all"]
     assert [line.split()[0] for line in shown[2:]] == names
-    assert shown[5].split() == ["MedQA", "4", "75.0%", "25.0%", "to", "100.0%", "0.0%", "0.0%", "10"]
+    assert shown[4].split() == ["MedQA", "4", "75.0%", "25.0%", "to", "100.0%", "0.0%", "0.0%", "10"]
 
 
 def test_several_answers_a_question() -> None:

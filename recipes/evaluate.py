@@ -90,7 +90,7 @@ def evaluate(config: Config) -> None:
 
 
 def answer_row(trajectory: Trajectory) -> dict[str, Any]:
-    """One line of NAME.jsonl."""
+    """One line of NAME.jsonl; see `docs/evaluation.md`."""
     example = trajectory.prompt.example
     return {
         "id": example.id,
@@ -101,6 +101,13 @@ def answer_row(trajectory: Trajectory) -> dict[str, Any]:
         "status": trajectory.score.status,
         "tokens": len(trajectory.completion.ids),
         "contradicts": contradicts(example, trajectory.text),
+        "source": example.source,
+        "subject": example.meta.get("subject"),
+        "calculator": example.meta.get("calculator"),
+        "sample": 0,
+        "variant": "plain",
+        "extracted": trajectory.score.extracted,
+        "cut": not trajectory.completion.finished,
     }
 
 

@@ -257,6 +257,7 @@ def _told(error: Exception, config: Config) -> str:
     said = command.explain(error) if isinstance(error, OSError) else str(error)
     settings = [("output", config.output), ("model.path", config.model.path)]
     settings += [(f"data.{key}", each) for key in ("train", "validation", "test") for each in getattr(config.data, key)]
+    settings += [("data.few_shot", config.data.few_shot)] if config.data.few_shot else []
     for key, value in settings:
         if said.startswith(f"{value}: "):
             return f"{key}={said}"

@@ -18,7 +18,8 @@ NEEDED = ("output=run", "model.path=checkpoint")
 _NUMBERS = (int, float, int | None, float | None, tuple[float, float])
 # Any text goes: names, paths, and what the rules between keys look at.
 _FREE_TEXTS = {"name", "output", "model.path", "model.architecture", "reward.preset", "reward.url"}
-_FREE_TEXTS |= {"cluster.name", "rollout.vllm.python", "rollout.vllm.folder"}
+_FREE_TEXTS |= {"cluster.name", "rollout.vllm.python", "rollout.vllm.folder", "data.few_shot"}
+_FREE_TEXTS |= {"evaluation.endpoint.url", "evaluation.endpoint.model"}
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +50,8 @@ def test_no_number_of_the_schema_is_without_limits_and_no_name_without_choices()
 def _stage_of(key: str) -> Stage:
     if key == "trainer.batch":
         return Stage.SFT
-    return Stage.PLAN if key.startswith("cluster.") else Stage.GRPO
+    own = {"cluster": Stage.PLAN, "evaluation": Stage.EVALUATE}
+    return own.get(key.split(".")[0], Stage.GRPO)
 
 
 @pytest.mark.parametrize("key", sorted(LIMITS))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from conversion.digests import file_digest
-from recipes.data.example import Example, iterate_examples
+from recipes.data.example import Example, iterate_examples, question_words
 from recipes.runtime.config import Config
 from recipes.runtime.origin import STATE_FILE, data_files, read_state, training_files
 
@@ -47,7 +47,7 @@ def seen_in_training(examples: Sequence[Example], checkpoint: Path) -> dict[str,
     Returns:
         `questions`: how many; `unread`: training files that are gone or changed since, so that nothing can be said.
     """
-    asked = [_words(example) for example in examples]
+    asked = [question_words(example) for example in examples]
     seen: set[str] = set()
     unread: list[str] = []
     origin = read_state(checkpoint).get("origin")
@@ -59,9 +59,5 @@ def seen_in_training(examples: Sequence[Example], checkpoint: Path) -> dict[str,
         if not path.is_file() or file_digest(path) != file["sha256"]:
             unread.append(file["path"])
             continue
-        seen |= wanted & {_words(example) for example in iterate_examples(path)}
+        seen |= wanted & {question_words(example) for example in iterate_examples(path)}
     return {"questions": sum(words in seen for words in asked), "unread": unread}
-
-
-def _words(example: Example) -> str:
-    return " ".join(f"{example.context or ''} {example.question}".casefold().split())

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from recipes.data.example import Example, Task
+from recipes.data.prompts import Form
 from recipes.rollout.prompts import DataError, Prompt, PromptOrder, make_prompts
 from tests.rollout.samples import prompt
 
@@ -133,7 +134,7 @@ def _examples() -> list[Example]:
 
 
 def _make(tokenizer: Any, max_tokens: int) -> tuple[list[Prompt], int]:
-    return make_prompts(_examples(), tokenizer, style="plain", length_target=None, max_tokens=max_tokens)
+    return make_prompts(_examples(), tokenizer, Form("plain"), max_tokens=max_tokens)
 
 
 def test_long_prompts_are_dropped_and_counted_and_none_is_cut(tokenizer: Any) -> None:
@@ -164,7 +165,7 @@ def test_when_none_fits_the_error_gives_the_numbers(tokenizer: Any) -> None:
 
 def test_no_rows_at_all_names_the_setting(tokenizer: Any) -> None:
     with pytest.raises(DataError, match=r"data\.train=\[FILE"):
-        make_prompts([], tokenizer, style="plain", length_target=None, max_tokens=10)
+        make_prompts([], tokenizer, Form("plain"), max_tokens=10)
 
 
 def test_a_tokenizer_without_chat_template_is_named(tokenizer: Any) -> None:

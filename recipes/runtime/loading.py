@@ -58,7 +58,7 @@ def load(overrides: Sequence[str], stage: Stage = Stage.GRPO) -> Config:
     try:
         with initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):
             composed = compose("config", overrides=typed)
-        if composed.evaluation.endpoint.url and OmegaConf.is_missing(composed.model, "path"):
+        if composed.evaluation.endpoint.url is not None and OmegaConf.is_missing(composed.model, "path"):
             composed.model.path = ""
         missing = sorted(OmegaConf.missing_keys(composed))
         if missing:

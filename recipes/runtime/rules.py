@@ -197,6 +197,11 @@ def validate(config: Config, stage: Stage) -> None:
     )
 
 
+def asks_endpoint(config: Config) -> bool:
+    """Whether an evaluation asks an endpoint, and no checkpoint."""
+    return config.evaluation.endpoint.url is not None
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
@@ -220,8 +225,8 @@ def _check_limits(config: Config, key: str, limits: _Range) -> None:
 
 
 def _check_names(config: Config, stage: Stage) -> None:
-    asks_endpoint = stage.uses("evaluation.samples") and config.evaluation.endpoint.url is not None
-    for key in ("output",) if asks_endpoint else ("output", "model.path"):
+    remote = stage is Stage.EVALUATE and asks_endpoint(config)
+    for key in ("output",) if remote else ("output", "model.path"):
         _require(
             not stage.uses("output") or bool(_value(config, key).strip()),
             f"{key}= is empty; is a variable of the shell unset? Give it as {key}=FOLDER",

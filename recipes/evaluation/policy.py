@@ -77,8 +77,10 @@ class Policy:
         samples = self._config.evaluation.samples
         size = max(_QUESTIONS_AT_ONCE, _ANSWERS_AT_ONCE // samples)
         places, ids = list(self._prompts), [prompt.ids for prompt in self._prompts.values()]
-        engine = create_engine(self._config)
-        with closing(create_sampler(self._config, engine, ids)) as sampler:
+        with (
+            closing(create_engine(self._config)) as engine,
+            closing(create_sampler(self._config, engine, ids)) as sampler,
+        ):
             sampler.update(0)
             for start in range(0, len(places), size):
                 portion = places[start : start + size]

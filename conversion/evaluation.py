@@ -53,7 +53,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """How two results were measured otherwise, each line with both values; empty where they may be compared."""
     one, other = (_measured(result) for result in (a, b))
     return [
-        f"{key}: {_shown(one.get(key))} and {_shown(other.get(key))}"
+        f"{key}: {shown(one.get(key))} and {shown(other.get(key))}"
         for key in one | other
         if one.get(key) != other.get(key)
     ]
@@ -68,9 +68,10 @@ def _measured(result: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A digest in short, and anything else as it is."""
     if isinstance(value, list):
-        return " ".join(_shown(each) for each in value)
+        return " ".join(shown(each) for each in value)
     return value[:SHOWN] if isinstance(value, str) and len(value) == 64 else str(value)
 
 

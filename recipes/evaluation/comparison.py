@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from conversion.digests import SHOWN
 from conversion.errors import ConversionError
-from conversion.evaluation import AGAIN, differences
+from conversion.evaluation import AGAIN, differences, shown
 from recipes.data.example import REPORT_GROUPS
 from recipes.evaluation import statistics
 from recipes.evaluation.questions import Question, by_question
@@ -144,7 +143,7 @@ def titles(comparison: Mapping[str, Any]) -> tuple[str, str]:
     a, b = comparison["a"], comparison["b"]
     if a["name"] != b["name"]:
         return a["name"], b["name"]
-    return tuple(f"{each['name']} ({str(each['weights'])[:SHOWN]})" for each in (a, b))  # type: ignore[return-value]
+    return tuple(f"{each['name']} ({shown(each['weights'])})" for each in (a, b))  # type: ignore[return-value]
 
 
 def columns(comparison: Mapping[str, Any]) -> tuple[str, ...]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from conversion.digests import file_digest
-from recipes.data.example import Example, iterate_examples
-from recipes.runtime.config import Config
+from recipes.data.example import Example, iterate_examples, question_words
+from recipes.runtime.config import Config, EvaluationConfig
 from recipes.runtime.origin import STATE_FILE, data_files, read_state, training_files
+from recipes.runtime.rules import asks_endpoint
 
 
 def measured(config: Config, reward: Mapping[str, str]) -> dict[str, Any]:
@@ -25,29 +26,50 @@ def measured(config: Config, reward: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         OSError: a file of `data.test` cannot be read.
     """
+    remote = asks_endpoint(config)
+    sampler = "endpoint" if remote else config.rollout.sampler
     return {
         "data": data_files(config.data.test),
         "reward": {**reward, "match": config.reward.match, "format": config.reward.format},
-        "prompts": {"style": config.data.style, "length_target": config.reward.length_target},
+        "prompts": {"style": config.data.style, "length_target": config.reward.length_target, **_shown(config)},
         "decoding": {
-            "temperature": 0.0,
+            "temperature": config.evaluation.temperature,
             "max_new_tokens": config.rollout.max_new_tokens,
-            "max_length": config.model.max_length,
+            **({} if remote else {"max_length": config.model.max_length}),
             # Another program rounds otherwise, and greedy answers part where two tokens are all but as likely.
-            **({} if config.rollout.sampler == "embedded" else {"sampler": config.rollout.sampler}),
+            **({} if sampler == "embedded" else {"sampler": sampler}),
+            **_asked_for(config),
         },
     }
 
 
-def seen_in_training(examples: Sequence[Example], checkpoint: Path) -> dict[str, Any]:
+def _shown(config: Config) -> dict[str, Any]:
+    """What stands in the prompts beside the question, where it is not the default."""
+    data = config.data
+    found: dict[str, Any] = {} if data.template == "chat" else {"template": data.template}
+    return found | ({"shots": data.shots, "few_shot": file_digest(Path(data.few_shot))} if data.few_shot else {})
+
+
+def _asked_for(config: Config) -> dict[str, Any]:
+    """How often and how else questions are asked, where that is not the default."""
+    defaults, found = EvaluationConfig(), config.evaluation
+    names = ("samples", "top_k", "top_p", "max_think_tokens", "shuffles", "short")
+    other = {name: value for name in names if (value := getattr(found, name)) != getattr(defaults, name)}
+    return other | ({"seed": config.seed} if found.temperature else {})
+
+
+def seen_in_training(examples: Sequence[Example], checkpoint: Path | None) -> dict[str, Any]:
     """How many questions the training of a checkpoint has seen, in any stage.
 
-    A question is its words and those of its context, whatever its id, options, case and spaces.
+    A question is its words and those of its context, whatever its id, options, case and spaces. Of a model behind an
+    endpoint, no `checkpoint`, nothing is known.
 
     Returns:
         `questions`: how many; `unread`: training files that are gone or changed since, so that nothing can be said.
     """
-    asked = [_words(example) for example in examples]
+    if checkpoint is None:
+        return {"questions": 0, "unread": ["all, since an endpoint does not tell what trained its model"]}
+    asked = [question_words(example) for example in examples]
     seen: set[str] = set()
     unread: list[str] = []
     origin = read_state(checkpoint).get("origin")
@@ -59,9 +81,5 @@ def seen_in_training(examples: Sequence[Example], checkpoint: Path) -> dict[str,
         if not path.is_file() or file_digest(path) != file["sha256"]:
             unread.append(file["path"])
             continue
-        seen |= wanted & {_words(example) for example in iterate_examples(path)}
+        seen |= wanted & {question_words(example) for example in iterate_examples(path)}
     return {"questions": sum(words in seen for words in asked), "unread": unread}
-
-
-def _words(example: Example) -> str:
-    return " ".join(f"{example.context or ''} {example.question}".casefold().split())

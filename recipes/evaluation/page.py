@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from conversion import command
-from conversion.digests import SHOWN
 from conversion.errors import ConversionError
+from conversion.evaluation import shown
 from conversion.evaluation_tables import markdown_table, set_columns, set_rows
 from recipes.data.example import Example
+from recipes.data.variants import PLAIN
 from recipes.evaluation.page_parts import (
     CARDS,
     Curve,
@@ -37,7 +38,7 @@ from recipes.evaluation.page_parts import (
     table,
     tile,
 )
-from recipes.evaluation.questions import INVALID, PLAIN, Row, is_scored, variant_of
+from recipes.evaluation.questions import INVALID, Row, is_scored, variant_of
 from recipes.evaluation.reading import Evaluated, asked_questions, read_evaluated
 from recipes.evaluation.summary import summarize, uncovered
 from recipes.monitor.report_data import task_name
@@ -65,7 +66,7 @@ def write_page(path: Path) -> list[Path]:
 def evaluation_markdown(evaluated: Evaluated) -> str:
     """Accuracy by set in Markdown, with what was measured and what it does not cover."""
     result = evaluated.result
-    about = [*uncovered(result), *(f"{key}: {value}" for key, value in _repeat(result).items())]
+    about = [*uncovered(result), *(f"{key}: {value}" for key, value in _repeat(evaluated).items())]
     lines = "\n".join(f"- {each}" for each in about)
     return f"## {evaluated.name}\n\n{markdown_table(set_columns(result), set_rows(result))}\n\n{lines}\n"
 
@@ -77,8 +78,7 @@ def evaluation_page(evaluated: Evaluated) -> str:
     per_question = whole["answers"] / whole["questions"]
     temperature = result["measured"]["decoding"].get("temperature", 0.0)
     how = "greedy answers" if not temperature else f"{per_question:.4g} answers a question at temperature {temperature}"
-    model = Path(result["checkpoint"]).name
-    parts = [f"<b>{escape(model)}</b>", f"{whole['questions']:,} questions", escape(how)]
+    parts = [f"<b>{escape(evaluated.model)}</b>", f"{whole['questions']:,} questions", escape(how)]
     return document(
         kind="Medatron evaluation",
         title=evaluated.name,
@@ -91,7 +91,7 @@ def evaluation_page(evaluated: Evaluated) -> str:
             "Options in another order": _order(result["order"]),
             "Without options": _transfer(result["transfer"]),
             "Answers": _cards(evaluated),
-            "How to repeat it": facts(_repeat(result)) + _all_settings(result),
+            "How to repeat it": facts(_repeat(evaluated)) + _all_settings(result),
         },
     )
 
@@ -256,14 +256,16 @@ def _card(row: Row, question: Example | None) -> str:
     return answer_card(row, question, badge=badge, group=_set(row), body=response_part("Answer", row))
 
 
-def _repeat(result: Mapping[str, Any]) -> dict[str, Any]:
+def _repeat(evaluated: Evaluated) -> dict[str, Any]:
     """What the result was measured with, in short."""
+    result = evaluated.result
     measured = result["measured"]
     reward = measured["reward"]
     return {
-        "checkpoint": f"{Path(result['checkpoint']).name} (SHA-256 {str(result['weights'])[:SHOWN]})",
-        "data": ", ".join(f"{Path(file['path']).name} ({file['sha256'][:SHOWN]})" for file in measured["data"]),
-        "reward": f"{reward['name']}, version {reward['version']} ({reward['hash'][:SHOWN]})",
+        "model": evaluated.model,
+        "weights": shown(result["weights"]),
+        "data": ", ".join(f"{Path(file['path']).name} ({shown(file['sha256'])})" for file in measured["data"]),
+        "reward": f"{reward['name']}, version {reward['version']} ({shown(reward['hash'])})",
         **{key: _plain(measured[key]) for key in measured if key not in ("data", "reward")},
         **({"versions": _plain(result["versions"])} if "versions" in result else {}),
     }

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
+from recipes.data.variants import PLAIN
 from recipes.evaluation import statistics
 
 Row = Mapping[str, Any]
-PLAIN, SHUFFLED, SHORT = "plain", "shuffled", "short"
 INVALID = ("malformed", "no_answer")
 
 

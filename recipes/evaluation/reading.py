@@ -12,7 +12,7 @@ from conversion.digests import file_digest
 from conversion.evaluation import AGAIN, EvaluationError, read_result
 from recipes.data.errors import ExampleError
 from recipes.data.example import Example, iterate_examples
-from recipes.evaluation.questions import PLAIN, by_question
+from recipes.evaluation.questions import by_question
 
 _KEYS: dict[str, tuple[type, ...]] = {"id": (str,), "group": (str,), "status": (str,), "tokens": (int,)}
 _KEYS |= {"response": (str,), "answer": (str,)}
@@ -38,6 +38,12 @@ class Evaluated:
         return self.path.stem
 
     @property
+    def model(self) -> str:
+        """Who answered: the checkpoint's own name, or the endpoint's."""
+        checkpoint = str(self.result["checkpoint"])
+        return Path(checkpoint).name if checkpoint.startswith("/") else checkpoint
+
+    @property
     def run(self) -> Path:
         """The run's folder."""
         return self.path.resolve().parent.parent
@@ -54,7 +60,7 @@ def read_evaluated(path: Path) -> Evaluated:
     result_path, answers = path.with_suffix(".json"), path.with_suffix(".jsonl")
     found = Evaluated(result_path, read_result(result_path), read_answers(answers))
     for task, counted in found.result["tasks"].items():
-        own = [question for question in by_question(found.rows, PLAIN) if question.first["group"] == task]
+        own = [question for question in by_question(found.rows) if question.first["group"] == task]
         share = sum(question.share for question in own) / max(1, len(own))
         if len(own) != counted["questions"] or not math.isclose(share, counted["accuracy"], abs_tol=1e-9):
             raise EvaluationError(

@@ -8,7 +8,7 @@ invalid ones (malformed, no_answer) are wrong, and counted.
     tasks    figures of each kind of task
     sets     figures of each set (`source`), with its subjects and calculators
     all      figures of all questions
-    order, transfer   what other variants of the questions show (`recipes.evaluation.variants`); null without them
+    order, transfer   what other variants of the questions show (`recipes.evaluation.robustness`); null without them
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from recipes.data.example import REPORT_GROUPS
 from recipes.evaluation import statistics
 from recipes.evaluation.questions import INVALID, Question, Row, by_question, is_scored
-from recipes.evaluation.variants import order_bias, transfer
+from recipes.evaluation.robustness import order_bias, transfer
 
 
 def summarize(rows: Sequence[Row]) -> dict[str, Any]:

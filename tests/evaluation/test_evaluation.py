@@ -44,7 +44,7 @@ def test_answers_are_on_the_disk_as_they_come(tmp_path: Path) -> None:
     assert gone_on.rows == rows[:3]
     gone_on.add(rows[3:])
     assert target.read_text() == "of an earlier evaluation\n"
-    gone_on.publish()
+    gone_on.publish(gone_on.rows)
     assert [json.loads(line) for line in target.read_text().split("\n")[:-1]] == rows
     assert [path.name for path in tmp_path.iterdir()] == ["after.jsonl"]
     Answers(target, {"weights": "a"}).add(rows[:1])
@@ -71,7 +71,7 @@ def test_a_full_disk_costs_no_answer_before_it(tmp_path: Path, capsys: pytest.Ca
     gone_on = Answers(target, {})
     assert gone_on.rows in (rows[:4], rows[:5])
     gone_on.add(rows[len(gone_on.rows) :])
-    gone_on.publish()
+    gone_on.publish(gone_on.rows)
     assert [json.loads(line) for line in target.read_text().split("\n")[:-1]] == rows
 
 

@@ -12,18 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from recipes.data.variants import PLAIN, SHORT, SHUFFLED
 from recipes.evaluation import statistics
-from recipes.evaluation.questions import (
-    PLAIN,
-    SHORT,
-    SHUFFLED,
-    Question,
-    Row,
-    answer_of,
-    by_question,
-    is_valid,
-    variant_of,
-)
+from recipes.evaluation.questions import Question, Row, answer_of, by_question, is_valid, variant_of
 
 
 def order_bias(rows: Sequence[Row]) -> dict[str, Any] | None:

@@ -1,6 +1,8 @@
 """What `recipes.evaluate` writes, as the release gate and the report read it: RUN/evaluation/NAME.json.
 
     name, checkpoint (its path then), weights (its digest), tasks, mean, stderr
+    sets, all: the same by set and over all questions, with intervals (`recipes.evaluation.summary`)
+    versions: of Python and the packages
     measured: {data: [{path, sha256}], reward: {name, version, hash}, prompts: {...}, decoding: {...}}
     dropped, unscored: questions that were too long, and answers that the server could not score
     seen: {questions, contexts, unread}: questions that training saw too, further ones of whose notes training saw under
@@ -52,7 +54,7 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """How two results were measured otherwise, each line with both values; empty where they may be compared."""
     one, other = (_measured(result) for result in (a, b))
     return [
-        f"{key}: {_shown(one.get(key))} and {_shown(other.get(key))}"
+        f"{key}: {shown(one.get(key))} and {shown(other.get(key))}"
         for key in one | other
         if one.get(key) != other.get(key)
     ]
@@ -67,9 +69,10 @@ def _measured(result: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A digest in short, and anything else as it is."""
     if isinstance(value, list):
-        return " ".join(_shown(each) for each in value)
+        return " ".join(shown(each) for each in value)
     return value[:SHOWN] if isinstance(value, str) and len(value) == 64 else str(value)
 
 
@@ -89,8 +92,30 @@ def _fault(result: Any) -> str | None:
     for key in ("mean", "stderr"):
         if not _is_share(result.get(key)):
             return f"{key} is {result.get(key)!r}, expected a number from 0 to 1"
+    if fault := _sets_fault(result):
+        return fault
     if "weights" in result or "measured" in result:
         return proof_fault(result)
+    return None
+
+
+def _sets_fault(result: Mapping[str, Any]) -> str | None:
+    """What is wrong with the figures that a model card shows of sets; older results have none."""
+    sets = result.get("sets", {})
+    if not isinstance(sets, dict):
+        return f"sets is {type(sets).__name__}, expected an object"
+    for name, own in {**sets, "all": result.get("all")}.items() if sets else ():
+        try:
+            shares = [own["accuracy"], own["format_error_share"], *own["interval"]]
+            shares += [point[key] for point in own["curve"] for key in ("pass", "majority")]
+            shares += [] if own["cut_share"] is None else [own["cut_share"]]
+            counts = [own["questions"], *(point["k"] for point in own["curve"])]
+            sound = all(map(_is_share, shares)) and len(own["interval"]) == 2 and math.isfinite(own["mean_tokens"])
+            sound = sound and all(isinstance(count, int) and count > 0 for count in counts)
+        except (KeyError, TypeError, ValueError):
+            sound = False
+        if not sound:
+            return f"the figures of {name} are damaged"
     return None
 
 

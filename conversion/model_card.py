@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from conversion.checkpoint import Manifest
+from conversion.evaluation_tables import markdown_table, set_columns, set_rows
 from conversion.logits import LogitsComparison
 
 CARD_FILE = "README.md"
@@ -21,6 +22,7 @@ STATED: tuple[tuple[str | None, str], ...] = (
     *(("algorithm", key) for key in ("clip_low", "clip_high", "kl_coef")),
 )
 
+_ROLES = {"released": "this model", "start": "before training"}
 _LIMITS = """\
 This model is a research artefact. It is not a medical device, and no regulator has cleared it for any use.
 
@@ -108,14 +110,14 @@ def _training(facts: Facts, reward: Mapping[str, str] | None) -> str:
             ("KL coefficient", algorithm["kl_coef"]),
             ("reward preset", f"{reward['name']}, version {reward['version']}, sha256 `{reward['hash']}`"),
         ]
-    return "## Training\n\n" + _table(("setting", "value"), rows)
+    return "## Training\n\n" + markdown_table(("setting", "value"), rows)
 
 
 def _data(data: Counter[tuple[str, str]]) -> str:
     rows = [(source, licence, f"{count:,}") for (source, licence), count in sorted(data.items())]
     return (
         "## Training data and their licences\n\n"
-        + _table(("source", "licence", "rows"), rows)
+        + markdown_table(("source", "licence", "rows"), rows)
         + "\n\nThe licences of the base model and of these data bind whoever uses this model; the base "
         "model's files are beside this card."
     )
@@ -124,18 +126,18 @@ def _data(data: Counter[tuple[str, str]]) -> str:
 def _evaluation(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     rows = []
     for name, result in sorted(evaluations.items(), key=lambda pair: pair[1]["role"], reverse=True):
-        model = "this model" if result["role"] == "released" else "before training"
+        model = _ROLES[result["role"]]
         for task, found in result["tasks"].items():
             accuracy = f"{found['accuracy']:.1%} ± {found['stderr']:.1%}"
             rows.append((name, model, task, found["questions"], accuracy, f"{found['format_error_share']:.1%}"))
         rows.append((name, model, "mean", "", f"{result['mean']:.1%} ± {result['stderr']:.1%}", ""))
     columns = ("evaluation", "model", "task", "questions", "accuracy ± standard error", "unreadable answers")
     about = "\n".join(f"- {name}: {_covered(result)}" for name, result in sorted(evaluations.items()))
-    return (
-        "## Evaluation\n\nGreedy answers to held-out questions, graded by rules.\n\n"
-        + _table(columns, rows)
-        + f"\n\n{about}"
-    )
+    parts = ["## Evaluation", "Answers to held-out questions, graded by rules.", markdown_table(columns, rows)]
+    for name, result in sorted(evaluations.items()):
+        if sets := set_rows(result):
+            parts += [f"By set, {name} ({_ROLES[result['role']]}):", markdown_table(set_columns(result), sets)]
+    return "\n\n".join([*parts, about])
 
 
 def _covered(result: Mapping[str, Any]) -> str:
@@ -150,9 +152,20 @@ def _covered(result: Mapping[str, Any]) -> str:
     if notes := seen.get("contexts"):  # results of older releases do not tell
         compared += f", which asks otherwise about the notes of {notes}"
     return (
-        f"{files}; {compared}; {result['dropped']} questions too long and left out, {result['unscored']} answers "
-        f"without a score; preset {measured['reward']['name']}, SHA-256 `{measured['reward']['hash']}`"
+        f"{_answers(result)}; {files}; {compared}; {result['dropped']} questions too long and left out, "
+        f"{result['unscored']} answers without a score; preset {measured['reward']['name']}, "
+        f"SHA-256 `{measured['reward']['hash']}`"
     )
+
+
+def _answers(result: Mapping[str, Any]) -> str:
+    """How questions were answered."""
+    temperature = result["measured"]["decoding"].get("temperature", 0.0)
+    if not temperature:
+        return "greedy answers"
+    asked = sum(task["questions"] for task in result["tasks"].values())
+    answers = sum(task.get("answers", task["questions"]) for task in result["tasks"].values())
+    return f"{answers / asked:.3g} answers a question at temperature {temperature}, accuracy over all of them"
 
 
 def _verification(facts: Facts) -> str:
@@ -169,8 +182,3 @@ def _verification(facts: Facts) -> str:
             f"{facts.logits.argmax_agreement:.2%} of them."
         )
     return text
-
-
-def _table(columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
-    lines = [columns, tuple("---" for _ in columns), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)

@@ -38,7 +38,7 @@ def check(config: Config) -> None:
     # These bring torch and transformers: --help and a mistake in a setting are answered without.
     from recipes.engines import create_engine
     from recipes.engines.base import Sampling
-    from recipes.rollout.prompts import make_prompts
+    from recipes.rollout.prompts import make_prompts, prompt_form
     from recipes.runtime.tokenizer import load_tokenizer, stop_ids
 
     tokenizer = load_tokenizer(config.model.path)
@@ -49,8 +49,7 @@ def check(config: Config) -> None:
     prompts, _ = make_prompts(
         examples,
         tokenizer,
-        style=config.data.style,
-        length_target=config.reward.length_target,
+        prompt_form(config),
         max_tokens=config.model.max_length - config.rollout.max_new_tokens,
     )
     engine = create_engine(config)

@@ -1,153 +1,122 @@
-"""Accuracy of a checkpoint on held-out questions: `python -m recipes.evaluate output=RUN name=before model.path=CKPT`.
+"""Accuracy on held-out questions: `python -m recipes.evaluate output=RUN name=before model.path=CKPT`.
 
-Answers every question of `data.test` greedily, by the engine itself or by servers of vLLM (`rollout=vllm`), has the
-reward server's verifiers grade the answers, and writes RUN/evaluation/NAME.json: for each kind of task the number of
-questions, accuracy with its standard error, shares of format errors and of answers that contradict their own reasoning,
-and the mean length; digests of the weights, the data and all else that defines the result (`conversion.evaluation`);
-and how many questions were left out. All answers are in RUN/evaluation/NAME.jsonl, written as they come: stopped, the
-same command goes on behind the last.
+Asks every question of `data.test`: of a Megatron checkpoint or a Hugging Face folder, by the engine itself or by
+servers of vLLM (`rollout=vllm`), or of any model behind an OpenAI-compatible endpoint (`evaluation.endpoint.url` and
+`.model` in place of `model.path`). Greedily or `evaluation.samples` times; where asked for, choice questions also with
+their options in other orders (`evaluation.shuffles`) and without any (`evaluation.short`). The reward server grades.
 
-Left out: sampling several answers a question (pass@k, majority), published benchmarks' own prompts.
+RUN/evaluation/NAME.json holds what the answers come to (`recipes.evaluation.summary`), digests of the weights, the data
+and all else that defines the result (`conversion.evaluation`), and how many questions were left out. The answers are in
+RUN/evaluation/NAME.jsonl, kept as they come: stopped, the same command goes on behind them, and the files are those of
+one that was never stopped. NAME.html and NAME.md show them to people (`recipes.evaluation.page`).
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.data.example import REPORT_GROUPS, read_examples
+from recipes.data.example import read_examples
+from recipes.data.variants import PLAIN, Asked, variants
+from recipes.evaluation.summary import described, summarize
 from recipes.monitor.run_folder import evaluation_lock_path, evaluation_path, replace_file
 from recipes.rollout.consistency import contradicts
 from recipes.runtime.config import Config
 from recipes.runtime.launch import is_leader, run
-from recipes.runtime.rules import Stage
+from recipes.runtime.rules import Stage, asks_endpoint
+from recipes.runtime.versions import versions
 
 if TYPE_CHECKING:
-    from recipes.rollout.scoring import Trajectory
-
-_PROMPTS_AT_ONCE = 256
+    from recipes.evaluation.asking import Answer, Respondent
+    from reward_server.client import Score
 
 
 def evaluate(config: Config) -> None:
     """Evaluates on all ranks; rank 0 writes the result."""
     # These bring torch and transformers: --help and a mistake in a setting are answered without.
-    from conversion.checkpoint import open_checkpoint
-    from recipes.engines import create_engine
-    from recipes.engines.base import Sampling
     from recipes.evaluation.answers import Answers
     from recipes.evaluation.measure import measured, seen_in_training
-    from recipes.rollout.prompts import make_prompts
-    from recipes.rollout.scoring import check_rows, reward_definition, score
+    from recipes.evaluation.page import write_page
+    from recipes.rollout.scoring import Response, check_rows, reward_definition, score_responses
     from recipes.rollout.server import reward_client
-    from recipes.runtime.agreement import from_leader
-    from recipes.runtime.tokenizer import load_tokenizer, stop_ids
-    from recipes.sampling.base import create_sampler
+    from recipes.runtime.agreement import told_by_leader
 
-    config = replace(config, rollout=replace(config.rollout, temperature=0.0, top_k=0, top_p=1.0))
     target = evaluation_path(config.output, config.name)
     about: dict[str, Any] = {}
-    tokenizer = load_tokenizer(config.model.path)
+    respondent = _respondent(config)
     examples = read_examples(*config.data.test)
+    asked = list(variants(examples, shuffles=config.evaluation.shuffles, short=config.evaluation.short))
     if is_leader():
         # Where this cannot be, nobody wants to hear of it after an hour of answers.
         target.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint = Path(config.model.path).resolve()
-        about = {"name": config.name, "split": "test", "checkpoint": str(checkpoint)}
-        about |= {"weights": open_checkpoint(checkpoint).digest(read=True)}
-        about |= {"seen": seen_in_training(examples, checkpoint)}
-    room = config.model.max_length - config.rollout.max_new_tokens
-    prompts, dropped = make_prompts(
-        examples, tokenizer, style=config.data.style, length_target=config.reward.length_target, max_tokens=room
-    )
-    engine = create_engine(config)
-    sampling = Sampling(1, 0.0, config.rollout.max_new_tokens, stop_ids(tokenizer))
+        about = {"name": config.name, "split": "test", **respondent.about()}
+        about |= {"seen": seen_in_training(examples, None if asks_endpoint(config) else Path(config.model.path))}
+        about |= {"versions": versions()}
+    respondent.prepare(asked)
     with reward_client(config.reward, ranks_wait_s=60 * config.parallel.timeout_minutes) as client:
         reward = reward_definition(client, config.reward)
-        check_rows([prompt.example for prompt in prompts], client, config.reward)
+        check_rows([a.example for n, a in enumerate(asked) if n not in respondent.left_out], client, config.reward)
         answers = None
         if is_leader():
             about |= {"measured": measured(config, reward)}
             answers = Answers(target.with_suffix(".jsonl"), {key: about[key] for key in ("weights", "measured")})
-        left = prompts[int(from_leader(0 if answers is None else len(answers.rows))) :]
-        with closing(create_sampler(config, engine, [prompt.ids for prompt in prompts])) as sampler:
-            sampler.update(0)
-            for start in range(0, len(left), _PROMPTS_AT_ONCE):
-                asked = left[start : start + _PROMPTS_AT_ONCE]
-                completions = sampler.generate([p.ids for p in asked], sampling)
-                groups = score(asked, completions, tokenizer=tokenizer, client=client, config=config.reward)
+        done, _ = told_by_leader(None if answers is None else lambda: list(_keys(asked, answers.rows)))
+        with closing(respondent.answers(set(done))) as portions:
+            for portion in portions:
+                responses = [Response(asked[a.question].example, a.text, a.tokens) for a in portion]
+                scores = score_responses(responses, client, config.reward)
                 if answers is not None:
-                    answers.add([answer_row(group[0]) for group in groups])
+                    answers.add([answer_row(asked[a.question], a, s) for a, s in zip(portion, scores, strict=True)])
     if answers is not None:
-        result = {**about, "dropped": dropped, **summarize(answers.rows)}
+        rows = dict(sorted(_keys(asked, answers.rows).items())).values()
+        dropped = sum(asked[n].variant == PLAIN for n in respondent.left_out)
+        result = {**about, "dropped": dropped, **summarize(list(rows))}
         replace_file(target, (json.dumps(result, indent=1) + "\n").encode())
-        answers.publish()
+        answers.publish(list(rows))
+        if result["tasks"]:
+            write_page(target)
         print(described(result))
 
 
-def answer_row(trajectory: Trajectory) -> dict[str, Any]:
-    """One line of NAME.jsonl."""
-    example = trajectory.prompt.example
-    return {
+def answer_row(asked: Asked, answer: Answer, score: Score) -> dict[str, Any]:
+    """One line of NAME.jsonl; docs/evaluation.md says what its keys are."""
+    example = asked.example
+    row = {
         "id": example.id,
         "group": example.group,
         "skill": example.meta.get("skill"),
-        "response": trajectory.text,
+        "response": answer.text,
         "answer": example.gold(),
-        "status": trajectory.score.status,
-        "tokens": len(trajectory.completion.ids),
-        "contradicts": contradicts(example, trajectory.text),
+        "status": score.status,
+        "tokens": answer.tokens,
+        "contradicts": contradicts(example, answer.text),
+        "source": example.source,
+        "subject": example.meta.get("subject"),
+        "calculator": example.meta.get("calculator"),
+        "sample": answer.sample,
+        "variant": asked.variant,
+        "extracted": score.extracted,
+        "cut": answer.cut,
     }
+    return row if asked.order is None else {**row, "order": asked.order}
 
 
-def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Per kind of task and their mean, with standard errors sqrt(p (1 - p) / n); unscored answers are counted apart."""
-    from reward_server.client import SERVER_FAULTS
-
-    tasks: dict[str, dict[str, Any]] = {}
-    for name in REPORT_GROUPS:
-        own = [row for row in rows if row["group"] == name and row["status"] not in SERVER_FAULTS]
-        if not own:
-            continue
-        share = sum(row["status"] == "correct" for row in own) / len(own)
-        compared = [row["contradicts"] for row in own if row["contradicts"] is not None]
-        tasks[name] = {
-            "questions": len(own),
-            "accuracy": share,
-            "stderr": math.sqrt(share * (1 - share) / len(own)),
-            "format_error_share": sum(row["status"] in ("malformed", "no_answer") for row in own) / len(own),
-            "contradiction_share": sum(compared) / len(compared) if compared else None,
-            "mean_tokens": sum(row["tokens"] for row in own) / len(own),
-        }
-    count = max(1, len(tasks))
-    return {
-        "unscored": sum(row["status"] in SERVER_FAULTS for row in rows),
-        "tasks": tasks,
-        "mean": sum(t["accuracy"] for t in tasks.values()) / count,
-        "stderr": math.sqrt(sum(t["stderr"] ** 2 for t in tasks.values())) / count,
-    }
+def _keys(asked: list[Asked], rows: list[dict[str, Any]]) -> dict[tuple[int, int], dict[str, Any]]:
+    """The rows under their question's place and their sample; an older release's have neither variant nor sample."""
+    places = {(each.example.id, each.variant): n for n, each in enumerate(asked)}
+    return {(places[row["id"], row.get("variant", PLAIN)], row.get("sample", 0)): row for row in rows}
 
 
-def described(result: Mapping[str, Any]) -> str:
-    """The result in one line, and in a line each what it does not cover."""
-    shown = "  ".join(f"{name} {task['accuracy']:.1%}" for name, task in result["tasks"].items())
-    lines = [f"{result['name']}: {shown}  mean {result['mean']:.1%} (standard error {result['stderr']:.1%})"]
-    asked = sum(task["questions"] for task in result["tasks"].values())
-    asked += result["unscored"] + result["dropped"]
-    seen = result["seen"]
-    if result["dropped"]:
-        lines.append(f"{result['dropped']} of {asked} questions are longer than the context allows and were left out")
-    if result["unscored"]:
-        lines.append(f"{result['unscored']} of {asked} answers could not be scored and count neither way")
-    if seen["questions"]:
-        lines.append(f"{seen['questions']} of {asked} questions are in the training data too: no held-out result")
-    if seen["unread"]:
-        lines.append(f"not compared with training data that is gone or was changed: {', '.join(seen['unread'])}")
-    return "\n".join(lines)
+def _respondent(config: Config) -> Respondent:
+    if asks_endpoint(config):
+        from recipes.evaluation.remote import Remote
+
+        return Remote(config)
+    from recipes.evaluation.policy import Policy
+
+    return Policy(config)
 
 
 if __name__ == "__main__":
@@ -157,4 +126,5 @@ if __name__ == "__main__":
         __doc__,
         Stage.EVALUATE,
         owns=lambda config: evaluation_lock_path(config.output, config.name),
+        alone=asks_endpoint,
     )

@@ -37,7 +37,7 @@ def train(config: Config) -> None:
     from recipes.rollout.ahead import Batches
     from recipes.rollout.collect import collect
     from recipes.rollout.metrics import rollout_metrics, rollout_records, speed_metrics, update_metrics
-    from recipes.rollout.prompts import make_prompts
+    from recipes.rollout.prompts import make_prompts, prompt_form
     from recipes.rollout.rows import prompt_order, training_rows
     from recipes.rollout.scoring import RewardError, check_rows, check_same_reward, reward_definition
     from recipes.rollout.server import reward_client
@@ -61,8 +61,7 @@ def train(config: Config) -> None:
     prompts, dropped = make_prompts(
         examples,
         tokenizer,
-        style=config.data.style,
-        length_target=config.reward.length_target,
+        prompt_form(config),
         max_tokens=config.model.max_length - (config.rollout.min_new_tokens or config.rollout.max_new_tokens),
     )
     order = prompt_order(prompts, config, adaptive=config.rollout.adaptive)

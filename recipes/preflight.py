@@ -34,6 +34,7 @@ from recipes.runtime.loading import load
 from recipes.runtime.rules import Stage, validate_model
 
 if TYPE_CHECKING:
+    from recipes.data.prompts import Form
     from recipes.rollout.prompts import Prompt
 
 _STAGES = {"grpo": Stage.GRPO, "sft": Stage.SFT, "evaluate": Stage.EVALUATE}
@@ -73,6 +74,7 @@ def check(config: Config, stage: str = "grpo") -> list[str]:
             first that fails.
     """
     # These bring transformers: --help and a mistake in a setting are answered without.
+    from recipes.rollout.prompts import prompt_form
     from recipes.rollout.rehearsal import compare_rows, read_rows, score_rows
     from recipes.runtime.tokenizer import training_tokenizer
 
@@ -95,7 +97,7 @@ def check(config: Config, stage: str = "grpo") -> list[str]:
         f"layout: {parallel.processes} ranks as tensor {parallel.tensor} x pipeline {parallel.pipeline} x data "
         f"{parallel.processes // parallel.tensor // parallel.pipeline}",
         *saving,
-        *_tokenizer_lines(tokenizer, files[0].rows[0].prompt, config.data.style),
+        *_tokenizer_lines(tokenizer, files[0].rows[0].prompt, prompt_form(config)),
         *(file.line() for file in files),
         *compare_rows(config, stage),
         *score_rows(config.reward, [file for file in files if not file.traces]),
@@ -112,15 +114,18 @@ def _model(path: Path) -> Model:
     return Model(opened.architecture, parameters, opened.nbytes, opened.path)
 
 
-def _tokenizer_lines(tokenizer: Any, prompt: Prompt, style: str) -> list[str]:
+def _tokenizer_lines(tokenizer: Any, prompt: Prompt, form: Form) -> list[str]:
     """The tokenizer, and what is adapted to its chat template."""
-    from recipes.data.prompts import messages
+    from recipes.data.prompts import STOPS, messages
     from recipes.rollout.prompts import takes_system
     from recipes.runtime.tokenizer import stop_ids
 
     ends = " or ".join(tokenizer.convert_ids_to_tokens([end for end in stop_ids(tokenizer) if end < len(tokenizer)]))
+    ends = " or ".join((ends, *STOPS[form.template]))
     found = [f"tokenizer: {len(tokenizer)} tokens; a response ends with {ends}"]
-    if messages(prompt.example, style)[0]["role"] == "system" and not takes_system(tokenizer):
+    if form.template == "base":
+        found.append("prompts: plain text, without the chat template")
+    elif messages(prompt.example, form)[0]["role"] == "system" and not takes_system(tokenizer):
         found.append("chat template: no system role, so the system text goes in front of the user's")
     if prompt.opened:
         found.append("chat template: opens <think>, so responses are scored with it and traces go on after it")

@@ -31,7 +31,7 @@ def train(config: Config) -> None:
     from recipes.engines.base import TokenBatch
     from recipes.monitor.monitor import TrainingMonitor
     from recipes.rl.losses import supervised_loss
-    from recipes.rollout.prompts import DataError, make_prompts
+    from recipes.rollout.prompts import DataError, make_prompts, prompt_form
     from recipes.rollout.rows import prompt_order, training_rows
     from recipes.runtime.agreement import from_leader
     from recipes.runtime.health import count_skipped
@@ -51,7 +51,7 @@ def train(config: Config) -> None:
     if is_leader():
         folder.prepare(config, origin)
     prompts, dropped = make_prompts(
-        examples, tokenizer, style=config.data.style, length_target=None, max_tokens=config.model.max_length
+        examples, tokenizer, prompt_form(config, teaching=True), max_tokens=config.model.max_length
     )
     sequences = {p.example.id: response_sequence(p, tokenizer) for p in prompts}
     fitting = [p for p in prompts if len(sequences[p.example.id].ids) <= config.model.max_length]

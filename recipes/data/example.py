@@ -108,6 +108,11 @@ _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _SHOWN_CHARS = 200
 
 
+def question_words(example: Example) -> str:
+    """What makes two rows one question, whatever their ids and options: its words and its context's."""
+    return " ".join(f"{example.context or ''} {example.question}".casefold().split())
+
+
 def worked_response(think: str, answer: str) -> str:
     """A reasoning and its answer in the form that SFT teaches and the reward server asks for."""
     return f"<think>{think}</think><answer>{answer}</answer>"

@@ -1,12 +1,19 @@
-"""From an Example to the messages that a chat template turns into a prompt.
+"""From an Example to the messages that a chat template turns into a prompt, or to plain text for a base model.
 
-Styles follow the papers' released code in content, not in wording. Left out: few-shot prompts; base models that need
-them are better served by the SFT warm start.
+Styles follow the papers' released code in content, not in wording. Left out: worked examples as turns of their own;
+many chat templates take the reasoning out of earlier turns, and a model would be shown answers without any.
 """
 
 from __future__ import annotations
 
-from recipes.data.example import Example, worked_response
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from recipes.data.errors import ExampleError
+from recipes.data.example import Example, question_words, worked_response
+
+# What ends a response beside the end token: a base model that has answered goes on with a next question of its own.
+STOPS: dict[str, tuple[str, ...]] = {"chat": (), "base": ("</answer>",)}
 
 _SYSTEM: dict[str, str | None] = {
     "plain": None,
@@ -45,22 +52,67 @@ def question_text(example: Example, style: str) -> str:
     return "\n".join(lines)
 
 
-def messages(example: Example, style: str, length_target: int | None = None) -> list[dict[str, str]]:
-    """Chat messages for one question.
+@dataclass(frozen=True)
+class Form:
+    """How a run puts its questions.
 
-    Args:
-        example: the question.
+    Attributes:
         style: "plain" is the bare question; "med_u1" and "med_rlvr" add the papers' system prompt and instruction.
         length_target: tokens to think for at most (Med-U1's max mode); said in the prompt unless the style is plain.
+        template: "chat", or "base" for plain text without turns.
+        shots: worked examples before every question.
+        few_shot: to take them from: the first of the question's task, the question itself excepted.
     """
-    user = question_text(example, style)
-    if style != "plain":
-        user += "\n" + _INSTRUCTION[example.task]
-        if length_target is not None:
-            user += f" Think for maximum {length_target} tokens."
-    system = _SYSTEM[style]
+
+    style: str
+    length_target: int | None = None
+    template: str = "chat"
+    shots: int = 0
+    few_shot: Sequence[Example] = ()
+
+
+def messages(example: Example, form: Form) -> list[dict[str, str]]:
+    """Chat messages for one question; worked examples stand in front of it in the user's.
+
+    Raises:
+        ExampleError: there are too few worked examples of its task.
+    """
+    shown = [f"Question: {_asked(shot, form)}\nAnswer:\n{_worked(shot)}" for shot in _shots(example, form)]
+    user = _asked(example, form)
+    if shown or form.template == "base":
+        user = "\n\n".join([*shown, f"Question: {user}"])
+    system = _SYSTEM[form.style]
     head = [{"role": "system", "content": system}] if system else []
     return [*head, {"role": "user", "content": user}]
+
+
+def base_text(chat: list[dict[str, str]]) -> str:
+    """The messages as text that a model goes on with, which knows no turns."""
+    return "\n\n".join(message["content"] for message in chat) + "\nAnswer:\n"
+
+
+def _asked(example: Example, form: Form) -> str:
+    text = question_text(example, form.style)
+    if form.style == "plain":
+        return text
+    length = "" if form.length_target is None else f" Think for maximum {form.length_target} tokens."
+    return f"{text}\n{_INSTRUCTION[example.task]}{length}"
+
+
+def _shots(example: Example, form: Form) -> list[Example]:
+    own = question_words(example)
+    usable = [each for each in form.few_shot if each.task == example.task and question_words(each) != own]
+    if len(usable) < form.shots:
+        raise ExampleError(
+            f"data.few_shot: {len(usable)} worked examples of task {example.task} for the question {example.id!r}, and "
+            f"data.shots={form.shots}; add some to the file, or lower data.shots"
+        )
+    return usable[: form.shots]
+
+
+def _worked(example: Example) -> str:
+    """The response that a worked example shows: its trace, or its answer alone where it has none."""
+    return trace_response(example) if "trace" in example.meta else f"<answer>{example.gold()}</answer>"
 
 
 def without_system(chat: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -2,7 +2,7 @@
 
 They are written to a hidden file that is named after all that defines the evaluation: its weights, data, server,
 prompts and decoding. Started again, the same evaluation goes on behind the last whole line, and another one begins
-anew. The file gets its own name, NAME.jsonl, once the result is written.
+anew. NAME.jsonl, in the order of the questions, is written once the result is.
 
 Left out: two evaluations of one name at once.
 """
@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from conversion.command import naming
+from recipes.monitor.run_folder import replace_file
 
 
 class Answers:
-    """The answers so far, in the order of the questions.
+    """The answers so far, in the order in which they came.
 
     Attributes:
         rows: one JSON object an answer.
@@ -61,10 +62,9 @@ class Answers:
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes further answers down to the disk. Raises OSError, having said that those before are kept."""
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         try:
             with naming(self._partial), self._partial.open("ab") as file:
-                file.write(text.encode())
+                file.write(_lines(rows))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError:
@@ -73,6 +73,11 @@ class Answers:
             raise
         self.rows += [dict(row) for row in rows]
 
-    def publish(self) -> None:
-        """Gives the file its own name."""
-        self._partial.replace(self._target)
+    def publish(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes the answers in order under the file's own name; raises OSError, and those that came are kept."""
+        replace_file(self._target, _lines(rows))
+        self._partial.unlink()
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()

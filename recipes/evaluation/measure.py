@@ -13,8 +13,9 @@ from conversion.digests import file_digest
 from recipes.data.contamination import LIKENESSES
 from recipes.data.example import Example, iterate_examples
 from recipes.data.held_out import HeldOut
-from recipes.runtime.config import Config
+from recipes.runtime.config import Config, EvaluationConfig
 from recipes.runtime.origin import STATE_FILE, data_files, read_state, training_files
+from recipes.runtime.rules import asks_endpoint
 
 
 def measured(config: Config, reward: Mapping[str, str]) -> dict[str, Any]:
@@ -27,27 +28,49 @@ def measured(config: Config, reward: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         OSError: a file of `data.test` cannot be read.
     """
+    remote = asks_endpoint(config)
+    sampler = "endpoint" if remote else config.rollout.sampler
     return {
         "data": data_files(config.data.test),
         "reward": {**reward, "match": config.reward.match, "format": config.reward.format},
-        "prompts": {"style": config.data.style, "length_target": config.reward.length_target},
+        "prompts": {"style": config.data.style, "length_target": config.reward.length_target, **_shown(config)},
         "decoding": {
-            "temperature": 0.0,
+            "temperature": config.evaluation.temperature,
             "max_new_tokens": config.rollout.max_new_tokens,
-            "max_length": config.model.max_length,
+            **({} if remote else {"max_length": config.model.max_length}),
             # Another program rounds otherwise, and greedy answers part where two tokens are all but as likely.
-            **({} if config.rollout.sampler == "embedded" else {"sampler": config.rollout.sampler}),
+            **({} if sampler == "embedded" else {"sampler": sampler}),
+            **_asked_for(config),
         },
     }
 
 
-def seen_in_training(examples: Sequence[Example], checkpoint: Path) -> dict[str, Any]:
+def _shown(config: Config) -> dict[str, Any]:
+    """What stands in the prompts beside the question, where it is not the default."""
+    data = config.data
+    found: dict[str, Any] = {} if data.template == "chat" else {"template": data.template}
+    return found | ({"shots": data.shots, "few_shot": file_digest(Path(data.few_shot))} if data.few_shot else {})
+
+
+def _asked_for(config: Config) -> dict[str, Any]:
+    """How often and how else questions are asked, where that is not the default."""
+    defaults, found = EvaluationConfig(), config.evaluation
+    names = ("samples", "top_k", "top_p", "max_think_tokens", "shuffles", "short")
+    other = {name: value for name in names if (value := getattr(found, name)) != getattr(defaults, name)}
+    return other | ({"seed": config.seed} if found.temperature else {})
+
+
+def seen_in_training(examples: Sequence[Example], checkpoint: Path | None) -> dict[str, Any]:
     """How many questions the training of a checkpoint has seen, in any stage, as `recipes.data.contamination` tells.
+
+    Of a model behind an endpoint, no `checkpoint`, nothing is known.
 
     Returns:
         `questions`: how many it has seen, or all but; `contexts`: of how many others it has seen the note or abstract
         under another question; `unread`: training files that are gone or changed since, so that nothing can be said.
     """
+    if checkpoint is None:
+        return {"questions": 0, "contexts": 0, "unread": ["all, since an endpoint does not tell what trained its model"]}
     held_out = HeldOut(examples)
     seen: dict[str, set[str]] = {likeness: set() for likeness in LIKENESSES}
     unread: list[str] = []

@@ -49,12 +49,12 @@ def write_report(run_dir: Path | str) -> Path:
 def _page(run: RunData) -> str:
     charts = [line_chart(chart, run.rows, run.not_finite) for chart in CHARTS]
     absent = [chart.title for chart, html in zip(CHARTS, charts, strict=True) if not html]
-    style, script = _asset("report_page.css"), _asset("report_page.js")
-    return Template(_asset("report_page.html")).substitute(
+    style, script = asset("report_page.css"), asset("report_page.js")
+    return Template(asset("report_page.html")).substitute(
         style=style,
         script=script,
-        style_hash=_hash(style),
-        script_hash=_hash(script),
+        style_hash=content_hash(style),
+        script_hash=content_hash(script),
         name=escape(run.name),
         subtitle=_subtitle(run),
         banner=_SYNTHETIC if run.synthetic else _NOT_MEDICAL,
@@ -280,11 +280,13 @@ def _summary(summary: Mapping[str, object]) -> str:
     return f'<dl class="card facts">{items}</dl>'
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Return one of the files that a page is made of."""
     return files("recipes.monitor").joinpath(name).read_text(encoding="utf-8")
 
 
-def _hash(content: str) -> str:
+def content_hash(content: str) -> str:
+    """Return the hash by which a page's policy knows its style or script."""
     return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
 
 

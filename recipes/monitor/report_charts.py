@@ -24,7 +24,7 @@ _TABLE_ROWS = 12
 _NORMAL_95 = 1.96
 
 Row = Mapping[str, float | None]
-Points = Sequence[tuple[int, float]]
+Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def nice_axis(low: float, high: float, count: int = 6) -> list[float]:
     return [index * step for index in range(first, last + 1)]
 
 
-def _domain(low: float, high: float, kind: str) -> tuple[list[float], float, float]:
+def axis_domain(low: float, high: float, kind: str) -> tuple[list[float], float, float]:
     """Return the ticks and both ends of the axis.
 
     The axis ends on a tick when the values come near it, else just outside the values: a whole empty interval below a
@@ -132,9 +132,9 @@ def line_chart(chart: Chart, rows: Sequence[Row], not_finite: Mapping[str, int])
     low, high = min(drawn), max(drawn)
     if chart.from_zero or chart.stacked or 0 <= low < 0.5 * high:
         low = min(low, 0.0)
-    ticks, low, high = _domain(low, high, chart.kind)
+    ticks, low, high = axis_domain(low, high, chart.kind)
     steps = [int(row["step"] or 0) for row in rows]
-    frame = _Frame(steps[0], steps[-1], low, high)
+    frame = Frame(steps[0], steps[-1], low, high)
     if chart.stacked:
         shapes = _layers(lines, smoothed, frame)
     else:
@@ -164,11 +164,11 @@ def line_chart(chart: Chart, rows: Sequence[Row], not_finite: Mapping[str, int])
 <svg class="canvas" role="img" aria-labelledby="{chart.name}-title {chart.name}-desc" width="100%" height="100%">
 <title id="{chart.name}-title">{escape(chart.title)}, by training step</title>
 <desc id="{chart.name}-desc">{escape(description)}.</desc>
-{_axes(frame, ticks, chart.kind)}
+{axes(frame, ticks, chart.kind, [(step, f"{step:,}") for step in _step_ticks(steps[0], steps[-1])])}
 {shapes}
 </svg>
 <div class="hit"></div><div class="cursor" hidden></div><div class="tip" role="status" hidden></div>
-<script type="application/json" class="data">{_inline_json(data)}</script>
+<script type="application/json" class="data">{inline_json(data)}</script>
 </div>
 <p class="healthy"><b>What a healthy run looks like.</b> {escape(chart.healthy)}</p>
 {_warning(lines, not_finite)}{_table(chart, lines, rows)}
@@ -229,31 +229,34 @@ two evaluations hardly overlap, the difference is unlikely to be chance; more qu
 
 
 @dataclass(frozen=True)
-class _Frame:
+class Frame:
     """The data rectangle; positions come out in percent of the plot (x rightwards, y downwards)."""
 
-    x0: int
-    x1: int
+    x0: float
+    x1: float
     y0: float
     y1: float
 
     def x(self, step: float) -> float:
+        """From the left."""
         return 50.0 if self.x1 == self.x0 else 100 * (step - self.x0) / (self.x1 - self.x0)
 
     def y(self, value: float) -> float:
+        """From the top."""
         return 100 - 100 * (value - self.y0) / (self.y1 - self.y0)
 
     def path(self, points: Points) -> str:
+        """Of a `stretched` SVG, less its first letter."""
         scale = _GRID / 100
         return "L".join(f"{self.x(step) * scale:.1f} {self.y(value) * scale:.1f}" for step, value in points)
 
 
-def _points(rows: Sequence[Row], key: str) -> list[tuple[int, float]]:
+def _points(rows: Sequence[Row], key: str) -> list[tuple[float, float]]:
     """Return the steps that have the metric; the line runs straight over those that do not."""
     return [(int(row["step"] or 0), value) for row in rows if (value := row.get(key)) is not None]
 
 
-def _stack(series: Sequence[Points]) -> list[list[tuple[int, float]]]:
+def _stack(series: Sequence[Points]) -> list[list[tuple[float, float]]]:
     """Return the tops of the layers; a step that lacks one of the metrics counts it as zero."""
     steps = sorted({step for points in series for step, _ in points})
     tops = dict.fromkeys(steps, 0.0)
@@ -265,7 +268,8 @@ def _stack(series: Sequence[Points]) -> list[list[tuple[int, float]]]:
     return result
 
 
-def _axes(frame: _Frame, ticks: Sequence[float], kind: str) -> str:
+def axes(frame: Frame, ticks: Sequence[float], kind: str, names: Sequence[tuple[float, str]]) -> str:
+    """Return the lines and labels of both axes; `names` are those under the plot, with their places."""
     spacing = ticks[1] - ticks[0] if len(ticks) > 1 else None
     parts = []
     for tick in ticks:
@@ -273,9 +277,9 @@ def _axes(frame: _Frame, ticks: Sequence[float], kind: str) -> str:
         parts.append(f'<line class="gridline" x1="0" x2="100%" y1="{y:.2f}%" y2="{y:.2f}%"/>')
         text = format_value(tick, kind, spacing)
         parts.append(f'<text class="tick" x="-8" y="{y:.2f}%" dy=".34em" text-anchor="end">{text}</text>')
-    for step in _step_ticks(frame.x0, frame.x1):
+    for place, text in names:
         parts.append(
-            f'<text class="tick" x="{frame.x(step):.2f}%" y="100%" dy="20" text-anchor="middle">{step:,}</text>'
+            f'<text class="tick" x="{frame.x(place):.2f}%" y="100%" dy="20" text-anchor="middle">{text}</text>'
         )
     return "".join(parts)
 
@@ -289,14 +293,15 @@ def _step_ticks(first: int, last: int) -> list[int]:
     return [first, *(tick for tick in inside if first + room < tick < last - room), last]
 
 
-def _inner(content: str) -> str:
+def stretched(content: str) -> str:
+    """Return an SVG that fills its parent in both directions."""
     return (
         f'<svg class="stretch" width="100%" height="100%" viewBox="0 0 {_GRID} {_GRID}" preserveAspectRatio="none" '
         f'aria-hidden="true">{content}</svg>'
     )
 
 
-def _curves(series: Sequence[tuple[Line, Points, Points]], frame: _Frame) -> str:
+def _curves(series: Sequence[tuple[Line, Points, Points]], frame: Frame) -> str:
     raw, soft, ends = [], [], []
     for line, points, smoothed in reversed(series):
         if len(points) > 1:
@@ -304,20 +309,20 @@ def _curves(series: Sequence[tuple[Line, Points, Points]], frame: _Frame) -> str
             soft.append(f'<path class="soft {line.tone}" d="M{frame.path(smoothed)}"/>')
         step, value = smoothed[-1]
         ends.append(f'<circle class="end {line.tone}" cx="{frame.x(step):.2f}%" cy="{frame.y(value):.2f}%" r="3.5"/>')
-    return _inner("".join(raw + soft)) + "".join(ends)
+    return stretched("".join(raw + soft)) + "".join(ends)
 
 
-def _layers(lines: Sequence[Line], tops: Sequence[Points], frame: _Frame) -> str:
+def _layers(lines: Sequence[Line], tops: Sequence[Points], frame: Frame) -> str:
     if len(tops[0]) == 1:
         # One step has no area; a bar of the whole width says the same.
         tops = [[(frame.x0, points[0][1]), (frame.x0 + 1, points[0][1])] for points in tops]
-        frame = _Frame(frame.x0, frame.x0 + 1, frame.y0, frame.y1)
+        frame = Frame(frame.x0, frame.x0 + 1, frame.y0, frame.y1)
     parts = []
     floor: Points = [(step, 0.0) for step, _ in tops[0]]
     for line, top in zip(lines, tops, strict=True):
         parts.append(f'<path class="layer {line.tone}" d="M{frame.path(top)}L{frame.path(list(reversed(floor)))}Z"/>')
         floor = top
-    return _inner("".join(parts))
+    return stretched("".join(parts))
 
 
 def _legend(lines: Sequence[Line], latest: Mapping[str, float], chart: Chart) -> str:
@@ -388,6 +393,7 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.5g}")
 
 
-def _inline_json(data: object) -> str:
+def inline_json(data: object) -> str:
+    """Return JSON for a script element."""
     # "</script>" inside a label would end the block; the escape means the same to a JSON parser.
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")

@@ -25,7 +25,8 @@ for (const plot of document.querySelectorAll(".plot")) {
     shown = index;
     const share = x1 === x0 ? 0.5 : (data.steps[index] - x0) / (x1 - x0);
     cursor.replaceChildren();
-    tip.replaceChildren(element("b", "", "Step " + data.steps[index].toLocaleString("en")));
+    const name = data.names ? data.names[index] : "Step " + data.steps[index].toLocaleString("en");
+    tip.replaceChildren(element("b", "", name));
     for (const series of data.series) {
       const value = series.values[index];
       const row = element("span", series.tone, series.label);

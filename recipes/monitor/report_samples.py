@@ -36,8 +36,8 @@ def sample_cards(samples: Sequence[RolloutRecord]) -> str:
     cards = "".join(_card(record, openings[record.task], largest or 1.0) for record in samples)
     return f"""
 <div class="filters" hidden>
-{_buttons("task", "Task", {task: task_name(task) for task in tasks})}
-{_buttons("outcome", "Outcome", {name: _OUTCOME_NAMES[name] for name in outcomes})}
+{filter_buttons("task", "Task", {task: task_name(task) for task in tasks})}
+{filter_buttons("outcome", "Outcome", {name: _OUTCOME_NAMES[name] for name in outcomes})}
 <button type="button" class="chip" id="toggle-all" aria-expanded="false">Open all</button>
 </div>
 <div class="samples">{cards}</div>
@@ -120,7 +120,8 @@ def _bar(share: float) -> str:
     )
 
 
-def _buttons(group: str, label: str, choices: Mapping[str, str]) -> str:
+def filter_buttons(group: str, label: str, choices: Mapping[str, str]) -> str:
+    """Return a button for each value of `data-GROUP` that cards have, and one for all."""
     buttons = "".join(
         f'<button type="button" class="chip" data-filter="{group}" data-value="{escape(value)}" '
         f'aria-pressed="{"true" if not value else "false"}">{escape(name)}</button>'

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from recipes.data.prompts import STOPS
 from recipes.engines.base import Completion, Sampling
 from recipes.rollout.prompts import Prompt, PromptOrder
 from recipes.runtime.config import Config
@@ -180,7 +181,7 @@ def _sampling(config: Config, step: int, batch: int, prompts: Sequence[Prompt], 
         seed=config.seed * 1_000_003 + step + (batch << 40),
         top_k=rollout.top_k,
         top_p=rollout.top_p,
-        stop_strings=tuple(rollout.stop),
+        stop_strings=(*rollout.stop, *STOPS[config.data.template]),
         limits=tuple(min(rollout.max_new_tokens, each) for each in room) if min(room) < rollout.max_new_tokens else (),
     )
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from conversion.errors import TokenizerError
 from conversion.tokenizer_check import decode, encode, plain, render, same_text
-from recipes.data.example import Example
-from recipes.data.prompts import messages, trace_response, without_system
+from recipes.data.example import Example, read_examples
+from recipes.data.prompts import Form, base_text, messages, trace_response, without_system
+from recipes.runtime.config import Config
 
 
 class DataError(ValueError):
@@ -53,37 +54,50 @@ class Prompt:
     opened: str = ""
 
 
-def render_prompts(
-    examples: Sequence[Example], tokenizer: Any, *, style: str, length_target: int | None
-) -> list[Prompt]:
-    """Applies the chat template to every example and tokenises.
+def prompt_form(config: Config, *, teaching: bool = False) -> Form:
+    """How a run puts its questions; of `teaching`, SFT's, no length is asked.
 
-    Where the template has no system role, the style's system text goes in front of the user's.
+    Raises:
+        ExampleError, FileNotFoundError: of the file of worked examples.
+    """
+    data = config.data
+    target = None if teaching else config.reward.length_target
+    shown = read_examples(data.few_shot) if data.few_shot else ()
+    return Form(data.style, target, data.template, data.shots, shown)
+
+
+def render_prompts(examples: Sequence[Example], tokenizer: Any, form: Form) -> list[Prompt]:
+    """Applies the chat template to every example, or makes plain text of it for a base model, and tokenises.
+
+    Where the template has no system role, the style's system text goes in front of the user's. Plain text begins as
+    the tokenizer begins every text.
 
     Args:
         examples: the questions.
-        tokenizer: of the checkpoint, with a chat template.
-        style: see `recipes.data.prompts`.
-        length_target: told to the model where the style does.
+        tokenizer: of the checkpoint, with a chat template where `form` wants one.
+        form: how they are put.
 
     Raises:
         DataError: there is no example, or the tokenizer has no chat template.
+        ExampleError: there are too few worked examples.
         RowError: the template fails on a row or changes its question, or the tokenizer cannot carry its text.
     """
     if not examples:
         raise DataError("no data files are named; give them as data.train=[FILE,...], or data.test to evaluate")
-    if not tokenizer.chat_template:
+    if form.template == "chat" and not tokenizer.chat_template:
         raise DataError(
-            f"{tokenizer.name_or_path}: the tokenizer has no chat template, as base models often have not; put a "
-            "chat_template.jinja, such as that of the instruct model, into the Hugging Face folder and convert it again"
+            f"{tokenizer.name_or_path}: the tokenizer has no chat template, as base models often have not; set "
+            "data.template=base for plain text, or put a chat_template.jinja, such as that of the instruct model, into "
+            "the Hugging Face folder and convert it again"
         )
-    chats = [messages(example, style, length_target) for example in examples]
-    if not takes_system(tokenizer):
+    chats = [messages(example, form) for example in examples]
+    if form.template == "chat" and not takes_system(tokenizer):
         chats = [without_system(chat) for chat in chats]
+    beginning = _beginning(tokenizer)
     texts = []
     for example, chat in zip(examples, chats, strict=True):
         try:
-            text = render(tokenizer, chat)
+            text = beginning + base_text(chat) if form.template == "base" else render(tokenizer, chat)
         except TokenizerError as error:
             raise RowError(example, str(error)) from error
         if _asked(chat) not in text:
@@ -97,6 +111,12 @@ def render_prompts(
     ]
 
 
+def _beginning(tokenizer: Any) -> str:
+    """The token that the tokenizer puts before every text, as Llama's does and Qwen's does not; chat templates do."""
+    begin = tokenizer.bos_token
+    return begin if begin and tokenizer("a").input_ids[0] == tokenizer.bos_token_id else ""
+
+
 def takes_system(tokenizer: Any) -> bool:
     """Whether the chat template passes on a system message before the user's; some refuse it, some leave it out."""
     chat = [{"role": "system", "content": "Answer briefly."}, {"role": "user", "content": "Which vitamin?"}]
@@ -108,12 +128,12 @@ def takes_system(tokenizer: Any) -> bool:
 
 
 def make_prompts(
-    examples: Sequence[Example], tokenizer: Any, *, style: str, length_target: int | None, max_tokens: int
+    examples: Sequence[Example], tokenizer: Any, form: Form, *, max_tokens: int
 ) -> tuple[list[Prompt], int]:
     """The prompts of `render_prompts` that fit; nothing is ever cut.
 
     Args:
-        examples, tokenizer, style, length_target: see `render_prompts`.
+        examples, tokenizer, form: see `render_prompts`.
         max_tokens: prompts longer than this are left out.
 
     Returns:
@@ -122,7 +142,7 @@ def make_prompts(
     Raises:
         DataError: see `render_prompts`; and when no prompt fits.
     """
-    rendered = render_prompts(examples, tokenizer, style=style, length_target=length_target)
+    rendered = render_prompts(examples, tokenizer, form)
     prompts = [prompt for prompt in rendered if len(prompt.ids) <= max_tokens]
     if not prompts:
         shortest = min(len(prompt.ids) for prompt in rendered)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recipes.data.example import iterate_examples, read_examples
-from recipes.rollout.prompts import DataError, Prompt, RowError, render_prompts, trace_ids
+from recipes.rollout.prompts import DataError, Prompt, RowError, prompt_form, render_prompts, trace_ids
 from recipes.rollout.rows import chosen, contamination, prompt_order
 from recipes.rollout.scoring import RewardError, check_rows, reward_definition
 from recipes.rollout.server import reward_client
@@ -154,9 +154,9 @@ def _read(config: Config, stage: str, key: str, path: str, tokenizer: Any) -> Fi
     if own and not numbers:
         raise DataError(f"data.{key}: no row of {path} has a meta.trace to learn from")
     examples = [example for _, example in numbers.values()]
-    target = None if traces else config.reward.length_target
+    form = prompt_form(config, teaching=traces)
     with _named(key, path, {identity: number for identity, (number, _) in numbers.items()}):
-        prompts = render_prompts(examples, tokenizer, style=config.data.style, length_target=target)
+        prompts = render_prompts(examples, tokenizer, form)
         written = [len(trace_ids(prompt, tokenizer)) if traces else 0 for prompt in prompts]
     rows = [
         Row(numbers[prompt.example.id][0], prompt, len(prompt.ids) + count)

@@ -78,18 +78,41 @@ def score(
     """
     decoded = [tokenizer.batch_decode([c.ids for c in group], skip_special_tokens=True) for group in completions]
     texts = [[prompt.opened + text for text in group] for prompt, group in zip(prompts, decoded, strict=True)]
-    items = [
-        _item(prompt.example, f"{number}/{copy}", text, len(completion.ids), config)
-        for number, (prompt, group, group_texts) in enumerate(zip(prompts, completions, texts, strict=True))
-        for copy, (completion, text) in enumerate(zip(group, group_texts, strict=True))
+    responses = [
+        Response(prompt.example, text, len(completion.ids))
+        for prompt, group, group_texts in zip(prompts, completions, texts, strict=True)
+        for completion, text in zip(group, group_texts, strict=True)
     ]
-    scores = iter(_ask(items, client, config))
+    scores = iter(score_responses(responses, client, config))
     return [
         [Trajectory(prompt, c, text, next(scores), number) for c, text in zip(group, group_texts, strict=True)]
         for number, (prompt, group, group_texts) in enumerate(
             zip(prompts, completions, texts, strict=True), first_group
         )
     ]
+
+
+@dataclass(frozen=True)
+class Response:
+    """What was answered to an example, and in how many tokens."""
+
+    example: Example
+    text: str
+    tokens: int
+
+
+def score_responses(responses: Sequence[Response], client: RewardClient | None, config: RewardConfig) -> list[Score]:
+    """Scores responses, in order; collective, and with the errors of `score`."""
+    items = [_item(each.example, str(n), each.text, each.tokens, config) for n, each in enumerate(responses)]
+    scores: list[Score] = _told_by_leader(lambda asked: asked.score(config.preset, items)[1], client)
+    missing = [s for s in scores if s.reward is None]
+    if len(missing) > config.max_null_share * len(scores):
+        kinds = sorted({s.status for s in missing})
+        raise RewardError(
+            f"the reward server could not score {len(missing)} of {len(scores)} responses ({', '.join(kinds)}), more "
+            f"than reward.max_null_share={config.max_null_share}; see its log, mend it and resume"
+        )
+    return scores
 
 
 def reward_definition(client: RewardClient | None, config: RewardConfig) -> dict[str, str]:
@@ -183,18 +206,6 @@ def _item(example: Example, identity: str, text: str, tokens: int, config: Rewar
         format=config.format,  # type: ignore[arg-type]  # checked as the mode is
         length=wanted if config.length_mode != "none" else None,
     )
-
-
-def _ask(items: list[ScoreItem], client: RewardClient | None, config: RewardConfig) -> list[Score]:
-    scores: list[Score] = _told_by_leader(lambda asked: asked.score(config.preset, items)[1], client)
-    missing = [s for s in scores if s.reward is None]
-    if len(missing) > config.max_null_share * len(scores):
-        kinds = sorted({s.status for s in missing})
-        raise RewardError(
-            f"the reward server could not score {len(missing)} of {len(scores)} responses ({', '.join(kinds)}), more "
-            f"than reward.max_null_share={config.max_null_share}; see its log, mend it and resume"
-        )
-    return scores
 
 
 def _told_by_leader(ask: Callable[[RewardClient], Any], client: RewardClient | None) -> Any:

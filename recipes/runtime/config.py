@@ -26,7 +26,8 @@ class ModelConfig:
     """The checkpoint to start from.
 
     Attributes:
-        path: a Megatron checkpoint made by `python -m conversion.hf_to_megatron`.
+        path: a Megatron checkpoint made by `python -m conversion.hf_to_megatron`. An evaluation takes a Hugging Face
+            folder too, and converts it.
         architecture: name of the published model that `path` is made of, for a plan made before the checkpoint
             (recipes/planning/architectures.py lists them); training reads the checkpoint alone.
         max_length: prompt and response together, in tokens; longer prompts are refused, never cut. 0 for the
@@ -249,6 +250,9 @@ class DataConfig:
         train: files to train on; `validation` and `test` for evaluation.
         mix: weight of each kind of task (choice, calculation, text) among a step's prompts; empty draws rows uniformly.
         style: plain, med_u1 or med_rlvr prompts.
+        template: chat (the tokenizer's chat template), or base: plain text for a model that knows no turns, whose
+            response ends with `</answer>`.
+        shots: worked examples before every question, the first of its kind of task in the file `few_shot`.
         synthetic: whether the questions were generated; the report says so.
         only: ids of the rows of `train` to train on; empty for all. One id is one-example training (1-shot RLVR, arXiv
             2504.20571): every prompt of every step is that question, each time with responses of its own.
@@ -263,10 +267,55 @@ class DataConfig:
     test: list[str] = field(default_factory=list)
     mix: dict[str, float] = field(default_factory=dict)
     style: str = "med_u1"
+    template: str = "chat"
+    shots: int = 0
+    few_shot: str | None = None
     synthetic: bool = False
     only: list[str] = field(default_factory=list)
     shuffle: bool = True
     allow_contamination: list[str] = field(default_factory=list)
+
+
+@dataclass
+class EndpointConfig:
+    """A server of OpenAI's interface, which `recipes.evaluate` asks in place of a checkpoint.
+
+    Attributes:
+        url: its base, such as http://node7:8000/v1; null asks `model.path`. A key is read from MEDATRON_ENDPOINT_KEY.
+        model: the model's name there.
+        concurrency: requests under way at a time.
+        attempt_timeout_s, total_timeout_s: deadlines of one request, and of an answer with all repetitions.
+    """
+
+    url: str | None = None
+    model: str | None = None
+    concurrency: int = 32
+    attempt_timeout_s: float = 600.0
+    total_timeout_s: float = 1800.0
+
+
+@dataclass
+class EvaluationConfig:
+    """How `recipes.evaluate` asks; see docs/evaluation.md.
+
+    Attributes:
+        samples: answers to every question, in every variant of it.
+        temperature, top_k, top_p: of sampling; temperature 0 takes the likeliest token, and there is one such answer.
+        max_think_tokens: a reasoning that is still open after so many tokens is closed with `</think>`, and the answer
+            follows; null lets it go on to rollout.max_new_tokens.
+        shuffles: how many more times a choice question is asked, each time with its options in another order.
+        short: ask choice questions without their options too, as text questions.
+        endpoint: whom to ask instead of `model.path`.
+    """
+
+    samples: int = 1
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    max_think_tokens: int | None = None
+    shuffles: int = 0
+    short: bool = False
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)
 
 
 @dataclass
@@ -344,6 +393,7 @@ class Config:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 

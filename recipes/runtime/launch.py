@@ -257,7 +257,10 @@ def _told(error: Exception, config: Config) -> str:
     said = command.explain(error) if isinstance(error, OSError) else str(error)
     settings = [("output", config.output), ("model.path", config.model.path)]
     settings += [(f"data.{key}", each) for key in ("train", "validation", "test") for each in getattr(config.data, key)]
+    settings += [("data.few_shot", config.data.few_shot or "")]
     for key, value in settings:
+        if not value:
+            continue
         if said.startswith(f"{value}: "):
             return f"{key}={said}"
         if said.startswith(f"{value.rstrip('/')}/"):
@@ -271,6 +274,7 @@ def run(
     description: str,
     stage: Stage,
     owns: Callable[[Config], Path] | None = None,
+    alone: Callable[[Config], bool] = lambda _: False,
 ) -> None:
     """Command line of a training entry point: `python -m MODULE [GROUP=NAME ...] [key=value ...]`.
 
@@ -280,13 +284,14 @@ def run(
         description: what `--help` says.
         stage: which settings it uses.
         owns: the lock file that the run holds while it works, see `conversion.lock`; None for none.
+        alone: whether it computes nothing, and so needs no ranks that meet.
     """
     _adopt_slurm()
     # torchrun says of itself and of all ranks that it was interrupted.
     speaks = is_leader() and "TORCHELASTIC_RUN_ID" not in os.environ
     sys.exit(
         command.run(
-            lambda: _command(main, module, description, stage, owns),
+            lambda: _command(main, module, description, stage, owns, alone),
             name=module,
             interrupted=f"{module}: interrupted; the same command starts it again" if speaks else None,
         )
@@ -299,6 +304,7 @@ def _command(
     description: str,
     stage: Stage,
     owns: Callable[[Config], Path] | None,
+    alone: Callable[[Config], bool],
 ) -> int:
     overrides = sys.argv[1:]
     if {"-h", "--help"} & set(overrides):
@@ -313,6 +319,8 @@ def _command(
         # Every rank has read the same settings.
         raise SystemExit(f"configuration: {error}" if is_leader() else 1) from None
     command.outlive_output()
+    if alone(config):
+        return _work(main, config, module, owns, lambda: True)
     if world_size() is None and config.parallel.processes > 1:
         try:
             _check_devices(config.parallel.processes, f"parallel.processes={config.parallel.processes}")
@@ -328,20 +336,32 @@ def _command(
     import torch.distributed as dist
 
     try:
-        with lock.held(owns(config)) if owns and is_leader() else contextlib.nullcontext():
-            main(config)
+        return _work(main, config, f"{module}, rank {os.environ['RANK']}", owns, _fails_first)
     except interruption.Stopped:
         # srun kills the ranks that are left when one ends with an error code; none may be in the middle of something.
         dist.barrier()
         raise
+    finally:
+        dist.destroy_process_group()
+
+
+def _work(
+    main: Callable[[Config], None],
+    config: Config,
+    name: str,
+    owns: Callable[[Config], Path] | None,
+    fails_first: Callable[[], bool],
+) -> int:
+    """Does the work under its lock; an error that explains itself ends it as one line that `name` says."""
+    try:
+        with lock.held(owns(config)) if owns and is_leader() else contextlib.nullcontext():
+            main(config)
     except Exception as error:
-        if not _fails_first():
+        if not fails_first():
             return 1
         # Which file it was, if it was one, whoever runs this command knows better.
         nameless = isinstance(error, OSError) and error.errno is not None and error.filename is None
         if nameless or not _explains_itself(error):
             raise
-        sys.exit(f"{module}, rank {os.environ['RANK']}: {_told(error, config)}")
-    finally:
-        dist.destroy_process_group()
+        sys.exit(f"{name}: {_told(error, config)}")
     return 0

@@ -58,6 +58,8 @@ def load(overrides: Sequence[str], stage: Stage = Stage.GRPO) -> Config:
     try:
         with initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):
             composed = compose("config", overrides=typed)
+        if composed.evaluation.endpoint.url is not None and OmegaConf.is_missing(composed.model, "path"):
+            composed.model.path = ""
         missing = sorted(OmegaConf.missing_keys(composed))
         if missing:
             raise ConfigError(f"{missing[0]} is not set; give it as {missing[0]}=VALUE on the command line")
@@ -76,6 +78,8 @@ def load(overrides: Sequence[str], stage: Stage = Stage.GRPO) -> Config:
 def _expand_homes(config: Config) -> None:
     config.output = expand_home(config.output)
     config.model.path = expand_home(config.model.path)
+    if config.data.few_shot:
+        config.data.few_shot = expand_home(config.data.few_shot)
     for key in ("train", "validation", "test"):
         setattr(config.data, key, [expand_home(file) for file in getattr(config.data, key)])
 

@@ -34,8 +34,8 @@ class Stage(Enum):
     GRPO = ("output", "model.", "parallel.", "optimizer.", "algorithm.", "rollout.", "reward.", "data.", "trainer.")
     SFT = ("output", "model.", "parallel.", "optimizer.", "data.", "trainer.")
     EVALUATE = (
-        *("output", "model.", "parallel.", "reward.", "data.", "rollout.max_new_tokens", "rollout.sampler"),
-        *("rollout.tensor", "rollout.mismatch", "rollout.vllm."),
+        *("output", "model.", "parallel.", "reward.", "data.", "evaluation.", "rollout.max_new_tokens"),
+        *("rollout.sampler", "rollout.tensor", "rollout.mismatch", "rollout.vllm."),
     )
     CANARY = ("output", "model.", "parallel.")
     PLAN = ("model.", "parallel.", "optimizer.", "algorithm.", "rollout.", "reward.", "trainer.", "cluster.")
@@ -114,6 +114,13 @@ LIMITS: dict[str, _Range] = {
     "reward.max_null_share": _SHARE,
     "reward.length_target": _COUNT,
     "reward.length_buffer": _COUNT,
+    "data.shots": _NOT_NEGATIVE,
+    **{f"evaluation.{key}": _COUNT for key in ("samples", "max_think_tokens", "endpoint.concurrency")},
+    "evaluation.temperature": _NOT_NEGATIVE,
+    "evaluation.top_k": _NOT_NEGATIVE,
+    "evaluation.top_p": _Range(0, 1, above=True),
+    "evaluation.shuffles": _NOT_NEGATIVE,
+    **{f"evaluation.endpoint.{key}_timeout_s": _POSITIVE for key in ("attempt", "total")},
     "trainer.steps": _Range(1, _MOST_STEPS),
     "trainer.max_seconds": _NOT_NEGATIVE,
     "trainer.batch": _COUNT,
@@ -145,6 +152,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "rollout.sampler": ("embedded", "vllm"),
     "rollout.vllm.transfer": ("auto", "file", "gloo", "nccl", "ipc"),
     "data.style": ("plain", "med_u1", "med_rlvr"),
+    "data.template": ("chat", "base"),
     "reward.length_mode": ("none", "max", "exact"),
     "reward.match": ("strict", "lenient"),
     "reward.format": ("strict", "lenient"),
@@ -181,11 +189,18 @@ def validate(config: Config, stage: Stage) -> None:
         _check_reward(config)
     if stage.uses("data.mix"):
         _check_data(config)
+    if stage.uses("evaluation.samples"):
+        _check_evaluation(config)
     strange = set(config.trainer.trackers) - {"wandb", "mlflow"}
     _require(
         not stage.uses("trainer.trackers") or not strange,
         f"trainer.trackers: {sorted(strange)} are not known; expected wandb, mlflow",
     )
+
+
+def asks_endpoint(config: Config) -> bool:
+    """Whether an evaluation asks an endpoint, and no checkpoint."""
+    return config.evaluation.endpoint.url is not None
 
 
 def _require(condition: bool, message: str) -> None:
@@ -211,7 +226,8 @@ def _check_limits(config: Config, key: str, limits: _Range) -> None:
 
 
 def _check_names(config: Config, stage: Stage) -> None:
-    for key in ("output", "model.path"):
+    remote = stage is Stage.EVALUATE and asks_endpoint(config)
+    for key in ("output",) if remote else ("output", "model.path"):
         _require(
             not stage.uses("output") or bool(_value(config, key).strip()),
             f"{key}= is empty; is a variable of the shell unset? Give it as {key}=FOLDER",
@@ -417,11 +433,54 @@ def _check_data(config: Config) -> None:
     strange = set(data.allow_contamination) - set(LIKENESSES)
     known = ", ".join(LIKENESSES)
     _require(not strange, f"data.allow_contamination: {sorted(strange)} are not known; expected any of {known}")
+    _require(
+        (data.shots > 0) == bool((data.few_shot or "").strip()),
+        "data.shots and data.few_shot belong together: set a number and a file of worked examples, or neither",
+    )
     for key in ("train", "validation", "test"):
         _require(
             all(file.strip() for file in getattr(data, key)),
             f"data.{key} names a file without a name; is a variable of the shell unset?",
         )
+
+
+def _check_evaluation(config: Config) -> None:
+    evaluation, endpoint = config.evaluation, config.evaluation.endpoint
+    _require(
+        evaluation.samples == 1 or evaluation.temperature > 0,
+        f"evaluation.samples={evaluation.samples} at evaluation.temperature=0 are one and the same answer; set a "
+        "temperature, such as 0.6, or samples=1",
+    )
+    _require(
+        evaluation.max_think_tokens is None or evaluation.max_think_tokens < config.rollout.max_new_tokens,
+        f"evaluation.max_think_tokens={evaluation.max_think_tokens} leaves no room for an answer in "
+        f"rollout.max_new_tokens={config.rollout.max_new_tokens}",
+    )
+    _require(
+        (endpoint.url is None) == (endpoint.model is None),
+        "evaluation.endpoint.url and evaluation.endpoint.model belong together: set both, or neither",
+    )
+    if endpoint.url is None:
+        return
+    _require(
+        _is_url(endpoint.url) and "@" not in urlsplit(endpoint.url.strip()).netloc,
+        "evaluation.endpoint.url: expected http://HOST:PORT/v1, without a name or password in it; a key is read from "
+        "MEDATRON_ENDPOINT_KEY",
+    )
+    _require(bool((endpoint.model or "").strip()), "evaluation.endpoint.model= is empty; name the model as it is there")
+    _require(
+        not config.model.path,
+        f"model.path={config.model.path} and evaluation.endpoint.url={endpoint.url}: give the one that is to answer",
+    )
+    _require(
+        config.parallel.processes == 1 and config.rollout.sampler == "embedded",
+        "evaluation.endpoint.url is asked by one process and no sampler; set parallel.processes=1 and rollout=default",
+    )
+    _require(
+        endpoint.attempt_timeout_s <= endpoint.total_timeout_s,
+        f"evaluation.endpoint.attempt_timeout_s={endpoint.attempt_timeout_s:g} is above total_timeout_s="
+        f"{endpoint.total_timeout_s:g}; one request cannot take longer than all of them",
+    )
 
 
 def _check_weights(key: str, weights: dict[str, float]) -> None:

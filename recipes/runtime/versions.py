@@ -7,6 +7,7 @@ when it is built, and a job when it starts (`recipes.canary`).
 from __future__ import annotations
 
 import argparse
+import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,16 @@ MEGATRON_CORE = "0.16.1"
 TRANSFORMER_ENGINE = ((2, 9), (2, 12))
 # What NeMo-Aligner 0.7.0 was released for; its environment holds no other, and engine=megatron does not run there.
 ALIGNER_MEGATRON_CORE = "0.10"
+
+
+# What a result depends on: another release of one of these may give other answers or other numbers.
+_DECIDING = ("medatron", "torch", "megatron-core", "transformer-engine", "transformers", "tokenizers", "vllm", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on, of those that are here."""
+    found = {name: version for name in _DECIDING if (version := _installed(name, name.replace("-", "_")))}
+    return {"python": platform.python_version(), **found}
 
 
 @dataclass(frozen=True)

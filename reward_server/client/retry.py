@@ -107,7 +107,7 @@ class Patience:
         if isinstance(failure, httpx.Response):
             self._last_error = describe(failure)
             # Whoever was refused at the same time is told the same time to come back.
-            if after := _retry_after(failure):
+            if after := retry_after(failure):
                 wait = after + random.uniform(0, max(after, backoff))
         else:
             self._last_error = name(failure)
@@ -146,7 +146,7 @@ def name(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def _retry_after(answer: httpx.Response) -> float:
+def retry_after(answer: httpx.Response) -> float:
     """Seconds of a Retry-After header; 0 for none, or for its date form, which needs synchronised clocks."""
     try:
         return min(_MAX_RETRY_AFTER_S, max(0.0, float(answer.headers.get("Retry-After", "0"))))

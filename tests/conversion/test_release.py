@@ -34,6 +34,8 @@ _REWARD = {"name": "gated", "version": "1", "hash": "ab" * 32}
 
 def _evaluation(name: str, checkpoint: Path, accuracy: float) -> dict[str, Any]:
     task = {"questions": 200, "accuracy": accuracy, "stderr": 0.03, "format_error_share": 0.01}
+    curve = [{"k": 8, "pass": 0.9, "majority": 0.8}]
+    figures = {**task, "interval": [0.69, 0.81], "cut_share": 0.0, "mean_tokens": 64.0, "curve": curve}
     return {
         "name": name,
         "checkpoint": str(checkpoint.resolve()),
@@ -48,6 +50,8 @@ def _evaluation(name: str, checkpoint: Path, accuracy: float) -> dict[str, Any]:
         "dropped": 3,
         "unscored": 1,
         "tasks": {"choice": task},
+        "sets": {"MedQA": figures, "MMLU|1": figures},
+        "all": figures,
         "mean": accuracy,
         "stderr": 0.03,
     }
@@ -138,9 +142,13 @@ def test_a_release_is_a_model_with_its_card_and_sums(run: Path) -> None:
         "| MedQA | MIT | 3 |",
         "| PubMedQA | MIT | 1 |",
         "| Traces | CC-BY-4.0 | 2 |",
-        f"- after: test.jsonl (SHA-256 `{'cd' * 32}`); no question of them is in the training data; 3 questions too",
+        f"- after: greedy answers; test.jsonl (SHA-256 `{'cd' * 32}`); no question of them is in the training data; 3 "
+        "questions too",
         "| after | this model | choice | 200 | 75.0% ± 3.0% | 1.0% |",
         "| before | before training | choice | 200 | 50.0% ± 3.0% | 1.0% |",
+        "By set, after (this model):",
+        "| MedQA | 200 | 75.0% | 69.0% to 81.0% | 1.0% | 0.0% | 64 | 90.0% | 80.0% |",
+        "| MMLU\\|1 | 200 | 75.0% |",
         "## Limits of use in medicine",
         "not a medical device",
     ):
@@ -230,6 +238,7 @@ _OTHER = "ef" * 32
         ("after", lambda r: r["tasks"]["choice"].update(questions=0), r"tasks.choice.questions is 0"),
         ("after", lambda r: r["tasks"]["choice"].update(accuracy="high"), r"tasks.choice.accuracy is 'high'"),
         ("after", lambda r: r | {"mean": math.nan}, r"mean is nan, expected a number from 0 to 1"),
+        ("after", lambda r: r["sets"]["MedQA"].update(interval=[0.1]), r"the figures of MedQA are damaged"),
         ("after", lambda r: r | {"measured": {}}, r"its digests are damaged \(KeyError: 'data'\)"),
         (
             "after",

@@ -7,19 +7,19 @@ from typing import Any
 import pytest
 
 from recipes.data.example import Example, Task
-from recipes.data.prompts import messages, trace_response
+from recipes.data.prompts import Form, messages, trace_response
 
 CHOICE = Example("1", "s", "choice", "Which?", "B", context="A note.", options={"A": "one", "B": "two"})
 
 
 def test_the_plain_style_is_the_bare_question() -> None:
-    assert messages(CHOICE, "plain", length_target=50) == [
+    assert messages(CHOICE, Form("plain", 50)) == [
         {"role": "user", "content": "<Context>\nA note.\n</Context>\nWhich?\nOptions: one (A), two (B)"}
     ]
 
 
 def test_the_papers_styles_say_task_form_and_length() -> None:
-    system, user = messages(CHOICE, "med_u1", length_target=512)
+    system, user = messages(CHOICE, Form("med_u1", 512))
     assert (system["role"], user["role"]) == ("system", "user")
     for tag in ("<think>", "</think>", "<answer>", "</answer>"):
         assert tag in system["content"]
@@ -32,7 +32,7 @@ def test_the_papers_styles_say_task_form_and_length() -> None:
 @pytest.mark.parametrize("style", ["plain", "med_u1", "med_rlvr"])
 def test_the_answer_is_not_in_the_prompt(style: str) -> None:
     example = Example("1", "s", "text", "What?", "zinc", aliases=("Zn",), meta={"trace": {"think": "t", "answer": "a"}})
-    text = str(messages(example, style))
+    text = str(messages(example, Form(style)))
     assert "zinc" not in text
     assert "Zn" not in text
 
@@ -51,7 +51,7 @@ def test_the_answer_is_not_in_the_prompt(style: str) -> None:
 def test_each_task_has_its_instruction(style: str, task: Task, answer: Any, word: str) -> None:
     options = {"A": "one", "B": "two"} if task == "choice" else None
     example = Example("1", "s", task, "?", answer, options=options)
-    user = messages(example, style)[-1]["content"]
+    user = messages(example, Form(style))[-1]["content"]
     assert word in user
     assert "tokens" not in user
 

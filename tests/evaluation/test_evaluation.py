@@ -12,9 +12,9 @@ import pytest
 from conversion.digests import file_digest
 from conversion.evaluation import differences
 from recipes.data.example import Example, write_examples
-from recipes.evaluate import described, summarize
 from recipes.evaluation.answers import Answers
 from recipes.evaluation.measure import measured, seen_in_training
+from recipes.evaluation.summary import described, summarize
 from recipes.runtime.loading import load
 from recipes.runtime.rules import Stage
 
@@ -44,7 +44,7 @@ def test_answers_are_on_the_disk_as_they_come(tmp_path: Path) -> None:
     assert gone_on.rows == rows[:3]
     gone_on.add(rows[3:])
     assert target.read_text() == "of an earlier evaluation\n"
-    gone_on.publish()
+    gone_on.publish(gone_on.rows)
     assert [json.loads(line) for line in target.read_text().split("\n")[:-1]] == rows
     assert [path.name for path in tmp_path.iterdir()] == ["after.jsonl"]
     Answers(target, {"weights": "a"}).add(rows[:1])
@@ -71,7 +71,7 @@ def test_a_full_disk_costs_no_answer_before_it(tmp_path: Path, capsys: pytest.Ca
     gone_on = Answers(target, {})
     assert gone_on.rows in (rows[:4], rows[:5])
     gone_on.add(rows[len(gone_on.rows) :])
-    gone_on.publish()
+    gone_on.publish(gone_on.rows)
     assert [json.loads(line) for line in target.read_text().split("\n")[:-1]] == rows
 
 
@@ -113,7 +113,7 @@ def test_what_a_result_does_not_cover_is_said() -> None:
     assert described(result).split("\n") == [
         "after: choice 75.0%  mean 75.0% (standard error 21.7%)",
         "4 of 10 questions are longer than the context allows and were left out",
-        "2 of 10 answers could not be scored and count neither way",
+        "2 of 6 answers could not be scored and count neither way",
         "1 of 10 questions are in the training data too: no held-out result",
         "not compared with training data that is gone or was changed: /d/a.jsonl",
     ]

@@ -11,37 +11,9 @@ from selenium.webdriver.common.keys import Keys
 
 from recipes.monitor.report import write_report
 from recipes.monitor.report_curves import CHARTS
-from tests.browser import NEEDS_BROWSER, browser
+from tests.browser import CONTRAST, NEEDS_BROWSER, OVERLAPS, browser, open_everything, show
 
 pytestmark = NEEDS_BROWSER
-
-# Contrast as WCAG 2 defines it, of every element that carries text of its own, against the backgrounds below it.
-_CONTRAST = """
-const channels = (text) => text.match(/[\\d.]+/g).map(Number);
-const luminance = (rgb) => {
-  const [r, g, b] = rgb.map((v) => v / 255).map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
-  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-};
-const background = (element) => {
-  for (let at = element; at; at = at.parentElement) {
-    const [r, g, b, a = 1] = channels(getComputedStyle(at).backgroundColor);
-    if (a === 1) return [r, g, b];
-    if (a !== 0) throw new Error("a half transparent background is not measured here");
-  }
-  return [255, 255, 255];
-};
-const found = [];
-for (const element of document.querySelectorAll("body *")) {
-  const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
-  const box = element.getBoundingClientRect();
-  if (!own || box.width === 0 || element.closest("script, style, title, desc")) continue;
-  const style = getComputedStyle(element);
-  const colour = channels(element instanceof SVGElement ? style.fill : style.color).slice(0, 3);
-  const [low, high] = [luminance(colour), luminance(background(element))].sort((a, b) => a - b);
-  found.push([element.tagName + "." + (element.getAttribute("class") || ""), (high + 0.05) / (low + 0.05)]);
-}
-return found;
-"""
 
 
 @pytest.fixture(scope="module")
@@ -53,22 +25,6 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrom
 @pytest.fixture(scope="module")
 def address(whole_run: Path) -> str:
     return write_report(whole_run).as_uri()
-
-
-def show(driver: webdriver.Chrome, address: str, *, scheme: str = "light", width: int = 1280) -> None:
-    features = [
-        {"name": "prefers-color-scheme", "value": scheme},
-        {"name": "prefers-reduced-motion", "value": "reduce"},
-    ]
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    driver.get_log("browser")
-    driver.get(address)
-
-
-def open_everything(driver: webdriver.Chrome) -> None:
-    driver.execute_script("for (const card of document.querySelectorAll('details')) card.open = true")
 
 
 def test_the_console_is_silent_and_the_page_fetches_nothing(driver: webdriver.Chrome, address: str) -> None:
@@ -100,7 +56,7 @@ def test_the_page_policy_stops_a_script_even_without_escaping(
 def test_every_text_is_readable(driver: webdriver.Chrome, address: str, scheme: str) -> None:
     show(driver, address, scheme=scheme)
     open_everything(driver)
-    measured = driver.execute_script(_CONTRAST)
+    measured = driver.execute_script(CONTRAST)
     kinds = {kind for kind, _ in measured}
     assert {
         "P.healthy",
@@ -138,21 +94,7 @@ def test_every_chart_has_a_size_and_keeps_its_labels_apart(driver: webdriver.Chr
     )
     assert len(sizes) == len(CHARTS) + 1
     assert all(w > 200 and h > 100 for w, h in sizes)
-    overlaps = driver.execute_script("""
-      const hits = [];
-      for (const canvas of document.querySelectorAll("svg.canvas")) {
-        const card = canvas.closest("figure").getBoundingClientRect();
-        const boxes = [...canvas.querySelectorAll("text")].map((t) => [t.textContent, t.getBoundingClientRect()]);
-        boxes.forEach(([text, a], index) => {
-          if (a.left < card.left || a.right > card.right) hits.push(text + " leaves its card");
-          for (const [other, b] of boxes.slice(index + 1)) {
-            if (a.left < b.right && b.left < a.right && a.top < b.bottom - 1 && b.top < a.bottom - 1)
-              hits.push(canvas.parentElement.parentElement.id + ": " + text + " over " + other);
-          }
-        });
-      }
-      return hits;""")
-    assert overlaps == []
+    assert driver.execute_script(OVERLAPS) == []
 
 
 def test_lines_are_drawn_inside_their_chart(driver: webdriver.Chrome, address: str) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 from collections import Counter
 from typing import Any
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 
+from recipes.data.errors import ExampleError
 from recipes.data.example import Example, Task
-from recipes.rollout.prompts import DataError, Prompt, PromptOrder, make_prompts
+from recipes.data.prompts import Form
+from recipes.rollout.prompts import DataError, Prompt, PromptOrder, make_prompts, trace_ids
 from tests.rollout.samples import prompt
 
 KINDS: dict[Task, int] = {"choice": 7, "number": 5, "text": 3}
@@ -158,7 +163,7 @@ def _examples() -> list[Example]:
 
 
 def _make(tokenizer: Any, max_tokens: int) -> tuple[list[Prompt], int]:
-    return make_prompts(_examples(), tokenizer, style="plain", length_target=None, max_tokens=max_tokens)
+    return make_prompts(_examples(), tokenizer, Form("plain"), max_tokens=max_tokens)
 
 
 def test_long_prompts_are_dropped_and_counted_and_none_is_cut(tokenizer: Any) -> None:
@@ -189,13 +194,49 @@ def test_when_none_fits_the_error_gives_the_numbers(tokenizer: Any) -> None:
 
 def test_no_rows_at_all_names_the_setting(tokenizer: Any) -> None:
     with pytest.raises(DataError, match=r"data\.train=\[FILE"):
-        make_prompts([], tokenizer, style="plain", length_target=None, max_tokens=10)
+        make_prompts([], tokenizer, Form("plain"), max_tokens=10)
 
 
-def test_a_tokenizer_without_chat_template_is_named(tokenizer: Any) -> None:
-    import copy
-
+def test_a_tokenizer_without_chat_template_takes_plain_text(tokenizer: Any) -> None:
+    """Llama's begins every text with a token, and so does a prompt; the response is a trace that ends as chats do."""
     bare = copy.deepcopy(tokenizer)
     bare.chat_template = None
-    with pytest.raises(DataError, match="chat template"):
+    with pytest.raises(DataError, match=r"no chat template, .* set data\.template=base for plain text"):
         _make(bare, 100)
+    trace = {"think": "scurvy", "answer": "vitamin C"}
+    asked = Example("q", "s", "text", "Which deficiency causes scurvy?", "vitamin C", meta={"trace": trace})
+    [prompt], _ = make_prompts([asked], bare, Form("med_rlvr", template="base"), max_tokens=1000)
+    assert prompt.text.startswith("You are a medical expert sitting a licensing examination.")
+    assert prompt.text.endswith(
+        "</answer>.\n\nQuestion: Which deficiency causes scurvy?\nGive a short text within the <answer> tags."
+        "\nAnswer:\n"
+    )
+    assert bare.decode(prompt.ids + trace_ids(prompt, bare)) == (
+        f"{prompt.text}<think>scurvy</think><answer>vitamin C</answer>{bare.eos_token}"
+    )
+    bare.bos_token = "<|endoftext|>"
+    begin = ("<|endoftext|>", bare.bos_token_id)
+    bare._tokenizer.post_processor = TemplateProcessing(single=f"{begin[0]} $A", special_tokens=[begin])
+    [begun], _ = make_prompts([asked], bare, Form("med_rlvr", template="base"), max_tokens=1000)
+    assert begun.ids == (bare.bos_token_id, *prompt.ids)
+
+
+def test_worked_examples_stand_before_a_question_and_are_never_the_question(tokenizer: Any) -> None:
+    """The first of its task; one in other letters is the question itself, and one without a trace has no reasoning."""
+    trace = {"think": "scurvy", "answer": "vitamin C"}
+    shown = [
+        Example("own", "s", "text", "WHICH deficiency  causes scurvy?", "vitamin C"),
+        Example("number", "s", "number", "How many?", 3, lower=3, upper=3),
+        Example("a", "s", "text", "Which vitamin is C?", "vitamin C", meta={"trace": trace}),
+        Example("b", "s", "text", "Which is D?", "vitamin D"),
+    ]
+    form = Form("plain", shots=2, few_shot=shown)
+    asked = Example("q", "s", "text", "Which deficiency causes scurvy?", "vitamin C")
+    [prompt], _ = make_prompts([asked], tokenizer, form, max_tokens=1000)
+    assert (
+        "Question: Which vitamin is C?\nAnswer:\n<think>scurvy</think><answer>vitamin C</answer>\n\n"
+        "Question: Which is D?\nAnswer:\n<answer>vitamin D</answer>\n\n"
+        "Question: Which deficiency causes scurvy?<|im_end|>"
+    ) in prompt.text
+    with pytest.raises(ExampleError, match=r"2 worked examples of task text for the question 'q', and data\.shots=3"):
+        make_prompts([asked], tokenizer, dataclasses.replace(form, shots=3), max_tokens=1000)

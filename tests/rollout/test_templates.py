@@ -10,6 +10,7 @@ import pytest
 
 from conversion.errors import TokenizerError
 from recipes.data.example import Example
+from recipes.data.prompts import Form
 from recipes.engines.base import Completion
 from recipes.rollout.prompts import Prompt, RowError, render_prompts, trace_ids
 from recipes.rollout.scoring import score
@@ -38,7 +39,7 @@ def _beginning(text: str) -> str:
 
 
 def _render(tokenizer: Any, *examples: Example, style: str = "med_u1") -> list[Prompt]:
-    return render_prompts(examples, tokenizer, style=style, length_target=None)
+    return render_prompts(examples, tokenizer, Form(style))
 
 
 @pytest.mark.parametrize("template", [ALTERNATING, USER_ALONE], ids=["refuses a system message", "leaves it out"])

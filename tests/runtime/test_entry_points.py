@@ -59,7 +59,8 @@ def test_all_commands_are_known_here() -> None:
     training = {f"recipes.{name}" for name in ("grpo", "sft", "evaluate", "canary", "check_export")}
     others = {f"recipes.{name}" for name in ("plan", "preflight", "prepare_data", "pretrain_tiny", "quickstart")}
     inner = {"recipes.transformers_answers", "recipes.monitor.report", "recipes.runtime.versions", "reward_server"}
-    inner |= {"reward_server.verifiers.tables", "recipes.sampling.vllm.serve", "recipes.sampling.vllm.arguments"}
+    inner |= {"recipes.compare", "recipes.evaluation.page", "reward_server.verifiers.tables"}
+    inner |= {"recipes.sampling.vllm.serve", "recipes.sampling.vllm.arguments"}
     conversion = {f"conversion.{n}" for n in ("hf_to_megatron", "megatron_to_hf", "verify", "logits", "release")}
     assert set(_entry_points()) == training | others | inner | conversion
 
@@ -125,6 +126,8 @@ def test_help_imports_nothing_heavy(module: str) -> None:
             "prepare_data: /dev/null/x/train.jsonl: cannot be written (Not a dir",
         ),
         ("recipes.prepare_data", ["medqa", "none.json", "out.jsonl"], 1, "prepare_data: none.json: no such file"),
+        ("recipes.compare", ["nowhere", "out"], 1, "comparison: nowhere: expected the NAME.json or NAME.jsonl of an"),
+        ("recipes.evaluation.page", ["nowhere.json"], 1, "page: nowhere.json: cannot be read"),
         ("recipes.monitor.report", ["nowhere"], 2, "report: nowhere is no folder"),
         ("recipes.quickstart", ["--output", ""], 2, "expected a path, got nothing"),
         ("recipes.quickstart", ["--output", "/dev/null/x"], 1, "/dev/null/x: Not a directory"),

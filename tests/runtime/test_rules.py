@@ -18,7 +18,8 @@ NEEDED = ("output=run", "model.path=checkpoint")
 _NUMBERS = (int, float, int | None, float | None, tuple[float, float])
 # Any text goes: names, paths, and what the rules between keys look at.
 _FREE_TEXTS = {"name", "output", "model.path", "model.architecture", "reward.preset", "reward.url"}
-_FREE_TEXTS |= {"cluster.name", "rollout.vllm.python", "rollout.vllm.folder"}
+_FREE_TEXTS |= {"cluster.name", "rollout.vllm.python", "rollout.vllm.folder", "data.few_shot"}
+_FREE_TEXTS |= {"evaluation.endpoint.url", "evaluation.endpoint.model"}
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +50,8 @@ def test_no_number_of_the_schema_is_without_limits_and_no_name_without_choices()
 def _stage_of(key: str) -> Stage:
     if key == "trainer.batch":
         return Stage.SFT
-    return Stage.PLAN if key.startswith("cluster.") else Stage.GRPO
+    own = {"cluster": Stage.PLAN, "evaluation": Stage.EVALUATE}
+    return own.get(key.split(".")[0], Stage.GRPO)
 
 
 @pytest.mark.parametrize("key", sorted(LIMITS))
@@ -128,6 +130,45 @@ def test_what_no_run_can_be_is_refused_at_load(overrides: list[str], said: str) 
     with pytest.raises(ConfigError) as refused:
         load([*NEEDED, *overrides])
     assert said in str(refused.value)
+
+
+ENDPOINT = ("evaluation.endpoint.url=http://h:1/v1", "evaluation.endpoint.model=m")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ([NEEDED[1], "evaluation.samples=8"], "evaluation.samples=8 at evaluation.temperature=0 are one and the same"),
+        (
+            [NEEDED[1], "evaluation.max_think_tokens=1024"],
+            "leaves no room for an answer in rollout.max_new_tokens=1024",
+        ),
+        ([NEEDED[1], "data.shots=2"], "data.shots and data.few_shot belong together"),
+        ([NEEDED[1], "data.few_shot=f.jsonl"], "data.shots and data.few_shot belong together"),
+        ([NEEDED[1], "data.template=none"], "data.template=none: expected one of chat, base"),
+        ([NEEDED[1], *ENDPOINT], "model.path=checkpoint and evaluation.endpoint.url=http://h:1/v1: give the one that"),
+        ([ENDPOINT[0]], "evaluation.endpoint.url and evaluation.endpoint.model belong together"),
+        ([*ENDPOINT, "evaluation.endpoint.model="], "evaluation.endpoint.model= is empty"),
+        ([*ENDPOINT, "evaluation.endpoint.url=h:1"], "evaluation.endpoint.url: expected http://HOST:PORT/v1, without"),
+        ([*ENDPOINT, "evaluation.endpoint.url=http://me:word@h:1"], "without a name or password in it; a key is read"),
+        ([*ENDPOINT, "evaluation.endpoint.url="], "evaluation.endpoint.url: expected http://HOST:PORT/v1"),
+        ([*ENDPOINT, "rollout=vllm"], "evaluation.endpoint.url is asked by one process and no sampler"),
+        ([*ENDPOINT, "parallel.processes=2"], "evaluation.endpoint.url is asked by one process and no sampler"),
+        ([*ENDPOINT, "evaluation.endpoint.total_timeout_s=5"], "is above total_timeout_s=5; one request cannot take"),
+    ],
+)
+def test_what_no_evaluation_can_be_is_refused_at_load(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load([NEEDED[0], *overrides], Stage.EVALUATE)
+    assert said in str(refused.value)
+    assert "word" not in str(refused.value).replace("password", "")
+
+
+def test_an_endpoint_needs_no_checkpoint_and_training_does_not_look_at_it() -> None:
+    assert load([NEEDED[0], *ENDPOINT], Stage.EVALUATE).model.path == ""
+    with pytest.raises(ConfigError, match=r"model\.path"):
+        load([NEEDED[0], *ENDPOINT])
+    load([*NEEDED, "evaluation.samples=8"], Stage.GRPO)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`python -m recipes.evaluate rollout=vllm`: the embedded sampler's answers, and a result of its own."""
+"""`python -m recipes.evaluate` of vLLM: as the sampler, with the embedded one's answers; and as anybody's endpoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ import pytest
 from conversion.checkpoint import open_checkpoint, write_manifest
 from conversion.evaluation import differences
 from recipes.data.example import Example, write_examples
+from recipes.evaluate import evaluate
 from recipes.evaluation.answers import Answers
+from recipes.evaluation.endpoint import KEY, EndpointError
+from recipes.runtime.loading import load
+from recipes.runtime.rules import Stage
+from reward_server.process import RewardServerProcess
 from tests.end_to_end.launch import run
 from tests.sampling.conftest import Running
 
@@ -82,3 +87,40 @@ def test_answers_are_the_embedded_samplers(
     assert {key: result[key] for key in definition} == definition
     del definition["measured"]["decoding"]["sampler"]
     assert differences(embedded, result) == ["decoding sampler: embedded and vllm"]
+
+
+@pytest.mark.parametrize("running", ["qwen2-tied"], indirect=True)
+def test_its_own_interface_is_an_endpoint(running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With seeds, in whatever order answers come; its refusals are told apart, and its key is in none of them."""
+    rows = [Example(f"q{n}", "test", "text", "abcdefg"[: n + 1], "rest") for n in range(6)]
+    write_examples(tmp_path / "test.jsonl", [*rows, Example("long", "test", "text", "abc" * 4000, "rest")])
+    settings = [
+        f"output={tmp_path}",
+        f"data.test=[{tmp_path / 'test.jsonl'}]",
+        "data.style=plain",
+        "data.template=base",
+    ]
+    settings += [f"evaluation.endpoint.url={running.url}/v1", "evaluation.endpoint.model=policy", "name=several"]
+    settings += ["evaluation.samples=3", "evaluation.temperature=0.9", "evaluation.top_k=40", "evaluation.top_p=0.95"]
+    settings += ["rollout.max_new_tokens=24"]
+    with RewardServerProcess() as reward:
+        settings.append(f"reward.url={reward.url}")
+        monkeypatch.setenv(KEY, "not-the-token")
+        with pytest.raises(EndpointError, match=rf"HTTP 401: .*; set {KEY} to the endpoint's key"):
+            evaluate(load(settings, Stage.EVALUATE))
+        monkeypatch.setenv(KEY, running.token)
+        with pytest.raises(EndpointError, match=r"HTTP 404: .*`other`.*evaluation\.endpoint\.model") as refused:
+            evaluate(load([*settings, "evaluation.endpoint.model=other"], Stage.EVALUATE))
+        assert running.token not in str(refused.value)
+        found = []
+        for concurrency in (1, 8):
+            evaluate(load([*settings, f"evaluation.endpoint.concurrency={concurrency}"], Stage.EVALUATE))
+            found.append((tmp_path / "evaluation/several.jsonl").read_text())
+    assert found[0] == found[1]
+    answers = [json.loads(line) for line in found[0].splitlines()]
+    assert [(row["id"], row["sample"]) for row in answers] == [
+        (f"q{n}", sample) for n in range(6) for sample in range(3)
+    ]
+    assert len({row["response"] for row in answers}) > len(answers) / 2
+    assert all(row["cut"] == (row["tokens"] == 24) for row in answers)
+    assert json.loads((tmp_path / "evaluation/several.json").read_text())["dropped"] == 1

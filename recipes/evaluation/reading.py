@@ -1,0 +1,113 @@
+"""An evaluation as it lies on the disk, result and answers together, for what compares and shows it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conversion.digests import file_digest
+from conversion.evaluation import AGAIN, EvaluationError, read_result
+from recipes.data.errors import ExampleError
+from recipes.data.example import Example, iterate_examples
+from recipes.evaluation.questions import by_question
+
+_KEYS: dict[str, tuple[type, ...]] = {"id": (str,), "group": (str,), "status": (str,), "tokens": (int,)}
+_KEYS |= {"response": (str,), "answer": (str,)}
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One evaluation.
+
+    Attributes:
+        path: NAME.json.
+        result: its content.
+        rows: of NAME.jsonl.
+    """
+
+    path: Path
+    result: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """NAME."""
+        return self.path.stem
+
+    @property
+    def model(self) -> str:
+        """Who answered: the checkpoint's own name, or the endpoint's."""
+        checkpoint = str(self.result["checkpoint"])
+        return Path(checkpoint).name if checkpoint.startswith("/") else checkpoint
+
+    @property
+    def run(self) -> Path:
+        """The run's folder."""
+        return self.path.resolve().parent.parent
+
+
+def read_evaluated(path: Path) -> Evaluated:
+    """Reads NAME.json and NAME.jsonl, by the path of either.
+
+    Raises:
+        EvaluationError: one of them is missing or damaged, or the answers are not those that the result counts.
+    """
+    if path.suffix not in (".json", ".jsonl"):
+        raise EvaluationError(f"{path}: expected the NAME.json or NAME.jsonl of an evaluation, in RUN/evaluation")
+    result_path, answers = path.with_suffix(".json"), path.with_suffix(".jsonl")
+    found = Evaluated(result_path, read_result(result_path), read_answers(answers))
+    for task, counted in found.result["tasks"].items():
+        own = [question for question in by_question(found.rows) if question.first["group"] == task]
+        share = sum(question.share for question in own) / max(1, len(own))
+        if len(own) != counted["questions"] or not math.isclose(share, counted["accuracy"], abs_tol=1e-9):
+            raise EvaluationError(
+                f"{answers}: {len(own)} questions of task {task} with accuracy {share:.4f}, and {result_path.name} "
+                f"counts {counted['questions']} with {counted['accuracy']:.4f}, so they are not of one evaluation; "
+                f"{AGAIN}"
+            )
+    return found
+
+
+def read_answers(path: Path) -> list[dict[str, Any]]:
+    """The rows of NAME.jsonl.
+
+    Raises:
+        EvaluationError: naming file, line and key.
+    """
+    rows = []
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                rows.append(_row(line, f"{path}:{number}"))
+    except OSError as error:
+        raise EvaluationError(f"{path}: cannot be read ({error.strerror}); {AGAIN}") from error
+    return rows
+
+
+def _row(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise EvaluationError(f"{where}: expected a JSON object ({error}); {AGAIN}") from error
+    if not isinstance(row, dict):
+        raise EvaluationError(f"{where}: expected a JSON object, found {type(row).__name__}; {AGAIN}")
+    for key, kinds in _KEYS.items():
+        if not isinstance(row.get(key), kinds):
+            raise EvaluationError(f"{where}: {key} is {row.get(key)!r}, expected {kinds[0].__name__}; {AGAIN}")
+    return row
+
+
+def asked_questions(result: dict[str, Any]) -> dict[str, Example]:
+    """The questions by id, of those files that are still what was asked."""
+    found: dict[str, Example] = {}
+    for file in result["measured"]["data"]:
+        path = Path(file["path"])
+        try:
+            if path.is_file() and file_digest(path) == file["sha256"]:
+                found |= {example.id: example for example in iterate_examples(path)}
+        except (OSError, ExampleError):
+            continue
+    return found

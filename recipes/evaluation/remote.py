@@ -1,0 +1,189 @@
+"""A model behind an OpenAI-compatible endpoint as the respondent: many requests under way, answers as they come.
+
+With `data.template=chat` the endpoint's own chat template makes the prompts. Whether these are longer than the model
+can read, only the endpoint knows; a question that it refuses for that is left out.
+
+A think budget asks twice: for the reasoning, and, closed where it is still open, for the rest. Behind a chat that wants
+an endpoint that goes on with an assistant's message (`continue_final_message`, as vLLM and SGLang do).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import random
+import threading
+from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence, Set
+from typing import Any
+
+from recipes.data.prompts import STOPS, base_text, messages
+from recipes.data.variants import Asked
+from recipes.evaluation.asking import Answer, Key, opens_thinking
+from recipes.evaluation.endpoint import Endpoint, Reply, TooLongError
+from recipes.rollout.prompts import DataError, prompt_form
+from recipes.runtime.config import Config, EndpointConfig
+
+_LONGEST_PORTION = 256
+
+
+class Remote:
+    """See `recipes.evaluation.asking.Respondent`."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._asked: Sequence[Asked] = ()
+        self._prompts: list[list[dict[str, str]]] = []
+        self.left_out: set[int] = set()
+
+    def about(self) -> dict[str, Any]:
+        """See `Respondent.about`; an endpoint shows no weights."""
+        endpoint = self._config.evaluation.endpoint
+        name = f"{endpoint.model} at {str(endpoint.url).rstrip('/')}"
+        return {"checkpoint": name, "weights": f"endpoint {name}"}
+
+    def prepare(self, asked: Sequence[Asked]) -> None:
+        """See `Respondent.prepare`."""
+        form = prompt_form(self._config)
+        self._asked, self._prompts = asked, [messages(each.example, form) for each in asked]
+
+    def answers(self, done: Set[Key]) -> Generator[list[Answer]]:
+        """See `Respondent.answers`. Left early, or by an error, it gives up what is under way."""
+        samples = range(self._config.evaluation.samples)
+        wanted = [key for n in range(len(self._asked)) for s in samples if (key := (n, s)) not in done]
+        asking = _Asking(self._config.evaluation.endpoint, self._ask, wanted)
+        try:
+            yield from asking.portions()
+        finally:
+            asking.close()
+        if self._asked and len(self.left_out) == len(self._asked):
+            raise DataError("every question is longer than the endpoint's model can read; lower rollout.max_new_tokens")
+
+    async def _ask(self, endpoint: Endpoint, key: Key) -> Answer | None:
+        """One answer; None where the question is too long."""
+        number, sample = key
+        if number in self.left_out:
+            return None
+        try:
+            reply = await self._reply(endpoint, key)
+        except TooLongError:
+            self.left_out.add(number)
+            return None
+        text = reply.text
+        if "</think>" in text and "<think>" not in text:
+            text = "<think>" + text  # the endpoint's chat template has written it
+        return Answer(number, sample, text, reply.tokens, reply.cut)
+
+    async def _reply(self, endpoint: Endpoint, key: Key) -> Reply:
+        chat, budget = self._prompts[key[0]], self._config.evaluation.max_think_tokens
+        limit = self._config.rollout.max_new_tokens
+        base = self._config.data.template == "base"
+        prompt: str | list[dict[str, str]] = base_text(chat) if base else chat
+        begun = await endpoint.ask(prompt, self._parameters(key, budget or limit, "begun"))
+        if budget is None or not begun.cut:
+            return self._closed(begun, begun.text)
+        text = begun.text + ("</think>" if opens_thinking(begun.text) else "")
+        parameters = self._parameters(key, limit - begun.tokens, "ended")
+        if isinstance(prompt, str):
+            prompt += text
+        else:
+            prompt = [*prompt, {"role": "assistant", "content": text}]
+            parameters |= {"add_generation_prompt": False, "continue_final_message": True}
+        rest = await endpoint.ask(prompt, parameters)
+        said = rest.text.removeprefix("<think>") if "<think>" in text else rest.text
+        return self._closed(Reply("", begun.tokens + rest.tokens, rest.cut, rest.stopped), text + said)
+
+    def _closed(self, reply: Reply, text: str) -> Reply:
+        """With the stop string that ended it, which endpoints leave out."""
+        for stop in STOPS[self._config.data.template]:
+            opened = text.rfind(stop.replace("/", "")) > text.rfind(stop)
+            if opened and not reply.cut and reply.stopped in (None, stop):
+                text += stop
+        return Reply(text, reply.tokens, reply.cut, reply.stopped)
+
+    def _parameters(self, key: Key, limit: int, part: str) -> dict[str, Any]:
+        """Of a request; the seed is the answer's own."""
+        evaluation, asked = self._config.evaluation, self._asked[key[0]]
+        parameters: dict[str, Any] = {"max_tokens": limit, "temperature": evaluation.temperature}
+        if evaluation.temperature:
+            name = f"{self._config.seed}/{asked.example.id}/{asked.variant}/{key[1]}/{part}"
+            parameters["seed"] = random.Random(name).getrandbits(31)
+        if evaluation.top_k:
+            parameters["top_k"] = evaluation.top_k
+        if evaluation.top_p < 1:
+            parameters["top_p"] = evaluation.top_p
+        if stops := STOPS[self._config.data.template]:
+            parameters["stop"] = list(stops)
+        return parameters
+
+
+class _Asking:
+    """The requests of an evaluation on their way, in a thread of their own, from the constructor on."""
+
+    def __init__(
+        self,
+        settings: EndpointConfig,
+        ask: Callable[[Endpoint, Key], Awaitable[Answer | None]],
+        wanted: Sequence[Key],
+    ) -> None:
+        self._settings, self._ask, self._wanted = settings, ask, wanted
+        # Answers, the error that ended it, or None at its end.
+        self._come: queue.SimpleQueue[Answer | Exception | None] = queue.SimpleQueue()
+        self._given_up = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def portions(self) -> Iterator[list[Answer]]:
+        """What has come, as soon as there is any; raises what ended it, once all that came before is handed out."""
+        while True:
+            portion: list[Answer] = []
+            found = self._come.get()
+            while isinstance(found, Answer):
+                portion.append(found)
+                if self._come.empty() or len(portion) == _LONGEST_PORTION:
+                    break
+                found = self._come.get()
+            if portion:
+                yield portion
+            if isinstance(found, Exception):
+                raise found
+            if found is None:
+                return
+
+    def close(self) -> None:
+        """Gives up what is not answered."""
+        self._given_up.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            asyncio.run(self._ask_all())
+        except Exception as error:
+            self._come.put(error)
+        else:
+            self._come.put(None)
+
+    async def _ask_all(self) -> None:
+        endpoint, left = Endpoint(self._settings), iter(self._wanted)
+        count = min(self._settings.concurrency, len(self._wanted))
+        workers = [asyncio.create_task(self._ask_some(endpoint, left)) for _ in range(count)]
+        watch = asyncio.create_task(self._until_given_up())
+        try:
+            answered: asyncio.Future[Any] = asyncio.gather(*workers)
+            await asyncio.wait([answered, asyncio.ensure_future(watch)], return_when=asyncio.FIRST_COMPLETED)
+            if answered.done():
+                await answered
+        finally:
+            for task in (watch, *workers):
+                task.cancel()
+            await asyncio.gather(watch, *workers, return_exceptions=True)
+            await endpoint.close()
+
+    async def _ask_some(self, endpoint: Endpoint, left: Iterator[Key]) -> None:
+        for key in left:
+            answer = await self._ask(endpoint, key)
+            if answer is not None:
+                self._come.put(answer)
+
+    async def _until_given_up(self) -> None:
+        while not self._given_up.is_set():
+            await asyncio.sleep(0.05)

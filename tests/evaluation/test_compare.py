@@ -1,0 +1,178 @@
+"""Two evaluations on the same questions: by hand, through the command, and what may not be compared."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conversion.digests import file_digest
+from conversion.errors import ConversionError
+from recipes.data.example import Example, write_examples
+from recipes.evaluation.comparison import compare
+from recipes.evaluation.page import write_page
+from recipes.evaluation.reading import read_evaluated
+from recipes.evaluation.summary import summarize
+from tests.evaluation.test_summary import row
+
+_INJECTION = "<script>window.injected = true</script>"
+
+
+def write_evaluation(folder: Path, name: str, rows: list[dict[str, Any]], **measured: Any) -> Path:
+    """NAME.json and NAME.jsonl of some answers to the questions in folder/test.jsonl."""
+    data = folder / "test.jsonl"
+    if not data.exists():
+        ids = dict.fromkeys(row["id"] for row in rows)
+        options = {letter: f"option {letter} {_INJECTION}" for letter in "ABCD"}
+        write_examples(data, [Example(i, "s", "choice", f"{_INJECTION} {i}?", "A", options=options) for i in ids])
+    result = {
+        **{"name": name, "split": "test", "checkpoint": f"/runs/{name}", "weights": name[0] * 64, "dropped": 0},
+        "seen": {"questions": 0, "unread": []},
+        "measured": {
+            "data": [{"path": str(data), "sha256": file_digest(data)}],
+            "reward": {"name": "gated", "version": "1", "hash": "ab" * 32},
+            "prompts": {"style": "plain"},
+            "decoding": {"temperature": 0.0},
+        }
+        | measured,
+        **summarize(rows),
+    }
+    path = folder / "evaluation" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result))
+    path.with_suffix(".jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def two(folder: Path) -> tuple[Path, Path]:
+    """Of 12 questions 2 right in both, 1 lost, 8 gained, and one that the server could score in A alone."""
+    said_a = ["A", "A", "A", *"B" * 9]
+    said_b = ["A", "A", "B", *"A" * 8, None]
+    a = [row(f"q{n}", said, subject=f"<b>{n % 2}</b>") for n, said in enumerate(said_a)]
+    b = [
+        row(f"q{n}", said, subject=f"<b>{n % 2}</b>", status=None if said else "timeout", response=_INJECTION)
+        for n, said in enumerate(said_b)
+    ]
+    return write_evaluation(folder, "before", a), write_evaluation(folder, "after", b)
+
+
+def test_questions_are_compared_one_by_one(tmp_path: Path) -> None:
+    """3/11 to 10/11; 8 gained and 1 lost: 2 (1 + 9) / 2^9 = 0.039."""
+    a, b = (read_evaluated(path) for path in two(tmp_path))
+    found = compare(a, b)
+    whole = found["all"]
+    assert (whole["questions"], whole["gained"], whole["lost"]) == (11, 8, 1)
+    assert (whole["a"]["accuracy"], whole["b"]["accuracy"]) == (pytest.approx(3 / 11), pytest.approx(10 / 11))
+    assert whole["change"] == pytest.approx(7 / 11) == found["mean"]["change"]
+    assert whole["p"] == pytest.approx(20 / 512)
+    # Changes of +1 eight times, -1 once, 0 twice: variance (9 - 49/11) / 11.
+    assert whole["stderr"] == pytest.approx(((9 - 49 / 11) / 11 / 11) ** 0.5)
+    assert whole["interval"][0] < 7 / 11 < whole["interval"][1] <= 1
+    assert (found["changed"]["lost"], found["left_out"]) == (["q2"], {"a": 0, "b": 1})
+    assert len(found["changed"]["gained"]) == 8
+    assert found["test"] == "McNemar's exact test"
+    backwards = compare(b, a)["all"]
+    assert (backwards["gained"], backwards["lost"], backwards["p"]) == (1, 8, whole["p"])
+
+
+def test_several_answers_are_one_question(tmp_path: Path) -> None:
+    """q1: 1 of 2 to 2 of 4 right, no change; q2: 0 to 1 of 4, gained. Curves end at the 2 answers that both have."""
+    a = [row(q, said, sample=n) for q, given in (("q1", "AB"), ("q2", "BB")) for n, said in enumerate(given)]
+    b = [row(q, said, sample=n) for q, given in (("q1", "ABAB"), ("q2", "BBAB")) for n, said in enumerate(given)]
+    found = compare(
+        read_evaluated(write_evaluation(tmp_path, "before", a)), read_evaluated(write_evaluation(tmp_path, "after", b))
+    )
+    assert (found["all"]["gained"], found["all"]["lost"], found["test"]) == (1, 0, "exact sign test")
+    assert found["all"]["change"] == pytest.approx(0.125)
+    assert [point["k"] for point in found["all"]["b"]["curve"]] == [1, 2]
+
+
+def test_the_command_writes_what_it_prints(tmp_path: Path) -> None:
+    """JSON, Markdown and a page; no text of a model gets out of its place in the page."""
+    a, b = two(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "recipes.compare", str(a), str(b.with_suffix(".jsonl"))],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "after against before: 11 questions with a scored answer of both"
+    assert lines[-2].split()[:6] == ["gained", "and", "lost", "count", "questions;", "p"]
+    assert lines[-1] == "1 questions are left out: after has no scored answer to them"
+    row = next(line for line in lines if line.startswith("all questions"))
+    assert row.split()[2:6] == ["11", "27.3%", "90.9%", "+63.6"]
+    assert row.split()[-3:] == ["8", "1", "0.039"]
+    stem = tmp_path / "comparison" / "before_after"
+    assert done.stderr.splitlines() == [f"written: {stem}{suffix}" for suffix in (".json", ".md", ".html")]
+    assert json.loads(stem.with_suffix(".json").read_text()) == json.loads(
+        json.dumps(compare(read_evaluated(a), read_evaluated(b)))
+    )
+    assert "| all questions | 11 | 27.3% | 90.9% | +63.6 |" in stem.with_suffix(".md").read_text()
+    page, markdown = write_page(b)
+    assert "| MedQA | 11 | 90.9% |" in markdown.read_text()
+    for path in (page, stem.with_suffix(".html")):
+        source = path.read_text()
+        assert "&lt;script&gt;window.injected" in source
+        assert source.count("<script>") == 1, "the page's own alone"
+        assert "<b>0</b>" not in source
+    # The command of one page, on a result whose questions are gone.
+    (tmp_path / "test.jsonl").unlink()
+    done = subprocess.run(
+        [sys.executable, "-m", "recipes.evaluation.page", str(b)], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.split() == [str(page), str(markdown)]
+    assert "their text is not shown" in page.read_text()
+
+
+def _edited(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    result = json.loads(path.read_text())
+    change(result)
+    path.write_text(json.dumps(result))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda a, b: _edited(b, lambda r: r["measured"]["decoding"].update(temperature=1.0)),
+            r"were not measured alike.*decoding temperature: 0.0 and 1.0\. Evaluate one of them again",
+        ),
+        (
+            lambda a, b: _edited(b, lambda r: r["measured"]["data"][0].update(sha256="0" * 64)),
+            r"were not measured alike.*data: [0-9a-f]{12} and 000000000000",
+        ),
+        (lambda a, b: _edited(a, lambda r: [r.pop("measured"), r.pop("weights")]), r"before.json: an older release"),
+        (
+            lambda a, b: b.with_suffix(".jsonl").write_bytes(a.with_suffix(".jsonl").read_bytes()),
+            r"after.jsonl: 12 questions of task choice with accuracy 0.2500, and after.json counts 11 with 0.9091",
+        ),
+        (lambda a, b: b.with_suffix(".jsonl").unlink(), r"after.jsonl: cannot be read \(No such file"),
+        (lambda a, b: b.unlink(), r"after.json: cannot be read"),
+        (
+            lambda a, b: b.with_suffix(".jsonl").write_text('{"id": "q0", "group": "choice", "status": "correct"}\n'),
+            r"after.jsonl:1: tokens is None, expected int",
+        ),
+        (lambda a, b: b.with_suffix(".jsonl").write_text("{}\n["), r"after.jsonl:1: id is None, expected str"),
+    ],
+)
+def test_what_may_not_be_compared_is_named(change: Callable[[Path, Path], Any], message: str, tmp_path: Path) -> None:
+    a, b = two(tmp_path)
+    change(a, b)
+    with pytest.raises(ConversionError, match=message):
+        compare(read_evaluated(a), read_evaluated(b))
+
+
+def test_no_common_question_is_no_comparison(tmp_path: Path) -> None:
+    a = write_evaluation(tmp_path, "before", [row("q1", "A"), row("q2", None, status="timeout")])
+    b = write_evaluation(tmp_path, "after", [row("q1", None, status="timeout"), row("q2", "A")])
+    with pytest.raises(ConversionError, match=r"no question has a scored answer in both"):
+        compare(read_evaluated(a), read_evaluated(b))
+    with pytest.raises(ConversionError, match=r"expected the NAME.json or NAME.jsonl of an evaluation"):
+        read_evaluated(tmp_path / "evaluation")

@@ -1,0 +1,89 @@
+"""A checkpoint as the respondent: several answers, variants and a think budget, gone on with to the same file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conversion.checkpoint import open_checkpoint
+from conversion.tokenizer_check import read_tokenizer
+from recipes.data.example import Example, write_examples
+from recipes.evaluate import evaluate
+from recipes.runtime.loading import load
+from recipes.runtime.rules import Stage
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def process_group() -> Iterator[None]:
+    """A process group of this process alone."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def thinking(tiny_hf: Path, tmp_path: Path) -> Path:
+    """A Hugging Face folder whose chat template opens the reasoning."""
+    folder = shutil.copytree(tiny_hf, tmp_path / "hf")
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text() + "{{ '<think>\\n' }}")
+    return folder
+
+
+def test_an_evaluation_goes_on_in_the_middle_of_a_portion(
+    thinking: Path, process_group: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two questions a portion, so that 5 answers are one portion of 4 and a part of the next."""
+    from recipes.evaluation import policy
+    from recipes.evaluation.answers import Answers
+
+    monkeypatch.setenv("MEDATRON_DEVICE", "cpu")
+    monkeypatch.setattr(policy, "_ANSWERS_AT_ONCE", 4)
+    monkeypatch.setattr(policy, "_QUESTIONS_AT_ONCE", 2)
+    options = {"A": "zinc", "B": "iron"}
+    rows = [Example(f"q{n}", "s", "choice", f"Which metal is {n}?", "A", options=options) for n in range(3)]
+    write_examples(tmp_path / "test.jsonl", [*rows, Example("long", "s", "text", "so " * 300, "iron")])
+
+    def evaluated(name: str) -> tuple[bytes, dict[str, Any]]:
+        settings = [f"output={tmp_path}", f"name={name}", f"model.path={thinking}", "seed=3", "data.style=plain"]
+        settings += ["evaluation.samples=2", "evaluation.temperature=30", "evaluation.short=true"]
+        settings += ["evaluation.max_think_tokens=6", "evaluation.shuffles=1", f"data.test=[{tmp_path / 'test.jsonl'}]"]
+        evaluate(load([*settings, "model.max_length=128", "rollout.max_new_tokens=16"], Stage.EVALUATE))
+        folder = tmp_path / "evaluation"
+        return (folder / f"{name}.jsonl").read_bytes(), json.loads((folder / f"{name}.json").read_text())
+
+    wanted, result = evaluated("whole")
+    found = [json.loads(line) for line in wanted.splitlines()]
+    assert [(r["id"], r["variant"], r["sample"]) for r in found] == [
+        (f"q{n}", variant, sample)
+        for n in range(3)
+        for variant in ("plain", "shuffled 1", "short")
+        for sample in (0, 1)
+    ]
+    assert (result["dropped"], result["checkpoint"]) == (1, str(thinking))
+    converted = open_checkpoint(tmp_path / "evaluation" / "whole.megatron")
+    assert result["weights"] == converted.digest(read=False)
+    assert len({row["response"] for row in found}) == len(found)
+    tokenizer = read_tokenizer(thinking)
+    for row in found:
+        think, closed, rest = row["response"].removeprefix("<think>\n").partition("</think>")
+        assert closed
+        assert len(tokenizer(think).input_ids) <= 6
+        assert row["tokens"] <= 16
+        assert row["cut"] or len(rest) < 200
+
+    definition = {key: result[key] for key in ("weights", "measured")}
+    kept = [{**row, "skill": "kept"} for row in found[:5]]
+    Answers(tmp_path / "evaluation/killed.jsonl", definition).add(kept)
+    again, _ = evaluated("killed")
+    assert [json.loads(line) for line in again.splitlines()] == kept + found[5:]
+    assert again == wanted.replace(b'"skill": null', b'"skill": "kept"', 5)

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 
 from recipes.runtime.config import EndpointConfig
-from reward_server.client.retry import retry_after
+from reward_server.client.retry import name, retry_after
 from reward_server.judge import is_inside
 
 KEY = "MEDATRON_ENDPOINT_KEY"
@@ -112,7 +112,7 @@ class Endpoint:
             except (TimeoutError, httpx.TimeoutException):
                 said = f"no answer within {min(self._config.attempt_timeout_s, left):.0f} s"
             except (httpx.TransportError, httpx.DecodingError, _UnclearError) as error:
-                said = f"{type(error).__name__}: {error}" if isinstance(error, httpx.HTTPError) else str(error)
+                said = name(error) if isinstance(error, httpx.HTTPError) else str(error)
             tries += 1
             left = began + self._config.total_timeout_s - time.monotonic()
             if left <= wait:

@@ -24,6 +24,7 @@ from recipes.rollout.prompts import DataError, prompt_form
 from recipes.runtime.config import Config, EndpointConfig
 
 _LONGEST_PORTION = 256
+_LOOK_S = 0.1
 
 
 class Remote:
@@ -166,16 +167,15 @@ class _Asking:
         endpoint, left = Endpoint(self._settings), iter(self._wanted)
         count = min(self._settings.concurrency, len(self._wanted))
         workers = [asyncio.create_task(self._ask_some(endpoint, left)) for _ in range(count)]
-        watch = asyncio.create_task(self._until_given_up())
         try:
-            answered: asyncio.Future[Any] = asyncio.gather(*workers)
-            await asyncio.wait([answered, asyncio.ensure_future(watch)], return_when=asyncio.FIRST_COMPLETED)
-            if answered.done():
-                await answered
+            while (busy := [worker for worker in workers if not worker.done()]) and not self._given_up.is_set():
+                ended, _ = await asyncio.wait(busy, timeout=_LOOK_S, return_when=asyncio.FIRST_EXCEPTION)
+                for worker in ended:
+                    await worker
         finally:
-            for task in (watch, *workers):
-                task.cancel()
-            await asyncio.gather(watch, *workers, return_exceptions=True)
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
             await endpoint.close()
 
     async def _ask_some(self, endpoint: Endpoint, left: Iterator[Key]) -> None:
@@ -183,7 +183,3 @@ class _Asking:
             answer = await self._ask(endpoint, key)
             if answer is not None:
                 self._come.put(answer)
-
-    async def _until_given_up(self) -> None:
-        while not self._given_up.is_set():
-            await asyncio.sleep(0.05)

@@ -10,6 +10,7 @@ an endpoint that goes on with an assistant's message (`continue_final_message`, 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import queue
 import random
 import threading
@@ -45,6 +46,8 @@ class Remote:
     def prepare(self, asked: Sequence[Asked]) -> None:
         """See `Respondent.prepare`."""
         form = prompt_form(self._config)
+        if not asked:
+            raise DataError("no data files are named; give them as data.test=[FILE,...]")
         self._asked, self._prompts = asked, [messages(each.example, form) for each in asked]
 
     def answers(self, done: Set[Key]) -> Generator[list[Answer]]:
@@ -56,7 +59,7 @@ class Remote:
             yield from asking.portions()
         finally:
             asking.close()
-        if self._asked and len(self.left_out) == len(self._asked):
+        if len(self.left_out) == len(self._asked):
             raise DataError("every question is longer than the endpoint's model can read; lower rollout.max_new_tokens")
 
     async def _ask(self, endpoint: Endpoint, key: Key) -> Answer | None:
@@ -69,7 +72,7 @@ class Remote:
         except TooLongError:
             self.left_out.add(number)
             return None
-        text = reply.text
+        text = reply.response
         if "</think>" in text and "<think>" not in text:
             text = "<think>" + text  # the endpoint's chat template has written it
         return Answer(number, sample, text, reply.tokens, reply.cut)
@@ -81,17 +84,18 @@ class Remote:
         prompt: str | list[dict[str, str]] = base_text(chat) if base else chat
         begun = await endpoint.ask(prompt, self._parameters(key, budget or limit, "begun"))
         if budget is None or not begun.cut:
-            return self._closed(begun, begun.text)
-        text = begun.text + ("</think>" if opens_thinking(begun.text) else "")
-        parameters = self._parameters(key, limit - begun.tokens, "ended")
+            return self._closed(begun, begun.response)
+        text = begun.response + ("</think>" if opens_thinking(begun.response) else "")
+        parameters = self._parameters(key, max(1, limit - begun.tokens), "ended")
         if isinstance(prompt, str):
             prompt += text
         else:
             prompt = [*prompt, {"role": "assistant", "content": text}]
             parameters |= {"add_generation_prompt": False, "continue_final_message": True}
         rest = await endpoint.ask(prompt, parameters)
-        said = rest.text.removeprefix("<think>") if "<think>" in text else rest.text
-        return self._closed(Reply("", begun.tokens + rest.tokens, rest.cut, rest.stopped), text + said)
+        whole = dataclasses.replace(rest, tokens=begun.tokens + rest.tokens)
+        # A reasoning parser takes all for reasoning that has no tag behind it.
+        return self._closed(whole, text + rest.reasoning + rest.text)
 
     def _closed(self, reply: Reply, text: str) -> Reply:
         """With the stop string that ended it, which endpoints leave out."""
@@ -99,7 +103,7 @@ class Remote:
             opened = text.rfind(stop.replace("/", "")) > text.rfind(stop)
             if opened and not reply.cut and reply.stopped in (None, stop):
                 text += stop
-        return Reply(text, reply.tokens, reply.cut, reply.stopped)
+        return dataclasses.replace(reply, text=text, reasoning="")
 
     def _parameters(self, key: Key, limit: int, part: str) -> dict[str, Any]:
         """Of a request; the seed is the answer's own."""

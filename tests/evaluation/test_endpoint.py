@@ -202,12 +202,12 @@ def test_an_evaluation_that_was_killed_goes_on_to_the_same_file(
     assert again == result
 
 
-@pytest.mark.parametrize("template", ["chat", "base"])
+@pytest.mark.parametrize(("template", "apart"), [("chat", False), ("chat", True), ("base", False)])
 def test_a_think_budget_closes_what_is_open_and_the_answer_follows(
-    template: str, serve: Serve, settings: Callable[..., list[str]], tmp_path: Path
+    template: str, apart: bool, serve: Serve, settings: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     """Of 2 tokens; with worked examples in front, and as text without turns that `</answer>` ends."""
-    server, shots = serve(), tmp_path / "shots.jsonl"
+    server, shots = serve(apart=apart), tmp_path / "shots.jsonl"
     trace = {"think": "metals", "answer": "A"}
     worked = [
         Example(f"s{n}", "s", "choice", f"Which is {n}?", "A", options=OPTIONS, meta={"trace": trace})

@@ -52,9 +52,10 @@ def evaluate(config: Config) -> None:
         about = {"name": config.name, "split": "test", **respondent.about()}
         about |= {"seen": seen_in_training(examples, None if asks_endpoint(config) else Path(config.model.path))}
     respondent.prepare(asked)
+    too_long = respondent.left_out
     with reward_client(config.reward, ranks_wait_s=60 * config.parallel.timeout_minutes) as client:
         reward = reward_definition(client, config.reward)
-        check_rows([a.example for n, a in enumerate(asked) if n not in respondent.left_out], client, config.reward)
+        check_rows([a.example for n, a in enumerate(asked) if n not in too_long], client, config.reward)
         answers = None
         if is_leader():
             about |= {"measured": measured(config, reward)}

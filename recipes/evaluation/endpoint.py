@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -29,6 +30,8 @@ _BUSY = (408, 409, 425, 429)
 # How often it is said that an answer is waited for, whatever the number of requests under way.
 _TELL_EVERY_S = 10.0
 _SHOWN = 300
+# As OpenAI, vLLM, SGLang and llama.cpp say it.
+_TOO_LONG = re.compile(r"context[_ ](?:length|size|window)", re.IGNORECASE)
 
 
 class EndpointError(RuntimeError):
@@ -139,7 +142,7 @@ class Endpoint:
         if status in _BUSY or status >= 500:
             return
         said = self._described(answer)
-        if status in (400, 413, 422) and ("context_length" in answer.text or "context length" in answer.text.lower()):
+        if status in (400, 413, 422) and _TOO_LONG.search(answer.text):
             raise TooLongError(f"{place}: {said}")
         fixes = {
             401: f"set {KEY} to the endpoint's key",

@@ -69,7 +69,7 @@ def test_failures_that_pass_are_waited_out(serve: Serve, capsys: pytest.CaptureF
     """Whatever comes instead of an answer, the answer is that of a server without troubles, and the key in no line."""
     troubles = [429, 500, 503, 408, GARBAGE, CUT, ERROR_IN_200, NO_REASON, HANG]
     server = serve(troubles)
-    assert _ask(server, attempt_s=0.5) == _ask(serve())
+    assert _ask(server, attempt_s=0.3) == _ask(serve())
     assert len(server.asked) == len(troubles) + 1
     assert {each["key"] for each in server.asked} == {f"Bearer {KEY}"}
     said = capsys.readouterr().err
@@ -93,7 +93,7 @@ def test_what_ends_it_is_said_without_the_key(
 ) -> None:
     server = serve(script)
     with pytest.raises(kind, match=said) as ended:
-        _ask(server, attempt_s=0.2, total_s=0.7)
+        _ask(server, attempt_s=0.1, total_s=0.4)
     assert KEY not in str(ended.value)
     if script[0] in (400, 401, 404, 413):
         assert len(server.asked) == 1

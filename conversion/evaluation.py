@@ -1,6 +1,6 @@
 """What `recipes.evaluate` writes, as the release gate and the report read it: RUN/evaluation/NAME.json.
 
-    name, checkpoint (its path then), weights (its digest), tasks, mean, stderr; of an endpoint both name model and URL
+    name, checkpoint (its path then), weights (its digest), tasks, mean, stderr
     measured: {data: [{path, sha256}], reward: {name, version, hash}, prompts: {...}, decoding: {...}}
     dropped, unscored: questions that were too long, and answers that the server could not score
     seen: {questions, unread}: questions that training saw too, and training files that could not be compared

@@ -9,6 +9,8 @@ RUN/evaluation/NAME.json holds what the answers come to (`recipes.evaluation.sum
 and all else that defines the result (`conversion.evaluation`), and how many questions were left out. The answers are in
 RUN/evaluation/NAME.jsonl, kept as they come: stopped, the same command goes on behind them, and the files are those of
 one that was never stopped.
+
+Left out: the prompts of published benchmarks, which ask for forms of answers that would want readers of their own.
 """
 
 from __future__ import annotations

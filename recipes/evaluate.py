@@ -9,6 +9,8 @@ RUN/evaluation/NAME.json holds what the answers come to (`recipes.evaluation.sum
 and all else that defines the result (`conversion.evaluation`), and how many questions were left out. The answers are in
 RUN/evaluation/NAME.jsonl, kept as they come: stopped, the same command goes on behind them, and the files are those of
 one that was never stopped. NAME.html and NAME.md show them to people (`recipes.evaluation.page`).
+
+Left out: the prompts of published benchmarks, which ask for forms of answers that would want readers of their own.
 """
 
 from __future__ import annotations
@@ -55,9 +57,10 @@ def evaluate(config: Config) -> None:
         about |= {"seen": seen_in_training(examples, None if asks_endpoint(config) else Path(config.model.path))}
         about |= {"versions": versions()}
     respondent.prepare(asked)
+    too_long = respondent.left_out
     with reward_client(config.reward, ranks_wait_s=60 * config.parallel.timeout_minutes) as client:
         reward = reward_definition(client, config.reward)
-        check_rows([a.example for n, a in enumerate(asked) if n not in respondent.left_out], client, config.reward)
+        check_rows([a.example for n, a in enumerate(asked) if n not in too_long], client, config.reward)
         answers = None
         if is_leader():
             about |= {"measured": measured(config, reward)}

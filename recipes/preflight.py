@@ -31,7 +31,7 @@ from recipes.planning.layout import layout_of
 from recipes.planning.memory import saved_bytes
 from recipes.runtime.config import Config, ConfigError
 from recipes.runtime.loading import load
-from recipes.runtime.rules import Stage, validate_model
+from recipes.runtime.rules import Stage, asks_endpoint, validate_model
 
 if TYPE_CHECKING:
     from recipes.data.prompts import Form
@@ -78,6 +78,8 @@ def check(config: Config, stage: str = "grpo") -> list[str]:
     from recipes.rollout.rehearsal import compare_rows, read_rows, score_rows
     from recipes.runtime.tokenizer import training_tokenizer
 
+    if stage == "evaluate" and asks_endpoint(config):
+        raise PreflightError("evaluation.endpoint.url: there is no checkpoint to look at; start the evaluation itself")
     model = _model(Path(config.model.path))
     shape = model.architecture
     validate_model(

@@ -6,6 +6,7 @@ many chat templates take the reasoning out of earlier turns, and a model would b
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -101,13 +102,14 @@ def _asked(example: Example, form: Form) -> str:
 
 def _shots(example: Example, form: Form) -> list[Example]:
     own = question_words(example)
-    usable = [each for each in form.few_shot if each.task == example.task and question_words(each) != own]
-    if len(usable) < form.shots:
+    usable = (each for each in form.few_shot if each.task == example.task and question_words(each) != own)
+    found = list(itertools.islice(usable, form.shots))
+    if len(found) < form.shots:
         raise ExampleError(
-            f"data.few_shot: {len(usable)} worked examples of task {example.task} for the question {example.id!r}, and "
+            f"data.few_shot: {len(found)} worked examples of task {example.task} for the question {example.id!r}, and "
             f"data.shots={form.shots}; add some to the file, or lower data.shots"
         )
-    return usable[: form.shots]
+    return found
 
 
 def _worked(example: Example) -> str:

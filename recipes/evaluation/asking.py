@@ -24,7 +24,7 @@ class Answer:
         question: its place among those asked.
         sample: its number among the answers to that question.
         text: the response, as it is scored.
-        tokens: of it.
+        tokens: that were written; a forced `</think>` is none.
         cut: whether it ran into the limit of tokens.
     """
 

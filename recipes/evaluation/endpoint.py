@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from typing import Any
 import httpx
 
 from recipes.runtime.config import EndpointConfig
-from reward_server.client.retry import retry_after
+from reward_server.client.retry import name, retry_after
 from reward_server.judge import is_inside
 
 KEY = "MEDATRON_ENDPOINT_KEY"
@@ -29,6 +30,8 @@ _BUSY = (408, 409, 425, 429)
 # How often it is said that an answer is waited for, whatever the number of requests under way.
 _TELL_EVERY_S = 10.0
 _SHOWN = 300
+# As OpenAI, vLLM, SGLang and llama.cpp say it.
+_TOO_LONG = re.compile(r"context[_ ](?:length|size|window)", re.IGNORECASE)
 
 
 class EndpointError(RuntimeError):
@@ -48,16 +51,26 @@ class Reply:
     """What the model wrote.
 
     Attributes:
-        text: with its reasoning, where the endpoint gives that apart, between think tags again.
-        tokens: that it took.
+        text: without what follows.
+        reasoning: where the endpoint gives that apart.
+        tokens: that both took.
         cut: whether it ran into the limit.
         stopped: the string that ended it, where the endpoint tells; it is left out of `text`.
     """
 
     text: str
+    reasoning: str
     tokens: int
     cut: bool
     stopped: str | None
+
+    @property
+    def response(self) -> str:
+        """All of it, the reasoning between its tags; open where it was cut in the middle."""
+        if not self.reasoning:
+            return self.text
+        open_ended = self.cut and not self.text
+        return f"<think>{self.reasoning}" + ("" if open_ended else f"</think>{self.text}")
 
 
 class Endpoint:
@@ -112,7 +125,7 @@ class Endpoint:
             except (TimeoutError, httpx.TimeoutException):
                 said = f"no answer within {min(self._config.attempt_timeout_s, left):.0f} s"
             except (httpx.TransportError, httpx.DecodingError, _UnclearError) as error:
-                said = f"{type(error).__name__}: {error}" if isinstance(error, httpx.HTTPError) else str(error)
+                said = name(error) if isinstance(error, httpx.HTTPError) else str(error)
             tries += 1
             left = began + self._config.total_timeout_s - time.monotonic()
             if left <= wait:
@@ -129,7 +142,7 @@ class Endpoint:
         if status in _BUSY or status >= 500:
             return
         said = self._described(answer)
-        if status in (400, 413, 422) and ("context_length" in answer.text or "context length" in answer.text.lower()):
+        if status in (400, 413, 422) and _TOO_LONG.search(answer.text):
             raise TooLongError(f"{place}: {said}")
         fixes = {
             401: f"set {KEY} to the endpoint's key",
@@ -168,9 +181,9 @@ def _read(answer: httpx.Response, chat: bool) -> Reply:
         body = answer.json()
         choice = body["choices"][0]
         said = choice["message"] if chat else choice
-        text, reasoning = said["content" if chat else "text"] or "", _reasoning(said) if chat else ""
+        text, reasoning = _text(said, "content" if chat else "text"), _text(said, "reasoning_content", "reasoning")
         reason = choice["finish_reason"]
-        if not isinstance(text, str) or reason not in ("stop", "length", "content_filter", "tool_calls"):
+        if reason not in ("stop", "length", "content_filter", "tool_calls"):
             raise _UnclearError(f"an answer that ended by {str(reason)[:_SHOWN]}")
     except (ValueError, LookupError, TypeError, RecursionError):
         raise _UnclearError("an answer that is no completion in JSON") from None
@@ -178,14 +191,16 @@ def _read(answer: httpx.Response, chat: bool) -> Reply:
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
     if type(tokens) is not int or tokens < 0:
         raise EndpointError(f"{answer.request.url}: tells no usage.completion_tokens, which an evaluation counts")
-    if reasoning:
-        closed = text or reason != "length"
-        text = f"<think>{reasoning}</think>{text}" if closed else f"<think>{reasoning}"
     stopped = choice.get("stop_reason")
-    return Reply(text, tokens, reason == "length", stopped if isinstance(stopped, str) else None)
+    return Reply(text, reasoning, tokens, reason == "length", stopped if isinstance(stopped, str) else None)
 
 
-def _reasoning(message: Mapping[str, Any]) -> str:
-    """What a reasoning parser has taken out of the text; vLLM and others have two names for it."""
-    found = message.get("reasoning_content") or message.get("reasoning")
-    return found if isinstance(found, str) else ""
+def _text(message: Mapping[str, Any], *names: str) -> str:
+    """The first of these that is there, as a text that a file can hold: half characters become question marks.
+
+    What a reasoning parser takes out of the text has two names.
+    """
+    found = next((value for key in names if (value := message.get(key))), "")
+    if not isinstance(found, str):
+        raise _UnclearError(f"an answer whose {names[0]} is no text")
+    return found.encode("utf-8", "replace").decode()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Generator, Sequence, Set
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from conversion.tokenizer_check import encode
 from recipes.data.prompts import STOPS
 from recipes.data.variants import Asked
 from recipes.engines import create_engine
-from recipes.engines.base import Completion, EngineError, Sampling
+from recipes.engines.base import EngineError, Sampling
 from recipes.evaluation.asking import Answer, Key, opens_thinking
 from recipes.monitor.run_folder import evaluation_path
 from recipes.rollout.prompts import Prompt, make_prompts, prompt_form
@@ -30,6 +31,15 @@ from recipes.sampling.base import Sampler, create_sampler
 
 # Answers of a portion, but of so many questions at least: data parallel ranks divide these.
 _ANSWERS_AT_ONCE, _QUESTIONS_AT_ONCE = 256, 16
+
+
+@dataclass(frozen=True)
+class _Written:
+    """Token ids of a response, how many of them the model wrote, and whether it ran into their limit."""
+
+    ids: tuple[int, ...]
+    tokens: int
+    cut: bool
 
 
 class Policy:
@@ -90,56 +100,54 @@ class Policy:
                     found = dict(zip(portion, groups, strict=True))
                     yield [self._answer(n, s, found[n][s]) for n, s in wanted]
 
-    def _answer(self, place: int, sample: int, completion: Completion) -> Answer:
-        text = self._text(self._prompts[place], completion)
-        return Answer(place, sample, text, len(completion.ids), not completion.finished)
+    def _answer(self, place: int, sample: int, written: _Written) -> Answer:
+        return Answer(place, sample, self._text(self._prompts[place], written.ids), written.tokens, written.cut)
 
-    def _text(self, prompt: Prompt, completion: Completion) -> str:
-        written: str = self._tokenizer.decode(completion.ids, skip_special_tokens=True)
+    def _text(self, prompt: Prompt, ids: Sequence[int]) -> str:
+        written: str = self._tokenizer.decode(ids, skip_special_tokens=True)
         return prompt.opened + written
 
-    def _responses(self, sampler: Sampler, prompts: Sequence[Prompt], number: int) -> list[list[Completion]]:
+    def _responses(self, sampler: Sampler, prompts: Sequence[Prompt], number: int) -> list[list[_Written]]:
         """`samples` responses to each prompt of portion `number`."""
-        evaluation, limit = self._config.evaluation, self._config.rollout.max_new_tokens
-        budget = evaluation.max_think_tokens
+        evaluation = self._config.evaluation
         sampling = Sampling(
             evaluation.samples,
             evaluation.temperature,
-            budget or limit,
+            evaluation.max_think_tokens or self._config.rollout.max_new_tokens,
             stop_ids(self._tokenizer),
-            # Prompts of different portions share numbers, and the two parts of a response do.
+            # Prompts of different portions share numbers, and so do the two parts of a response.
             seed=self._config.seed * 1_000_003 + 2 * number if evaluation.temperature else 0,
             top_k=evaluation.top_k,
             top_p=evaluation.top_p,
             stop_strings=STOPS[self._config.data.template],
         )
         groups = sampler.generate([prompt.ids for prompt in prompts], sampling)
-        if budget is None:
-            return groups
-        begun = [(prompt, completion) for prompt, group in zip(prompts, groups, strict=True) for completion in group]
-        whole = self._ended(sampler, begun, dataclasses.replace(sampling, copies=1, seed=sampling.seed + 1))
+        begun = [
+            (p, _Written(c.ids, len(c.ids), not c.finished)) for p, g in zip(prompts, groups, strict=True) for c in g
+        ]
+        whole = [written for _, written in begun]
+        if evaluation.max_think_tokens is not None:
+            whole = self._ended(sampler, begun, dataclasses.replace(sampling, copies=1, seed=sampling.seed + 1))
         return [whole[i : i + evaluation.samples] for i in range(0, len(whole), evaluation.samples)]
 
-    def _ended(
-        self, sampler: Sampler, begun: Sequence[tuple[Prompt, Completion]], sampling: Sampling
-    ) -> list[Completion]:
+    def _ended(self, sampler: Sampler, begun: Sequence[tuple[Prompt, _Written]], sampling: Sampling) -> list[_Written]:
         """Responses up to the limit of all, from such as their think budget ended; `</think>` closes what is open."""
         [closing_ids] = encode(self._tokenizer, ["</think>"])
         limit = self._config.rollout.max_new_tokens
         parts: dict[int, tuple[int, ...]] = {}
-        for index, (prompt, completion) in enumerate(begun):
-            closed = closing_ids if opens_thinking(self._text(prompt, completion)) else ()
-            if not completion.finished and len(completion.ids) + len(closed) < limit:
-                parts[index] = (*completion.ids, *closed)
-        whole = [completion for _, completion in begun]
+        for index, (prompt, written) in enumerate(begun):
+            closed = closing_ids if opens_thinking(self._text(prompt, written.ids)) else ()
+            if written.cut and len(written.ids) + len(closed) < limit:
+                parts[index] = (*written.ids, *closed)
+        whole = [written for _, written in begun]
         if not parts:
             return whole
         limits = tuple(limit - len(ids) for ids in parts.values())
         asked = [begun[index][0].ids + ids for index, ids in parts.items()]
         sampling = dataclasses.replace(sampling, max_new_tokens=max(limits), limits=limits)
         for index, [rest] in zip(parts, sampler.generate(asked, sampling), strict=True):
-            # Log-probabilities are nothing to an evaluation.
-            whole[index] = Completion(parts[index] + rest.ids, (), rest.finished)
+            tokens = whole[index].tokens + len(rest.ids)
+            whole[index] = _Written(parts[index] + rest.ids, tokens, not rest.finished)
         return whole
 
 

@@ -10,6 +10,7 @@ an endpoint that goes on with an assistant's message (`continue_final_message`, 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import queue
 import random
 import threading
@@ -24,6 +25,7 @@ from recipes.rollout.prompts import DataError, prompt_form
 from recipes.runtime.config import Config, EndpointConfig
 
 _LONGEST_PORTION = 256
+_LOOK_S = 0.1
 
 
 class Remote:
@@ -44,6 +46,8 @@ class Remote:
     def prepare(self, asked: Sequence[Asked]) -> None:
         """See `Respondent.prepare`."""
         form = prompt_form(self._config)
+        if not asked:
+            raise DataError("no data files are named; give them as data.test=[FILE,...]")
         self._asked, self._prompts = asked, [messages(each.example, form) for each in asked]
 
     def answers(self, done: Set[Key]) -> Generator[list[Answer]]:
@@ -55,7 +59,7 @@ class Remote:
             yield from asking.portions()
         finally:
             asking.close()
-        if self._asked and len(self.left_out) == len(self._asked):
+        if len(self.left_out) == len(self._asked):
             raise DataError("every question is longer than the endpoint's model can read; lower rollout.max_new_tokens")
 
     async def _ask(self, endpoint: Endpoint, key: Key) -> Answer | None:
@@ -68,7 +72,7 @@ class Remote:
         except TooLongError:
             self.left_out.add(number)
             return None
-        text = reply.text
+        text = reply.response
         if "</think>" in text and "<think>" not in text:
             text = "<think>" + text  # the endpoint's chat template has written it
         return Answer(number, sample, text, reply.tokens, reply.cut)
@@ -80,17 +84,18 @@ class Remote:
         prompt: str | list[dict[str, str]] = base_text(chat) if base else chat
         begun = await endpoint.ask(prompt, self._parameters(key, budget or limit, "begun"))
         if budget is None or not begun.cut:
-            return self._closed(begun, begun.text)
-        text = begun.text + ("</think>" if opens_thinking(begun.text) else "")
-        parameters = self._parameters(key, limit - begun.tokens, "ended")
+            return self._closed(begun, begun.response)
+        text = begun.response + ("</think>" if opens_thinking(begun.response) else "")
+        parameters = self._parameters(key, max(1, limit - begun.tokens), "ended")
         if isinstance(prompt, str):
             prompt += text
         else:
             prompt = [*prompt, {"role": "assistant", "content": text}]
             parameters |= {"add_generation_prompt": False, "continue_final_message": True}
         rest = await endpoint.ask(prompt, parameters)
-        said = rest.text.removeprefix("<think>") if "<think>" in text else rest.text
-        return self._closed(Reply("", begun.tokens + rest.tokens, rest.cut, rest.stopped), text + said)
+        whole = dataclasses.replace(rest, tokens=begun.tokens + rest.tokens)
+        # A reasoning parser takes all for reasoning that has no tag behind it.
+        return self._closed(whole, text + rest.reasoning + rest.text)
 
     def _closed(self, reply: Reply, text: str) -> Reply:
         """With the stop string that ended it, which endpoints leave out."""
@@ -98,7 +103,7 @@ class Remote:
             opened = text.rfind(stop.replace("/", "")) > text.rfind(stop)
             if opened and not reply.cut and reply.stopped in (None, stop):
                 text += stop
-        return Reply(text, reply.tokens, reply.cut, reply.stopped)
+        return dataclasses.replace(reply, text=text, reasoning="")
 
     def _parameters(self, key: Key, limit: int, part: str) -> dict[str, Any]:
         """Of a request; the seed is the answer's own."""
@@ -166,16 +171,15 @@ class _Asking:
         endpoint, left = Endpoint(self._settings), iter(self._wanted)
         count = min(self._settings.concurrency, len(self._wanted))
         workers = [asyncio.create_task(self._ask_some(endpoint, left)) for _ in range(count)]
-        watch = asyncio.create_task(self._until_given_up())
         try:
-            answered: asyncio.Future[Any] = asyncio.gather(*workers)
-            await asyncio.wait([answered, asyncio.ensure_future(watch)], return_when=asyncio.FIRST_COMPLETED)
-            if answered.done():
-                await answered
+            while (busy := [worker for worker in workers if not worker.done()]) and not self._given_up.is_set():
+                ended, _ = await asyncio.wait(busy, timeout=_LOOK_S, return_when=asyncio.FIRST_EXCEPTION)
+                for worker in ended:
+                    await worker
         finally:
-            for task in (watch, *workers):
-                task.cancel()
-            await asyncio.gather(watch, *workers, return_exceptions=True)
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
             await endpoint.close()
 
     async def _ask_some(self, endpoint: Endpoint, left: Iterator[Key]) -> None:
@@ -183,7 +187,3 @@ class _Asking:
             answer = await self._ask(endpoint, key)
             if answer is not None:
                 self._come.put(answer)
-
-    async def _until_given_up(self) -> None:
-        while not self._given_up.is_set():
-            await asyncio.sleep(0.05)

@@ -50,7 +50,8 @@ def run_origin(config: Config, stage: Stage, examples: Sequence[Example]) -> dic
     return {
         "stage": stage.name.lower(),
         "model": model.digest(read=False),
-        "data": data_files(config.data.train),
+        # A model has read the worked examples too.
+        "data": data_files([*config.data.train, *filter(None, [config.data.few_shot])]),
         "rows": [[source, licence, count] for (source, licence), count in sorted(rows.items())],
         "before": read_state(model.path).get("origin"),
     }

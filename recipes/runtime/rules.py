@@ -324,7 +324,7 @@ def _check_algorithm(config: Config) -> None:
 def _check_rollout(config: Config, stage: Stage) -> None:
     rollout = config.rollout
     _require(
-        rollout.max_new_tokens < config.model.max_length,
+        rollout.max_new_tokens < config.model.max_length or (stage is Stage.EVALUATE and asks_endpoint(config)),
         f"rollout.max_new_tokens={rollout.max_new_tokens} leaves no room for a prompt in model.max_length="
         f"{config.model.max_length}",
     )

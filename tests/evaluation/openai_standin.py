@@ -23,7 +23,8 @@ class Standin:
         most: requests that it answers before the others wait; further ones by `release`.
     """
 
-    def __init__(self, script: Sequence[int | str | None] = (), most: int = 10**9) -> None:
+    def __init__(self, script: Sequence[int | str | None] = (), most: int = 10**9, apart: bool = False) -> None:
+        """`apart`: give the reasoning beside the text."""
         self.script, self.asked = deque(script), list[dict[str, Any]]()
         self._left, self._ended, self._lock = threading.Semaphore(most), threading.Event(), threading.Lock()
         owner = self
@@ -55,7 +56,7 @@ class Standin:
             def _answer(self, body: dict[str, Any], trouble: str | None) -> None:
                 while not owner._ended.is_set():
                     if owner._left.acquire(timeout=0.02):
-                        found = answer(body)
+                        found = answer(body, apart)
                         if trouble == NO_REASON:
                             found["choices"][0]["finish_reason"] = None
                         self._send(200, json.dumps(found))
@@ -73,7 +74,13 @@ class Standin:
             def log_message(self, *arguments: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Quiet(ThreadingHTTPServer):
+            request_queue_size = 128
+
+            def handle_error(self, *arguments: Any) -> None:
+                """Whoever asked may be gone."""
+
+        self._server = Quiet(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -88,7 +95,13 @@ class Standin:
         self._server.server_close()
 
 
-def answer(body: dict[str, Any]) -> dict[str, Any]:
+def parsed(text: str) -> dict[str, str | None]:
+    """As vLLM's reasoning parsers do: all is reasoning up to a closing tag, also where there is none."""
+    reasoning, _, content = text.removeprefix("<think>").partition("</think>")
+    return {"reasoning_content": reasoning, "content": content or None}
+
+
+def answer(body: dict[str, Any], apart: bool = False) -> dict[str, Any]:
     """A function of prompt and seed: some reasoning in words that are tokens, and a letter.
 
     Where it may write fewer words, it is cut there; what it is to go on with, it goes on with.
@@ -103,6 +116,8 @@ def answer(body: dict[str, Any]) -> dict[str, Any]:
     text = " ".join(words[: body["max_tokens"]])
     for stop in body.get("stop", ()):
         text = text.partition(stop)[0]
-    choice = {"finish_reason": "length" if cut else "stop"}
-    choice |= {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+    choice: dict[str, Any] = {"finish_reason": "length" if cut else "stop"}
+    choice |= (
+        {"message": {"role": "assistant", **(parsed(text) if apart else {"content": text})}} if chat else {"text": text}
+    )
     return {"choices": [choice], "usage": {"completion_tokens": min(len(words), body["max_tokens"])}}

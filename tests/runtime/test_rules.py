@@ -132,43 +132,51 @@ def test_what_no_run_can_be_is_refused_at_load(overrides: list[str], said: str) 
     assert said in str(refused.value)
 
 
-ENDPOINT = ("evaluation.endpoint.url=http://h:1/v1", "evaluation.endpoint.model=m")
+@pytest.fixture(scope="module")
+def remote() -> Config:
+    """A configuration of an evaluation that asks an endpoint, and needs no checkpoint for it."""
+    config = load([NEEDED[0], "evaluation.endpoint.url=http://h:1/v1", "evaluation.endpoint.model=m"], Stage.EVALUATE)
+    assert config.model.path == ""
+    return config
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("key", "value", "said"),
     [
-        ([NEEDED[1], "evaluation.samples=8"], "evaluation.samples=8 at evaluation.temperature=0 are one and the same"),
+        ("evaluation.samples", 8, "evaluation.samples=8 at evaluation.temperature=0 are one and the same answer"),
+        ("evaluation.max_think_tokens", 1024, "leaves no room for an answer in rollout.max_new_tokens=1024"),
+        ("data.shots", 2, "data.shots and data.few_shot belong together"),
+        ("data.few_shot", "f.jsonl", "data.shots and data.few_shot belong together"),
+        ("data.template", "none", "data.template=none: expected one of chat, base"),
         (
-            [NEEDED[1], "evaluation.max_think_tokens=1024"],
-            "leaves no room for an answer in rollout.max_new_tokens=1024",
+            "model.path",
+            "folder",
+            "model.path=folder and evaluation.endpoint.url=http://h:1/v1: give the one that is to",
         ),
-        ([NEEDED[1], "data.shots=2"], "data.shots and data.few_shot belong together"),
-        ([NEEDED[1], "data.few_shot=f.jsonl"], "data.shots and data.few_shot belong together"),
-        ([NEEDED[1], "data.template=none"], "data.template=none: expected one of chat, base"),
-        ([NEEDED[1], *ENDPOINT], "model.path=checkpoint and evaluation.endpoint.url=http://h:1/v1: give the one that"),
-        ([ENDPOINT[0]], "evaluation.endpoint.url and evaluation.endpoint.model belong together"),
-        ([*ENDPOINT, "evaluation.endpoint.model="], "evaluation.endpoint.model= is empty"),
-        ([*ENDPOINT, "evaluation.endpoint.url=h:1"], "evaluation.endpoint.url: expected http://HOST:PORT/v1, without"),
-        ([*ENDPOINT, "evaluation.endpoint.url=http://me:word@h:1"], "without a name or password in it; a key is read"),
-        ([*ENDPOINT, "evaluation.endpoint.url="], "evaluation.endpoint.url: expected http://HOST:PORT/v1"),
-        ([*ENDPOINT, "rollout=vllm"], "evaluation.endpoint.url is asked by one process and no sampler"),
-        ([*ENDPOINT, "parallel.processes=2"], "evaluation.endpoint.url is asked by one process and no sampler"),
-        ([*ENDPOINT, "evaluation.endpoint.total_timeout_s=5"], "is above total_timeout_s=5; one request cannot take"),
+        ("evaluation.endpoint.model", None, "evaluation.endpoint.url and evaluation.endpoint.model belong together"),
+        ("evaluation.endpoint.url", None, "model.path= is empty"),
+        ("evaluation.endpoint.model", " ", "evaluation.endpoint.model= is empty"),
+        *(
+            ("evaluation.endpoint.url", url, "evaluation.endpoint.url: expected http://HOST:PORT/v1, without a name or")
+            for url in ("h:1", "", "http://me:secret@h:1")
+        ),
+        ("rollout.sampler", "vllm", "evaluation.endpoint.url is asked by one process and no sampler"),
+        ("parallel.processes", 2, "evaluation.endpoint.url is asked by one process and no sampler"),
+        ("evaluation.endpoint.total_timeout_s", 5.0, "is above total_timeout_s=5; one request cannot take longer"),
     ],
 )
-def test_what_no_evaluation_can_be_is_refused_at_load(overrides: list[str], said: str) -> None:
+def test_what_no_evaluation_can_be_is_refused(key: str, value: object, said: str, remote: Config) -> None:
     with pytest.raises(ConfigError) as refused:
-        load([NEEDED[0], *overrides], Stage.EVALUATE)
+        validate(_with(remote, key, value), Stage.EVALUATE)
     assert said in str(refused.value)
-    assert "word" not in str(refused.value).replace("password", "")
+    assert "secret" not in str(refused.value)
 
 
-def test_an_endpoint_needs_no_checkpoint_and_training_does_not_look_at_it() -> None:
-    assert load([NEEDED[0], *ENDPOINT], Stage.EVALUATE).model.path == ""
-    with pytest.raises(ConfigError, match=r"model\.path"):
-        load([NEEDED[0], *ENDPOINT])
-    load([*NEEDED, "evaluation.samples=8"], Stage.GRPO)
+def test_how_long_an_endpoint_reads_only_it_knows_and_training_asks_none(remote: Config, defaults: Config) -> None:
+    validate(_with(remote, "rollout.max_new_tokens", 100_000), Stage.EVALUATE)
+    validate(_with(defaults, "evaluation.samples", 8), Stage.GRPO)
+    with pytest.raises(ConfigError, match=r"model\.path= is empty"):
+        validate(remote, Stage.GRPO)
 
 
 @pytest.mark.parametrize(

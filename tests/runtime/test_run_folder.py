@@ -164,6 +164,7 @@ def test_what_cannot_be_pruned_ends_no_run(
         ("data", {"train": ["other.jsonl"]}, r"data.train=\[\] became \['other.jsonl'\]"),
         ("data", {"mix": {"choice": 1.0}}, "data.mix.text=1.0 became None"),
         ("data", {"mix": {"choice": 1.0, "text": 1.0, "calculation": 1.0}}, "data.mix.calculation=None became 1.0"),
+        ("data", {"template": "base"}, "data.template='chat' became 'base'"),
         ("reward", {"preset": "binary"}, "reward.preset='gated' became 'binary'"),
     ],
 )
@@ -191,6 +192,7 @@ def test_a_resume_under_other_settings_is_refused(
         ("reward", {"url": "http://host:1"}),
         ("rollout", {"samples_every": 1}),
         ("rollout", {"ahead": 1}),
+        ("evaluation", {"samples": 8}),
     ],
 )
 def test_a_resume_may_change_length_layout_address_and_age(

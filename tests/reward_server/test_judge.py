@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from reward_server.judge import Judge, JudgeSettings, is_inside, neutralised
+from reward_server.endpoint import JudgeSettings, is_inside, neutralised
+from reward_server.judge import Judge
 from reward_server.process import RewardServerProcess
 
 QUESTION, REFERENCE = "What blocks the artery?", "pulmonary embolism"

@@ -1,8 +1,9 @@
 """Writes data files of Examples: `python -m recipes.prepare_data KIND [SOURCE] OUT`.
 
-`embedded` generates train, SFT, validation and test files with exact labels; the other kinds convert files in the
-formats that their authors publish (JSON in any form, CSV, parquet or Arrow, packed or not), row by row, so that a file
-may be longer than memory. What was left out, and why, is printed and never silent. Only a whole file replaces OUT.
+`embedded` generates train, SFT, validation and test files with exact labels; `context` puts passages of a corpus in
+front of the questions of a file (`recipes.data.context`); the other kinds convert files in the formats that their
+authors publish (JSON in any form, CSV, parquet or Arrow, packed or not), row by row, so that a file may be longer than
+memory. What was left out, and why, is printed and never silent. Only a whole file replaces OUT.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from conversion import command
 from recipes.data.calculators import CALCULATORS
+from recipes.data.context import CONDITIONS, Settings, prepare
 from recipes.data.example import Example, ExampleError, write_examples
 from recipes.data.generator import ELEMENTARY, GROUPS, PERFECT, TEACHER, Generator
 from recipes.data.published import READERS, LeftOut
@@ -89,6 +91,14 @@ def main() -> None:
     own.add_argument("--sft", type=_count, default=3000, help="rows a kind of task with traces (default: %(default)s)")
     own.add_argument("--heldout", type=_count, default=200, help="questions a kind of task (default: %(default)s)")
     own.add_argument("--calculators", choices=("elementary", "all"), default="elementary", help="which to use")
+    context = kinds.add_parser("context", help="put passages or solved cases in front of questions (MedRGB)")
+    context.add_argument("questions", type=command.path_argument, help="JSONL file of Examples")
+    context.add_argument("out", type=command.path_argument, help="JSONL file to write")
+    context.add_argument("--corpus", type=command.path_argument, required=True, help="passages, or solved Examples")
+    context.add_argument("--passages", type=_count, default=5, help="how many a question (default: %(default)s)")
+    context.add_argument("--condition", choices=CONDITIONS, default="relevant", help="what they are like")
+    context.add_argument("--share", type=float, default=0.5, help="of unrelated or false ones (default: %(default)s)")
+    context.add_argument("--seed", type=int, default=0, help="of what is drawn (default: %(default)s)")
     for name, reader in READERS.items():
         sub = kinds.add_parser(name, help=reader.help)
         sub.add_argument("source", type=command.path_argument, help="the published file")
@@ -101,14 +111,18 @@ def main() -> None:
         )
     args = parser.parse_args()
     if args.kind == "embedded":
-        settings = {key: value for key, value in vars(args).items() if key not in ("kind", "out")}
+        values = {key: value for key, value in vars(args).items() if key not in ("kind", "out")}
         with command.naming(args.out):
-            counts = embedded(args.out, **settings)
+            counts = embedded(args.out, **values)
         for name, count in counts.items():
             print(f"{args.out / name}.jsonl: {count} rows")
         return
     with command.naming(args.out):
-        rows, left_out = convert(args.kind, args.source, args.out, args.ids)
+        if args.kind == "context":
+            settings = Settings(args.condition, args.passages, args.share, args.seed)
+            rows, left_out = prepare(args.questions, args.corpus, args.out, settings)
+        else:
+            rows, left_out = convert(args.kind, args.source, args.out, args.ids)
     print(f"{args.out}: {rows} rows")
     for reason, (count, first) in left_out.items():
         print(f"left out {count} rows: {reason} (the first: {first})")

@@ -1,7 +1,7 @@
 """A language model as a judge at an OpenAI-compatible endpoint: asked with repetitions, a deadline and a budget.
 
 The judge of open answers (`reward_server.judge`) and that of an evaluation's reasoning (`recipes.evaluation.judging`)
-ask through it. What a candidate wrote goes into a request `neutralised`: without anything that could pass for a verdict.
+ask through it. What a candidate wrote goes in `neutralised`: without anything that could pass for a verdict.
 Left out: streaming, and token probabilities.
 """
 

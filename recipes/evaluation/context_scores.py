@@ -11,10 +11,10 @@ By the released code (ngotrnghia1811/MedRGB, medrgb/evaluate.py):
 - robustness: accuracy, and error detection, the share of false passages that responses name as false.
 
 Ours beside them: `false_alarms`, the share of other passages that are named, since who names all detects all; `told`,
-the share of responses that say so much as "none"; `answered_right`, the share that knows the question's own answer where
-no passage has it; `misled`, the share that gives the wrong answer which the passages were made to say. F1 counts a
-repeated word as often as it stands in both texts, as SQuAD's does; the released code counts it once. The paper also has
-sub-answers scored by GPT-4o, for which the released code has F1. The paper's text could not be read beyond its
+the share of responses that say so much as "none"; `answered_right`, the share that knows the question's own answer
+where no passage has it; `misled`, the share that gives the wrong answer which the passages were made to say. F1 counts
+a repeated word as often as it stands in both texts, as SQuAD's does; the released code counts it once. The paper also
+has sub-answers scored by GPT-4o, for which the released code has F1. The paper's text could not be read beyond its
 abstract: these are its code's definitions.
 
 Answers that the reward server could not score count nowhere. Questions in other forms (the `short` variant) are left

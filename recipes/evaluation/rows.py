@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +38,20 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
                     "recipes.evaluate` again"
                 )
             yield row
+
+
+def plain_answers(path: Path, wanted: Container[str]) -> tuple[list[dict[str, Any]], int]:
+    """The answers to questions as they stand in their files, and how many are to questions that are not wanted.
+
+    Args:
+        path: NAME.jsonl.
+        wanted: ids of questions.
+
+    Raises:
+        ExampleError, FileNotFoundError: see `read_answers`; and when none is left.
+    """
+    plain = [row for row in read_answers(path) if row.get("variant", "plain") == "plain"]
+    found = [row for row in plain if row["id"] in wanted]
+    if not found:
+        raise ExampleError(f"{path}: answers none of the questions in the files named; name the files that were asked")
+    return found, len(plain) - len(found)

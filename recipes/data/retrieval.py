@@ -3,8 +3,8 @@
 A corpus is a table in any container that `read_rows` takes, of passages or of solved cases:
 
 - a passage has `contents`, `content` or `text`, and may have `id`, `title`, `false` (the same passage edited so that it
-  states something wrong, as MedRGB publishes it) and `questions`, a list of {"question", "answer"} that it answers
-  (MedRGB's sub-questions). MedRAG's corpora are of this form;
+  states something wrong, as MedRGB publishes it) and `sub_questions`, a list of {"question", "answer"} that it answers
+  (MedRGB's, too). MedRAG's corpora are of this form;
 - a solved case is an Example: its question and options, its trace's reasoning where it has one, and its answer.
 
 Corpus and index lie in memory. Left out: dense retrieval, and corpora beyond a machine's memory, such as all of PubMed.
@@ -33,7 +33,7 @@ class Passage:
         id: unique in its corpus.
         text: what a model is shown, the title in front.
         false: the same with something wrong in it; None where the corpus has none.
-        questions: what it answers, as (question, answer).
+        questions: sub-questions that it answers, as (question, answer).
         case: the solved case that the text tells.
     """
 
@@ -107,20 +107,24 @@ def _text(row: Row, name: str, default: str | None = None) -> str:
 
 
 def _questions(row: Row) -> Iterator[tuple[str, str]]:
-    value: Any = row.values.get("questions")
+    value: Any = row.values.get("sub_questions")
     if is_missing(value):
         return
     if not isinstance(value, list):
-        raise row.wrong("questions", 'a list of {"question": text, "answer": text}', value)
+        raise row.wrong("sub_questions", 'a list of {"question": text, "answer": text}', value)
     for part in value:
         texts = [part.get(key) if isinstance(part, dict) else None for key in ("question", "answer")]
         if not all(isinstance(text, str) and text.strip() for text in texts):
-            raise row.wrong("questions", 'a list of {"question": text, "answer": text}', part)
+            raise row.wrong("sub_questions", 'a list of {"question": text, "answer": text}', part)
         yield str(texts[0]), str(texts[1])
 
 
 class Index:
-    """A corpus by its words."""
+    """A corpus by its words.
+
+    Raises:
+        ExampleError: it has none.
+    """
 
     def __init__(self, passages: Sequence[Passage]) -> None:
         import bm25s
@@ -128,8 +132,10 @@ class Index:
         self.passages = passages
         self._bm25s = bm25s
         self._scorer = bm25s.BM25()
-        texts = [passage.text for passage in passages]
-        self._scorer.index(bm25s.tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
+        tokens = bm25s.tokenize([passage.text for passage in passages], stopwords="en", show_progress=False)
+        if not any(tokens.ids):
+            raise ExampleError("the corpus holds no words but stop words; expected passages to search")
+        self._scorer.index(tokens, show_progress=False)
 
     def find(self, query: str, most: int) -> list[int]:
         """Places of the passages that fit a query best, the best first, ties as in the corpus.

@@ -156,6 +156,13 @@ def path_argument(text: str) -> Path:
     return Path(expand_home(text))
 
 
+def count_argument(text: str) -> int:
+    """A whole number above 0 on a command line."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number, at least 1")
+    return int(text)
+
+
 def expand_home(text: str) -> str:
     """A path with the home folder for its `~`, which a shell leaves behind an equals sign."""
     # Of pathlib's own, a name that is no user's raises.

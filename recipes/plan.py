@@ -62,8 +62,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m recipes.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as for recipes.grpo")
-    parser.add_argument("--prompt-tokens", type=_positive, default=_PROMPT_TOKENS, help="mean (default: %(default)s)")
-    parser.add_argument("--response-tokens", type=_positive, help="mean (default: half of rollout.max_new_tokens)")
+    parser.add_argument("--prompt-tokens", type=command.count_argument, default=_PROMPT_TOKENS, help="mean (default: %(default)s)")
+    parser.add_argument("--response-tokens", type=command.count_argument, help="mean (default: half of rollout.max_new_tokens)")
     parser.add_argument(
         "--rollout-nodes",
         type=_count,
@@ -78,12 +78,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print JSON for machines instead of text")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a whole number, at least 1")
-    return int(text)
 
 
 def _count(text: str) -> int:

@@ -127,7 +127,7 @@ def _end(*_: object) -> None:
 def _judge(args: argparse.Namespace, socket_path: str) -> AbstractContextManager[None]:
     """The judge of all workers; they ask it at `socket_path`."""
     # Imported late: servers without a judge do without.
-    from reward_server.judge import JudgeSettings
+    from reward_server.endpoint import JudgeSettings
     from reward_server.judge_desk import serving
 
     settings = JudgeSettings(

@@ -16,7 +16,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reward_server.judge import Judge, JudgeSettings
+    from reward_server.endpoint import JudgeSettings
+    from reward_server.judge import Judge
 
 logger = logging.getLogger(__name__)
 

@@ -37,8 +37,8 @@ def _entry_points() -> list[str]:
             if any(isinstance(n, ast.If) and "__main__" in ast.unparse(n.test) for n in tree.body):
                 name = ".".join(file.relative_to(REPOSITORY).with_suffix("").parts)
                 found.append(name.removesuffix(".__main__"))
-    # Not commands: the process that a worker of the server starts, and what prints metrics for a test.
-    return sorted(set(found) - {"reward_server.scorer", "reward_server.metrics"})
+    # Not commands: processes that a worker of the server and a server of rollouts start, and metrics for a test.
+    return sorted(set(found) - {"reward_server.scorer", "reward_server.metrics", "recipes.sampling.vllm.api"})
 
 
 def _run(module: str, *arguments: str, cwd: Path = REPOSITORY, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -56,11 +56,11 @@ def _run(module: str, *arguments: str, cwd: Path = REPOSITORY, **environment: st
 
 def test_all_commands_are_known_here() -> None:
     """A command that this list has and the README or docs have not would be a surprise; so would be the reverse."""
-    training = {f"recipes.{name}" for name in ("grpo", "sft", "evaluate", "canary", "check_export")}
+    training = {f"recipes.{n}" for n in ("grpo", "sft", "evaluate", "canary", "check_export", "information_gain")}
     others = {f"recipes.{name}" for name in ("plan", "preflight", "prepare_data", "pretrain_tiny", "quickstart")}
     inner = {"recipes.transformers_answers", "recipes.monitor.report", "recipes.runtime.versions", "reward_server"}
-    inner |= {"recipes.compare", "recipes.evaluation.page", "reward_server.verifiers.tables"}
-    inner |= {"recipes.sampling.vllm.serve", "recipes.sampling.vllm.arguments"}
+    others |= {"recipes.reasoning", "recipes.evaluation.context_scores", "recipes.compare", "recipes.evaluation.page"}
+    inner |= {"reward_server.verifiers.tables", "recipes.sampling.vllm.serve", "recipes.sampling.vllm.arguments"}
     conversion = {f"conversion.{n}" for n in ("hf_to_megatron", "megatron_to_hf", "verify", "logits", "release")}
     assert set(_entry_points()) == training | others | inner | conversion
 

@@ -5,6 +5,7 @@ and other sets' images.
 """
 
 from recipes.data.readers import (
+    context,
     difficulty,
     ehr,
     examples,
@@ -43,6 +44,7 @@ READERS: dict[str, Reader] = {
         ehr,
         examples,
         difficulty,
+        context,
     )
 }
 

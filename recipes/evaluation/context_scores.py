@@ -1,0 +1,207 @@
+"""MedRGB's four scores (arXiv 2411.09213) of answers to questions with passages, which `recipes.data.context` makes:
+`python -m recipes.evaluation.context_scores RUN/evaluation/NAME.jsonl QUESTIONS.jsonl ...`.
+
+By the released code (ngotrnghia1811/MedRGB, medrgb/evaluate.py):
+
+- standard: accuracy with relevant passages alone;
+- sufficiency: accuracy, share of answers that the passages do not suffice (`refused`), and noise detection, the share
+  of unrelated passages that responses name as irrelevant; with some unrelated and with all of them;
+- integration: exact match and F1 of the words of the sub-questions' answers, after lower case, without punctuation and
+  articles;
+- robustness: accuracy, and error detection, the share of false passages that responses name as false.
+
+Ours beside them: `false_alarms`, the share of other passages that are named, since who names all detects all; `told`,
+the share of responses that say so much as "none"; `answered_right`, the share that knows the question's own answer
+where no passage has it; `misled`, the share that gives the wrong answer which the passages were made to say. F1 counts
+a repeated word as often as it stands in both texts, as SQuAD's does; the released code counts it once. The paper also
+has sub-answers scored by GPT-4o, for which the released code has F1. The paper's text could not be read beyond its
+abstract: these are its code's definitions.
+
+Answers that the reward server could not score count nowhere. Questions in other forms (the `short` variant) are left
+out, since they have no option to say that passages do not suffice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import string
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from conversion import command
+from recipes.data.example import Example, ExampleError, read_examples
+from recipes.evaluation.rows import read_answers
+from recipes.monitor.run_folder import replace_file
+from reward_server.client import SERVER_FAULTS
+from reward_server.reference import LETTERS
+
+_NAMED = r"{}\s+passages?\W*:\W*([^\n<]*)"
+_SUB_ANSWER = re.compile(r"sub-?\s?answer\s+(\d+)\W*?:\s*([^\n<]*)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """One answer beside what was shown to it.
+
+    Attributes:
+        letter: what it chose, by the question's own letters; other tasks' answers as they were read.
+        correct: whether it is right as it was asked.
+        response: the whole text.
+        about: the question's `meta.context`.
+    """
+
+    letter: str | None
+    correct: bool
+    response: str
+    about: Mapping[str, Any]
+
+    @property
+    def refused(self) -> bool:
+        refusal = self.about.get("refusal")
+        return refusal is not None and _words(self.letter or "") == _words(refusal)
+
+    def named(self, what: str) -> set[int] | None:
+        """Numbers of the passages that the response calls `what`; None where it says nothing of them."""
+        found = re.findall(_NAMED.format(what), self.response, re.IGNORECASE)
+        return {int(number) for number in re.findall(r"\d{1,4}", found[-1])} if found else None
+
+
+def context_scores(rows: Sequence[Mapping[str, Any]], examples: Sequence[Example]) -> dict[str, Any]:
+    """The scores of an evaluation's answers; a score whose questions are not among them is absent.
+
+    Args:
+        rows: of NAME.jsonl, those of other questions too.
+        examples: the questions.
+    """
+    about = {example.id: example.meta["context"] for example in examples if "context" in example.meta}
+    answers: dict[str, list[_Answer]] = {}
+    for row in rows:
+        shown = about.get(row["id"])
+        if shown is None or row["status"] in SERVER_FAULTS or row.get("variant") == "short":
+            continue
+        answer = _Answer(_own_letter(row), row["status"] == "correct", row["response"], shown)
+        answers.setdefault(shown["condition"], []).append(answer)
+    found: dict[str, Any] = {}
+    if relevant := answers.get("relevant"):
+        found["standard"] = _accuracy(relevant)
+    for name in ("mixed", "insufficient"):
+        if own := answers.get(name):
+            detection = _detection(own, "irrelevant", "unrelated", "noise_detection")
+            found.setdefault("sufficiency", {})[name] = {**_accuracy(own), **_knew(own), **detection}
+    if sub_answers := [pair for own in answers.values() for answer in own for pair in _sub_answers(answer)]:
+        found["integration"] = _integration(sub_answers)
+    if false := answers.get("false"):
+        found["robustness"] = {**_accuracy(false), **_detection(false, "false", "false", "error_detection")}
+        if made := [answer for answer in false if "wrong" in answer.about]:
+            found["robustness"]["misled"] = _share([answer.letter == answer.about["wrong"] for answer in made])
+    return found
+
+
+def _own_letter(row: Mapping[str, Any]) -> str | None:
+    """What was read as the answer, by the letters of the question before its options were put in another order."""
+    read: str | None = row["extracted"]
+    order = row.get("order")
+    return order[LETTERS.index(read)] if order and read and read in LETTERS[: len(order)] else read
+
+
+def _accuracy(answers: Sequence[_Answer]) -> dict[str, Any]:
+    return {
+        "answers": len(answers),
+        "accuracy": _share([answer.correct for answer in answers]),
+        "refused": _share([answer.refused for answer in answers]),
+    }
+
+
+def _knew(answers: Sequence[_Answer]) -> dict[str, Any]:
+    """The share that gives the question's right answer, where none of the passages does: the policy's own knowledge."""
+    if answers[0].about["condition"] != "insufficient":
+        return {}
+    return {"answered_right": _share([_words(a.letter or "") == _words(a.about["gold"]) for a in answers])}
+
+
+def _detection(answers: Sequence[_Answer], what: str, kind: str, name: str) -> dict[str, Any]:
+    hits: list[bool] = []
+    alarms: list[bool] = []
+    named = [answer.named(what) for answer in answers]
+    for answer, numbers in zip(answers, named, strict=True):
+        for number, passage in enumerate(answer.about["passages"], 1):
+            (hits if passage["kind"] == kind else alarms).append(number in (numbers or ()))
+    told = _share([numbers is not None for numbers in named])
+    return {name: _share(hits), "false_alarms": _share(alarms), "told": told}
+
+
+def _sub_answers(answer: _Answer) -> Iterator[tuple[str | None, str]]:
+    """What the response answers to each sub-question, None for nothing, and the right answer."""
+    given = {int(number): text.strip() for number, text in _SUB_ANSWER.findall(answer.response)}
+    for number, asked in enumerate(answer.about.get("asked", ()), 1):
+        yield given.get(number), asked["answer"]
+
+
+def _integration(pairs: Sequence[tuple[str | None, str]]) -> dict[str, Any]:
+    return {
+        "sub_questions": len(pairs),
+        "exact_match": _share([given is not None and _words(given) == _words(right) for given, right in pairs]),
+        "f1": sum(_f1(given or "", right) for given, right in pairs) / len(pairs),
+        "told": _share([given is not None for given, _ in pairs]),
+    }
+
+
+def _words(text: str) -> list[str]:
+    bare = text.lower().translate(str.maketrans("", "", string.punctuation))
+    return re.sub(r"\b(a|an|the)\b", " ", bare).split() if len(bare) > 1 else [bare]
+
+
+def _f1(given: str, right: str) -> float:
+    ours, theirs = Counter(_words(given)), Counter(_words(right))
+    common = sum((ours & theirs).values())
+    return 2 * common / (ours.total() + theirs.total()) if common else 0.0
+
+
+def _share(flags: Sequence[bool]) -> float | None:
+    return sum(flags) / len(flags) if flags else None
+
+
+def described(scores: Mapping[str, Any]) -> str:
+    """The scores for a terminal."""
+    lines: list[str] = []
+    for name, values in scores.items():
+        parts = values.items() if name == "sufficiency" else [("", values)]
+        for part, figures in parts:
+            shown = "  ".join(f"{key} {_shown(value)}" for key, value in figures.items())
+            lines.append(f"{name}{f' ({part})' if part else ''}: {shown}")
+    return "\n".join(lines)
+
+
+def _shown(value: float | int | None) -> str:
+    return "-" if value is None else f"{value:.1%}" if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.evaluation.context_scores",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("answers", type=command.path_argument, help="RUN/evaluation/NAME.jsonl")
+    parser.add_argument("questions", nargs="+", type=command.path_argument, help="the files that were asked")
+    args = parser.parse_args()
+    examples = read_examples(*args.questions)
+    scores = context_scores(read_answers(args.answers), examples)
+    if not scores:
+        raise ExampleError(
+            f"{args.answers}: answers no question with passages; name the files of `python -m recipes.prepare_data "
+            "context` that were asked"
+        )
+    target = args.answers.parent / "context" / f"{args.answers.stem}.json"
+    replace_file(target, (json.dumps(scores, indent=1) + "\n").encode())
+    print(f"{described(scores)}\nwritten to {target}")
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main, name="context_scores", errors=(ValueError,)))

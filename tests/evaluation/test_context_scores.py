@@ -1,0 +1,107 @@
+"""MedRGB's scores of hand-made answers, against numbers that can be counted by eye."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from recipes.data.example import Example, ExampleError, write_examples
+from recipes.evaluation.context_scores import context_scores, main
+
+KINDS = {
+    "relevant": ("relevant", "relevant"),
+    "mixed": ("unrelated", "relevant"),
+    "insufficient": ("unrelated", "unrelated"),
+    "false": ("relevant", "false"),
+}
+OPTIONS = {"A": "one", "B": "two", "C": "The passages do not suffice (insufficient information)"}
+
+
+def _example(condition: str) -> Example:
+    about: dict[str, Any] = {"condition": condition, "gold": "A", "refusal": "C"}
+    about["passages"] = [{"id": str(n), "kind": kind} for n, kind in enumerate(KINDS[condition])]
+    if condition in ("relevant", "mixed"):
+        about["asked"] = [{"question": "q", "answer": "the vitamin K cycle"}, {"question": "r", "answer": "aspirin"}]
+    if condition == "false":
+        about["wrong"] = "B"
+    gold = "C" if condition == "insufficient" else "A"
+    return Example(condition, "s", "choice", "q?", gold, options=OPTIONS, meta={"context": about})
+
+
+def _row(condition: str, read: str | None, response: str = "", status: str = "", **more: Any) -> dict[str, Any]:
+    right = read == ("C" if condition == "insufficient" else "A")
+    status = status or ("no_answer" if read is None else "correct" if right else "incorrect")
+    return {"id": condition, "answer": "A", "extracted": read, "response": response, "status": status, **more}
+
+
+ROWS = [
+    _row("relevant", "A", "Sub-answer 1: Vitamin K cycle.\nSub answer 2: none</think>"),
+    _row("relevant", "B"),
+    _row("relevant", "A", status="verifier_error"),
+    _row("relevant", "A", variant="short"),
+    # Names the unrelated one, and changed its mind about the other.
+    _row("mixed", "A", "Irrelevant passages: 1, 2. Rather:\nIrrelevant passages: 1</think>Sub-answer 2: Aspirin"),
+    _row("mixed", "C", "**irrelevant passage**: none\n"),
+    # B is shown where C stood: the policy chose that the passages do not suffice.
+    _row("insufficient", "B", "Irrelevant passages: 1 and 2", "correct", variant="shuffled 1", order="ACB"),
+    _row("insufficient", "A", "The irrelevant passages are many"),
+    _row("insufficient", None),
+    _row("false", "B", "False passages: 1"),
+    _row("false", "A", "False passages: 1, 2"),
+    _row("elsewhere", "A"),
+]
+
+
+def test_the_four_scores() -> None:
+    scores = context_scores(ROWS, [*map(_example, KINDS), Example("elsewhere", "s", "text", "q", "a")])
+    assert scores["standard"] == {"answers": 2, "accuracy": 0.5, "refused": 0.0}
+    assert scores["sufficiency"]["mixed"] == {
+        **{"answers": 2, "accuracy": 0.5, "refused": 0.5},
+        **{"noise_detection": 0.5, "false_alarms": 0.0, "told": 1.0},
+    }
+    assert scores["sufficiency"]["insufficient"] == pytest.approx(
+        {
+            **{"answers": 3, "accuracy": 1 / 3, "refused": 1 / 3, "answered_right": 1 / 3},
+            **{"noise_detection": 2 / 6, "false_alarms": None, "told": 1 / 3},
+        }
+    )
+    # Of eight sub-questions two are answered exactly; "none" and silence have no word in common with what is right.
+    assert scores["integration"] == {"sub_questions": 8, "exact_match": 0.25, "f1": 0.25, "told": 3 / 8}
+    assert scores["robustness"] == {
+        **{"answers": 2, "accuracy": 0.5, "refused": 0.0, "error_detection": 0.5, "false_alarms": 1.0, "told": 1.0},
+        "misled": 0.5,
+    }
+
+
+def test_f1_counts_words() -> None:
+    rows = [_row("relevant", "A", "Sub-answer 1: the cycle of vitamin K, vitamin K\nSub-answer 2: an Aspirin")]
+    # vitamin, k and cycle are three of three and of six words, less the articles: 2 * 3 / (3 + 6).
+    assert context_scores(rows, [_example("relevant")])["integration"]["f1"] == pytest.approx((2 * 3 / 9 + 1) / 2)
+
+
+def test_the_command_reads_and_writes_beside_the_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answers, questions = tmp_path / "after.jsonl", tmp_path / "questions.jsonl"
+    answers.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    write_examples(questions, map(_example, KINDS))
+    with mock.patch.object(sys, "argv", ["context_scores", str(answers), str(questions)]):
+        main()
+    assert "robustness: answers 2  accuracy 50.0%" in capsys.readouterr().out
+    found = json.loads((tmp_path / "context" / "after.json").read_text())
+    assert found == context_scores(ROWS, [_example(condition) for condition in KINDS])
+    write_examples(questions, [Example("elsewhere", "s", "text", "q", "a")])
+    with (
+        mock.patch.object(sys, "argv", ["context_scores", str(answers), str(questions)]),
+        pytest.raises(ExampleError, match="answers no question with passages"),
+    ):
+        main()
+    answers.write_text('{"id": "relevant", "status": "correct", "response": "", "answer": "A"}\n')
+    with (
+        mock.patch.object(sys, "argv", ["context_scores", str(answers), str(questions)]),
+        pytest.raises(ExampleError, match=r"after.jsonl:1: is no answer of this release \('extracted' is missing\)"),
+    ):
+        main()

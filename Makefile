@@ -4,6 +4,7 @@
 #   make test-aligner                    the same for the second engine, NeMo-Aligner, in an environment of its own
 #   make test-vllm                       the same for sampling with vLLM, whose build for CPUs has its own environment
 #   make test-all                        all of them, and the tests that are too long for every run; before a release
+#   make install-harness                 lm-evaluation-harness, for exported models and benchmarks/evaluate.py
 #   make lint                            what CI checks beside the tests
 #   make gpu-bundle                      all that a GPU machine without a network lacks, in BUNDLE; docs/gpu_results.md
 #   make gpu-visit                       benchmarks and tests of one GPU, in at most eight minutes, into RESULTS
@@ -13,6 +14,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ALIGNER_VENV ?= .venv-aligner
 VLLM_VENV ?= .venv-vllm
+HARNESS_VENV ?= .venv-harness
 TORCH_INDEX ?=
 TORCH := torch==2.13.0
 ARGS ?=
@@ -33,7 +35,7 @@ NONE_IS_FINE := [ $$? = 5 ]
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 .PHONY: quickstart test test-light test-heavy test-aligner test-vllm test-all lint format install install-dev \
-  install-aligner install-vllm \
+  install-aligner install-vllm install-harness \
   gpu-bundle gpu-visit clean
 
 quickstart: install
@@ -84,6 +86,7 @@ install: $(VENV)/.runtime
 install-dev: $(VENV)/.dev
 install-aligner: $(ALIGNER_VENV)/.aligner
 install-vllm: $(VLLM_VENV)/.vllm
+install-harness: $(HARNESS_VENV)/.harness
 
 # torch comes first and alone: every later step is forbidden to bring another build of it.
 $(VENV)/.runtime: requirements/runtime.txt pyproject.toml
@@ -114,6 +117,12 @@ $(VLLM_VENV)/.vllm: requirements/vllm.txt
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_VENV)/bin/pip --disable-pip-version-check install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	$(VLLM_VENV)/bin/pip --disable-pip-version-check install --quiet --no-deps -r requirements/vllm.txt
+	@touch $@
+
+$(HARNESS_VENV)/.harness: requirements/harness.txt
+	$(PYTHON) -m venv $(HARNESS_VENV)
+	$(HARNESS_VENV)/bin/pip --disable-pip-version-check install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(HARNESS_VENV)/bin/pip --disable-pip-version-check install --quiet --no-deps -r requirements/harness.txt
 	@touch $@
 
 clean:

@@ -38,8 +38,9 @@ def measure(config: Config) -> None:
     from recipes.engines import create_engine
     from recipes.evaluation.answers import Answers
     from recipes.evaluation.gain import summarize
+    from recipes.evaluation.measure import prompts_shown
     from recipes.evaluation.rows import plain_answers
-    from recipes.rollout.prompts import render_prompts
+    from recipes.rollout.prompts import prompt_form, render_prompts
     from recipes.runtime.agreement import from_leader
     from recipes.runtime.origin import data_files
     from recipes.runtime.tokenizer import load_tokenizer
@@ -49,7 +50,7 @@ def measure(config: Config) -> None:
     rows, without = plain_answers(answered.with_suffix(".jsonl"), examples)
     tokenizer = load_tokenizer(config.model.path)
     asked = [examples[identity] for identity in dict.fromkeys(row["id"] for row in rows)]
-    rendered = render_prompts(asked, tokenizer, style=config.data.style, length_target=config.reward.length_target)
+    rendered = render_prompts(asked, tokenizer, prompt_form(config))
     prompts = {prompt.example.id: prompt for prompt in rendered}
     engine = create_engine(config)
     found, about = None, dict[str, Any]()
@@ -58,7 +59,7 @@ def measure(config: Config) -> None:
             "answers": file_digest(answered.with_suffix(".jsonl")),
             "weights": open_checkpoint(Path(config.model.path)).digest(read=True),
             "data": [file["sha256"] for file in data_files(config.data.test)],
-            "prompts": {"style": config.data.style, "length_target": config.reward.length_target},
+            "prompts": prompts_shown(config),
             "max_length": config.model.max_length,
         }
         target = _target(config)
@@ -78,7 +79,7 @@ def measure(config: Config) -> None:
             "gain": summarize(found.rows),
         }
         replace_file(_target(config).with_suffix(".json"), (json.dumps(result, indent=1) + "\n").encode())
-        found.publish()
+        found.publish(found.rows)
         print(described(result))
 
 

@@ -25,6 +25,7 @@ import sys
 from pathlib import Path
 
 from conversion import command
+from conversion.command import count_argument
 from recipes.monitor.run_folder import replace_file
 from recipes.planning.architectures import architecture_of
 from recipes.planning.estimate import Assumptions, Plan
@@ -62,8 +63,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m recipes.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, as for recipes.grpo")
-    parser.add_argument("--prompt-tokens", type=command.count_argument, default=_PROMPT_TOKENS, help="mean (default: %(default)s)")
-    parser.add_argument("--response-tokens", type=command.count_argument, help="mean (default: half of rollout.max_new_tokens)")
+    parser.add_argument(
+        "--prompt-tokens", type=count_argument, default=_PROMPT_TOKENS, help="mean (default: %(default)s)"
+    )
+    parser.add_argument("--response-tokens", type=count_argument, help="mean (default: half of rollout.max_new_tokens)")
     parser.add_argument(
         "--rollout-nodes",
         type=_count,

@@ -1,9 +1,9 @@
 """Writes data files of Examples: `python -m recipes.prepare_data KIND [SOURCE] OUT`.
 
-`embedded` generates train, SFT, validation and test files with exact labels; `difficulty` and `context` make one file of
-questions from another; the other kinds convert files in the formats that their authors publish (JSON in any form, CSV,
-parquet or Arrow, packed or not), row by row, so that a file may be longer than memory. With --split, SOURCE is a name
-for `datasets.load_dataset` instead. What was left out, and why, is printed, and stands in OUT.manifest.json with
+`embedded` generates train, SFT, validation and test files with exact labels; `difficulty` and `context` make one file
+of questions from another; the other kinds convert files in the formats that their authors publish (JSON in any form,
+CSV, parquet or Arrow, packed or not), row by row, so that a file may be longer than memory. With --split, SOURCE is a
+name for `datasets.load_dataset` instead. What was left out, and why, is printed, and stands in OUT.manifest.json with
 everything that OUT was made of. Only a whole file replaces OUT.
 """
 
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from conversion import command
+from conversion.command import count_argument
 from recipes.data.calculators import CALCULATORS
 from recipes.data.contamination import LIKENESSES
 from recipes.data.example import Example, ExampleError, iterate_examples, write_examples
@@ -137,9 +138,15 @@ def main() -> None:
     own = kinds.add_parser("embedded", help="generate questions with exact labels")
     own.add_argument("out", type=command.path_argument, help="folder to write into")
     own.add_argument("--seed", type=int, default=0, help="of the training rows (default: %(default)s)")
-    own.add_argument("--train", type=command.count_argument, default=4000, help="rows a kind of task to draw (default: %(default)s)")
-    own.add_argument("--sft", type=command.count_argument, default=3000, help="rows a kind of task with traces (default: %(default)s)")
-    own.add_argument("--heldout", type=command.count_argument, default=200, help="questions a kind of task (default: %(default)s)")
+    own.add_argument(
+        "--train", type=count_argument, default=4000, help="rows a kind of task to draw (default: %(default)s)"
+    )
+    own.add_argument(
+        "--sft", type=count_argument, default=3000, help="rows a kind of task with traces (default: %(default)s)"
+    )
+    own.add_argument(
+        "--heldout", type=count_argument, default=200, help="questions a kind of task (default: %(default)s)"
+    )
     own.add_argument("--calculators", choices=("elementary", "all"), default="elementary", help="which to use")
     for name, reader in READERS.items():
         sub = kinds.add_parser(name, help=reader.help, description=reader.help)

@@ -63,7 +63,7 @@ def judge_reasoning(answers: Path, questions: Sequence[Path], settings: JudgeSet
         asyncio.run(_judge_all(rows[len(judged.rows) :], examples, settings, judged))
         result = {**about, "without_question": without, **summarize(judged.rows)}
         replace_file(target.with_suffix(".json"), (json.dumps(result, indent=1) + "\n").encode())
-        judged.publish()
+        judged.publish(judged.rows)
     return result
 
 

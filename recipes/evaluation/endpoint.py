@@ -21,7 +21,7 @@ import httpx
 
 from recipes.runtime.config import EndpointConfig
 from reward_server.client.retry import name, retry_after
-from reward_server.judge import is_inside
+from reward_server.endpoint import is_inside
 
 KEY = "MEDATRON_ENDPOINT_KEY"
 _CONNECT_S = 10.0

@@ -33,7 +33,7 @@ def measured(config: Config, reward: Mapping[str, str]) -> dict[str, Any]:
     return {
         "data": data_files(config.data.test),
         "reward": {**reward, "match": config.reward.match, "format": config.reward.format},
-        "prompts": {"style": config.data.style, "length_target": config.reward.length_target, **_shown(config)},
+        "prompts": prompts_shown(config),
         "decoding": {
             "temperature": config.evaluation.temperature,
             "max_new_tokens": config.rollout.max_new_tokens,
@@ -45,10 +45,16 @@ def measured(config: Config, reward: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _shown(config: Config) -> dict[str, Any]:
-    """What stands in the prompts beside the question, where it is not the default."""
+def prompts_shown(config: Config) -> dict[str, Any]:
+    """What stands in the prompts beside the question; of the form and of worked examples, where it is not the default.
+
+    Raises:
+        OSError: the file of worked examples cannot be read.
+    """
     data = config.data
-    found: dict[str, Any] = {} if data.template == "chat" else {"template": data.template}
+    found: dict[str, Any] = {"style": data.style, "length_target": config.reward.length_target}
+    if data.template != "chat":
+        found["template"] = data.template
     return found | ({"shots": data.shots, "few_shot": file_digest(Path(data.few_shot))} if data.few_shot else {})
 
 
@@ -70,7 +76,8 @@ def seen_in_training(examples: Sequence[Example], checkpoint: Path | None) -> di
         under another question; `unread`: training files that are gone or changed since, so that nothing can be said.
     """
     if checkpoint is None:
-        return {"questions": 0, "contexts": 0, "unread": ["all, since an endpoint does not tell what trained its model"]}
+        unknown = "all, since an endpoint does not tell what trained its model"
+        return {"questions": 0, "contexts": 0, "unread": [unknown]}
     held_out = HeldOut(examples)
     seen: dict[str, set[str]] = {likeness: set() for likeness in LIKENESSES}
     unread: list[str] = []

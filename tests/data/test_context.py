@@ -163,6 +163,6 @@ def test_the_command_says_what_it_left_out(files: tuple[Path, Path], capsys: pyt
         main()
     said = "left out 1 rows: no passage of the corpus has a word in common with it (the first: 'z')"
     assert capsys.readouterr().out.startswith(f"{out}: 1 rows\n{said}\n")
-    with mock.patch.object(sys, "argv", ["prepare_data", *arguments[:2], str(files[1]), *arguments[3:]]):
-        with pytest.raises(ExampleError, match="is a file that is read"):
-            main()
+    onto_corpus = ["prepare_data", *arguments[:2], str(files[1]), *arguments[3:]]
+    with mock.patch.object(sys, "argv", onto_corpus), pytest.raises(ExampleError, match="is a file that is read"):
+        main()

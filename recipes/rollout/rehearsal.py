@@ -156,7 +156,7 @@ def _read(config: Config, stage: str, key: str, path: str, tokenizer: Any) -> Fi
     examples = [example for _, example in numbers.values()]
     form = prompt_form(config, teaching=traces)
     with _named(key, path, {identity: number for identity, (number, _) in numbers.items()}):
-        prompts = render_prompts(examples, tokenizer, form)
+        prompts = render_prompts(examples, tokenizer, form) if examples else []
         written = [len(trace_ids(prompt, tokenizer)) if traces else 0 for prompt in prompts]
     rows = [
         Row(numbers[prompt.example.id][0], prompt, len(prompt.ids) + count)

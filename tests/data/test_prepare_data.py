@@ -135,8 +135,8 @@ def test_a_disk_that_fills_up_is_a_sentence(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (("--train", "-5"), "argument --train: -5: expected a whole number, at least 1"),
-        (("--sft", "0"), "argument --sft: '0' is not"),
-        (("--heldout", "x"), "argument --heldout: 'x' is not"),
+        (("--sft", "0"), "argument --sft: 0: expected"),
+        (("--heldout", "x"), "argument --heldout: x: expected"),
         (("--train", "5", "--sft", "5", "--heldout", "5000"), "different questions exist, 5000 were asked for"),
     ],
 )

@@ -221,7 +221,7 @@ def test_pubmedqa_of_the_hub(tmp_path: Path) -> None:
         _read("pubmedqa", path)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in READERS if kind not in ("trec", "difficulty")])
+@pytest.mark.parametrize("kind", [kind for kind in READERS if kind not in ("trec", "difficulty", "context")])
 def test_a_missing_file_is_named(kind: str, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.json: no such file; expected"):
         _read(kind, tmp_path / "nowhere.json", **({"question": "?"} if kind == "ehr" else {}))

@@ -81,7 +81,7 @@ def letter_at(row: Row, name: str, index: Any, *, first: int, count: int) -> str
 def split_options(text: str) -> tuple[str, dict[str, str]]:
     """A question and the options at its end: lines "A. ..." or, on one line, "(A) ... (B) ...".
 
-    An option may name earlier ones ("both (A) and (B)"). Where a letter is missing, nothing is split
+    An option may name earlier ones ("both (A) and (B)"). Where a letter is missing, nothing is split.
 
     Returns:
         The text before the options, without a heading such as "Answer Choices:", and letter to text; the whole text and

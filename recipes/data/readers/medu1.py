@@ -83,13 +83,14 @@ def _rows(source: Source, ids: str) -> Iterator[Example | LeftOut]:
 
 def _flat(row: Row) -> Row:
     """A row of the parquet under the names of the JSON."""
-    for name in ("prompt", "reward_model", "extra_info"):
-        if not isinstance(row[name], dict | list):
-            raise row.wrong(name, "what verl's parquet has there", row[name])
-    reward, extra = row["reward_model"], row["extra_info"]
-    content = row["prompt"][-1].get("content") if row["prompt"] and isinstance(row["prompt"][-1], dict) else None
+    prompt, reward, extra = row["prompt"], row["reward_model"], row["extra_info"]
+    for name, value in (("reward_model", reward), ("extra_info", extra)):
+        if not isinstance(value, dict):
+            raise row.wrong(name, "an object", value)
+    last = prompt[-1] if isinstance(prompt, list) and prompt else None
+    content = last.get("content") if isinstance(last, dict) else None
     if not isinstance(content, str):
-        raise row.wrong("prompt", 'a list of {"role", "content"}', row["prompt"])
+        raise row.wrong("prompt", 'a list of {"role", "content"}', prompt)
     turns = _USER_TURN.findall(content)
     question = _INSTRUCTION.sub("", _LENGTH.sub("", turns[-1] if turns else content))
     return row.having(

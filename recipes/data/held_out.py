@@ -82,8 +82,9 @@ class HeldOut:
         for row, kinds in zip(batch, self._alike(batch), strict=True):
             for number in self._whole.get(row.whole, ()):
                 question = self._questions[number]
-                if len(row.words) >= RUN or not _another_choice(row.example, question):
-                    same = (row.example.context, row.example.question) == (question.context, question.question)
+                same = (row.example.context, row.example.question) == (question.context, question.question)
+                # Rows without a word, such as "?", have the same words.
+                if (same or len(row.words)) and (len(row.words) >= RUN or not _another_choice(row.example, question)):
                     kinds[number] = "exact" if same else "normalised"
             ranked = sorted((LIKENESSES.index(kind), number) for number, kind in kinds.items())
             yield row.example, [Match(LIKENESSES[kind], self._questions[number]) for kind, number in ranked]

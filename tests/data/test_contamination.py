@@ -92,6 +92,7 @@ PAIRS: dict[str, tuple[Example, Example, str | None]] = {
         "normalised",
     ),
     "short, as text": (_text("Which vitamin?", answer="C"), _text("which  vitamin", answer="ascorbate"), "normalised"),
+    "without words": (_text("?!"), _text("..."), None),
     "one more item": (
         _number("FeverPAIN for no cough or coryza, attended within 3 days, fever in 24 hours?", 3),
         _number("FeverPAIN for no cough or coryza, attended within 3 days, fever in 24 hours, purulence?", 4),

@@ -74,11 +74,9 @@ def convert(
     Raises:
         ExampleError, FileNotFoundError: naming file and row; `out` is as it was before.
     """
-    for file, what in (
-        (source.path, "the published file itself"),
-        *((file, "a file of --against") for file in against),
-    ):
-        if file and file.exists() and out.exists() and file.samefile(out):
+    for path in (source.path, *options.values(), *against):
+        if isinstance(path, Path) and path.exists() and out.exists() and path.samefile(out):
+            what = "a file of --against" if path in against else "the published file itself"
             raise ExampleError(f"{out}: is {what}; name another file to write")
     reader, tally = READERS[kind], Tally()
     ids = next(word for word in (ids, reader.ids, kind) if word is not None)
@@ -149,7 +147,12 @@ def main() -> None:
     own.add_argument("--calculators", choices=("elementary", "all"), default="elementary", help="which to use")
     for name, reader in READERS.items():
         sub = kinds.add_parser(name, help=reader.help, description=reader.help)
-        sub.add_argument("source", metavar="SOURCE", help="the published file, or a data set's name with --split")
+        sub.add_argument(
+            "source",
+            metavar="SOURCE",
+            type=command.path_argument,
+            help="the published file, or with --split a data set's name",
+        )
         sub.add_argument("out", metavar="OUT", type=command.path_argument, help="JSONL file to write")
         sub.add_argument(
             "--ids",
@@ -192,14 +195,14 @@ def main() -> None:
 
 
 def _convert(settings: dict[str, Any]) -> None:
-    kind, name, out, ids, split, config, revision = (
+    kind, path, out, ids, split, config, revision = (
         settings.pop(key) for key in ("kind", "source", "out", "ids", "split", "config", "revision")
     )
     if not split and (config or revision):
         raise ExampleError("--config and --revision are of a data set by name; say which --split of it to read")
-    source = HubSource(name, split, config, revision) if split else FileSource(command.path_argument(name))
-    if source.path and not source.path.exists():
-        raise FileNotFoundError(f"{name}: no such file; for a data set by name, say which --split of it to read")
+    source = HubSource(str(path), split, config, revision) if split else FileSource(path)
+    if not split and not path.exists():
+        raise FileNotFoundError(f"{path}: no such file; for a data set by name, say which --split of it to read")
     with command.naming(out):
         manifest = convert(kind, source, out, ids, **settings)
     print(f"{out}: {manifest['rows']} rows")

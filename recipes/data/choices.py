@@ -81,24 +81,34 @@ def letter_at(row: Row, name: str, index: Any, *, first: int, count: int) -> str
 def split_options(text: str) -> tuple[str, dict[str, str]]:
     """A question and the options at its end: lines "A. ..." or, on one line, "(A) ... (B) ...".
 
+    An option may name earlier ones ("both (A) and (B)"). Where a letter is missing, nothing is split.
+
     Returns:
-        The text before them without a heading such as "Answer Choices:", and letter to text; the whole text and nothing
-        where it does not end with at least two options from A on.
+        The text before the options, without a heading such as "Answer Choices:", and letter to text; the whole text and
+        nothing where it does not end with at least two options from A on.
     """
     for begins in _BEGINS:
         found = list(begins.finditer(text))
-        # The last A, and behind it every letter in its turn.
-        first = max((place for place, match in enumerate(found) if match[1] == "A"), default=None)
-        if first is None:
-            continue
-        run = found[first:]
-        letters = [match[1] for match in run]
-        if len(run) < 2 or "".join(letters) != LETTERS[: len(run)]:
-            continue
-        ends = [match.start() for match in run[1:]] + [len(text)]
-        texts = [text[match.end() : end].strip() for match, end in zip(run, ends, strict=True)]
-        return _HEADING.sub("", text[: run[0].start()]).strip(), dict(zip(letters, texts, strict=True))
+        runs = [_in_turn(found[place:]) for place, match in enumerate(found) if match[1] == "A"]
+        # Of two as long, the later: the question may begin with a name such as "A. fumigatus".
+        run = max(reversed(runs), key=len, default=[])
+        if len(run) >= 2:
+            ends = [match.start() for match in run[1:]] + [len(text)]
+            texts = [text[match.end() : end].strip() for match, end in zip(run, ends, strict=True)]
+            return _HEADING.sub("", text[: run[0].start()]).strip(), dict(zip(LETTERS, texts, strict=False))
     return text, {}
+
+
+def _in_turn(found: list[re.Match[str]]) -> list[re.Match[str]]:
+    """The letters from A on, each in its turn, without those that name an earlier option; none where one is missing."""
+    run: list[re.Match[str]] = []
+    for match in found:
+        place = LETTERS.find(match[1])
+        if place > len(run):
+            return []
+        if place == len(run):
+            run.append(match)
+    return run
 
 
 def _options(row: Row, name: str, value: Any) -> tuple[dict[str, str], dict[str, str]]:

@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from recipes.data.choices import TwoLabelsError, choice_of
+from recipes.data.choices import TwoLabelsError, choice_of, split_options
 from recipes.data.errors import ExampleError
 from recipes.data.readers import READERS
 from recipes.data.sources import FileSource
@@ -150,3 +150,24 @@ def test_parquet_of_the_hub_with_four_and_five_options(tmp_path: Path) -> None:
         (list("ABCDE"), "E", "medqa/1"),
         (list("ABCD"), "D", "medqa/2"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "stem", "options"),
+    [
+        ("Which?\nA. iron\nB. zinc", "Which?", ["iron", "zinc"]),
+        ("Which?\r\n(A) iron\r\n (B) zinc", "Which?", ["iron", "zinc"]),
+        ("Which?\nOptions:\n[A] iron\n[B] zinc\nand tin", "Which?", ["iron", "zinc\nand tin"]),
+        ("Which? Answer Choices: (A) iron (B) zinc", "Which? Answer Choices:", ["iron", "zinc"]),
+        ("Which?\nAnswer Choices: (A) iron (B) zinc", "Which?", ["iron", "zinc"]),
+        ("A. fumigatus grows.\nWhy?\nA. iron\nB. zinc", "A. fumigatus grows.\nWhy?", ["iron", "zinc"]),
+        ("Which? (A) iron (B) zinc (C) both (A) and (B) are", "Which?", ["iron", "zinc", "both (A) and (B) are"]),
+        ("Which?\nA. E. coli\nB. S. aureus", "Which?", ["E. coli", "S. aureus"]),
+        ("Which?\nA. iron\nB. zinc\nD. tin", "Which?\nA. iron\nB. zinc\nD. tin", []),
+        ("Which?\nA. iron", "Which?\nA. iron", []),
+        ("Vitamin A or B?", "Vitamin A or B?", []),
+        ("", "", []),
+    ],
+)
+def test_options_at_the_end_of_a_text(text: str, stem: str, options: list[str]) -> None:
+    assert split_options(text) == (stem, dict(zip("ABC", options, strict=False)))

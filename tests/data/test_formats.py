@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from recipes.data.errors import ExampleError
 from recipes.data.example import Example
 from recipes.data.readers import READERS, LeftOut
 from recipes.data.sources import FileSource
+from recipes.data.tables import Row
 
 FOUR = {"A": "iron", "B": "zinc", "C": "tin", "D": "lead"}
 COLUMNS = {"opa": "iron", "opb": "zinc", "opc": "tin", "opd": "lead"}
@@ -133,9 +136,13 @@ READ: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "m23k": ("m23k", TRACE, {}, {**CHOICE, "meta": {"trace": {"think": "Hmm.", "answer": "B"}}}),
     "m23k, a list before": (
         "m23k",
-        {**TRACE, "prompt": f"A. fumigatus grows.\nWhich?\n{LINES}"},
+        {**TRACE, "reasoning": "<think>\nHmm.\n</think>\n", "prompt": f"A. fumigatus grows.\nWhich?\n{LINES}"},
         {},
-        {**CHOICE, "question": "A. fumigatus grows.\nWhich?"},
+        {
+            **CHOICE,
+            "question": "A. fumigatus grows.\nWhich?",
+            "meta": {"trace": {"think": "Hmm.", "answer": "B"}},
+        },
     ),
     "medu1 MedIQ": ("medu1", U1, {}, {**CHOICE, "source": "MediQ", "context": "He is 3.", "license": "CC-BY-4.0"}),
     "medu1 MedXpertQA": (
@@ -148,6 +155,12 @@ READ: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         },
         {},
         {**CHOICE, "license": "MIT"},
+    ),
+    "medu1, a list that is no options": (
+        "medu1",
+        {**U1, "problem": "Which of\nA. x\nB. y\nis right?", "options": FOUR},
+        {},
+        {"question": "Which of\nA. x\nB. y\nis right?", "options": FOUR},
     ),
     "medu1 number": (
         "medu1",
@@ -209,6 +222,18 @@ READ: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 }
 
 
+class OneRow:
+    """A source of one row."""
+
+    name, path, split = "source", None, None
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+
+    def rows(self, **_: Any) -> Iterator[Row]:
+        yield Row("ROW", 1, None, self._values)
+
+
 def _lines(path: Path, *rows: Any) -> Path:
     """JSON lines with a mark and Windows' line ends."""
     path.write_bytes(b"\xef\xbb\xbf" + b"".join(json.dumps(row).encode() + b"\r\n" for row in rows))
@@ -238,6 +263,47 @@ def test_a_damaged_row_is_named_with_its_file(kind: str, tmp_path: Path) -> None
         path = _lines(tmp_path / "rows.jsonl", row, second)
         with pytest.raises(ExampleError, match=r"rows\.jsonl, row 2: "):
             _read(kind, path, **options)
+
+
+ODD = (
+    None,
+    math.nan,
+    math.inf,
+    5,
+    -1,
+    10**400,
+    True,
+    "",
+    " ",
+    "A",
+    "\0",
+    "\ud800",
+    [],
+    [None],
+    [[]],
+    {},
+    {"A": 1},
+    ["x", "y"],
+)
+
+
+@pytest.mark.parametrize("case", READ)
+def test_whatever_stands_in_a_field_is_read_or_refused_with_its_row(case: str) -> None:
+    kind, row, options, _ = READ[case]
+    inner = row.get("reward_model", {})
+    changed = [{**row, name: odd} for name in row for odd in ODD]
+    changed += [{**row, "reward_model": {**inner, name: odd}} for name in inner for odd in ODD]
+    for values in changed:
+        assert _outcome(kind, values, options).startswith(("ROW", "source", "{")), values
+
+
+def _outcome(kind: str, values: dict[str, Any], options: dict[str, Any]) -> str:
+    """The Example's line, or where the row was left out or refused."""
+    try:
+        [found] = READERS[kind].rows(OneRow(values), "x", **options)
+    except ExampleError as error:
+        return str(error)
+    return found.where if isinstance(found, LeftOut) else found.to_json()
 
 
 @pytest.mark.parametrize(
@@ -379,6 +445,8 @@ def test_trec_joins_patients_judgements_and_trials(trec: dict[str, Path], tmp_pa
     }
     examples, _ = _read("trec", _lines(tmp_path / "corpus.jsonl", trial, {**trial, "_id": "NCT8"}), **sources)
     assert [e.id for e in examples] == ["x/1/NCT1"]
+    with pytest.raises(ExampleError, match=r"corpus\.jsonl, row 1: field 'metadata': expected an object, found 'none'"):
+        _read("trec", _lines(tmp_path / "corpus.jsonl", {**trial, "metadata": "none"}), **sources)
     assert (examples[0].context or "").endswith("Title: Trial\nConditions: ['cough']\nInclusion criteria: over 40")
 
 

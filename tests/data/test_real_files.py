@@ -77,6 +77,11 @@ def test_every_data_file_of_the_list_is_read_above() -> None:
     for path in SHARED_DATA.rglob("*"):
         if path.suffix in (".json", ".jsonl", ".csv", ".parquet") and path.name not in beside:
             name = str(path.relative_to(SHARED_DATA))
+            if (
+                path.name == "verified_one_shot_data.csv"
+            ):  # of which some copies of the folder have only the list's line
+                assert len(list(READERS["medcalc"].rows(FileSource(path), "x"))) == 55
+                continue
             assert name in read or str(path.parent.relative_to(SHARED_DATA)) in read, name
     rows = list(read_rows(shared_data("medcalc_bench/one_shot_finalized_explanation.json"), keyed_by="Response"))
     assert len(rows) == 55

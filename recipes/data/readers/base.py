@@ -83,13 +83,18 @@ def label_of(value: Any) -> str | None:
     return None if is_missing(value) else str(value).strip()
 
 
+def untagged(text: str, tag: str) -> str:
+    """A text without the tags that some sets publish around it."""
+    return text.strip().removeprefix(f"<{tag}>").removesuffix(f"</{tag}>").strip()
+
+
 def choice_example(row: Row, *, meta: Mapping[str, Any], think: str | None = None, **fields: Any) -> Example | LeftOut:
     """A choice question of the row's options and answer, as `choice_of` reads them.
 
     Args:
         row: the row, under the columns that `choice_of` knows.
         meta: `meta` of the Example; None values stay out.
-        think: a reasoning that ends with the right letter, for SFT.
+        think: the reasoning to the right letter, for SFT, in think tags or without.
         fields: the Example's other fields, without task and answer.
 
     Raises:
@@ -122,7 +127,7 @@ def _example(
     row: Row, fields: dict[str, Any], meta: Mapping[str, Any], think: str | None, answer: str
 ) -> Example | LeftOut:
     trace = None
-    if think:
+    if think := untagged(think or "", "think"):
         trace = {"think": think, "answer": answer}
         if form_fault(worked_response(think, answer)):
             return LeftOut("its reasoning or its answer has tags in it", row.where)

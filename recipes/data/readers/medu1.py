@@ -12,11 +12,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from recipes.data.choices import OPTION_FIELDS, split_options
 from recipes.data.example import Example, example_from_row
-from recipes.data.readers.base import NO_LABEL, Ids, LeftOut, Reader, choice_example, label_of, text_example, text_of
+from recipes.data.readers.base import (
+    NO_LABEL,
+    Ids,
+    LeftOut,
+    Reader,
+    choice_example,
+    label_of,
+    text_example,
+    text_of,
+    untagged,
+)
 from recipes.data.readers.medcalc import date_of, duration_of, has_no_label, number_of
 from recipes.data.sources import Source
 from recipes.data.tables import Row
@@ -60,8 +71,10 @@ def _rows(source: Source, ids: str) -> Iterator[Example | LeftOut]:
             "num_tokens": row.values.get("num_tokens"),
         }
         if origin == _OPEN:
-            answer, think = (_untagged(text_of(row, name, row.values.get(name)), name) for name in ("answer", "think"))
-            yield text_example(row, answer=answer, think=think, question=question, meta=meta, **common)
+            answer, think = (text_of(row, name, row.values.get(name)) for name in ("answer", "think"))
+            yield text_example(
+                row, answer=untagged(answer, "answer"), think=think, question=question, meta=meta, **common
+            )
         elif origin == _CALCULATED:
             yield _calculated(row, {**common, "question": question, "meta": meta})
         else:
@@ -70,13 +83,14 @@ def _rows(source: Source, ids: str) -> Iterator[Example | LeftOut]:
 
 def _flat(row: Row) -> Row:
     """A row of the parquet under the names of the JSON."""
-    for name in ("prompt", "reward_model", "extra_info"):
-        if not isinstance(row[name], dict | list):
-            raise row.wrong(name, "what verl's parquet has there", row[name])
-    reward, extra = row["reward_model"], row["extra_info"]
-    content = row["prompt"][-1].get("content") if row["prompt"] and isinstance(row["prompt"][-1], dict) else None
+    prompt, reward, extra = row["prompt"], row["reward_model"], row["extra_info"]
+    for name, value in (("reward_model", reward), ("extra_info", extra)):
+        if not isinstance(value, dict):
+            raise row.wrong(name, "an object", value)
+    last = prompt[-1] if isinstance(prompt, list) and prompt else None
+    content = last.get("content") if isinstance(last, dict) else None
     if not isinstance(content, str):
-        raise row.wrong("prompt", 'a list of {"role", "content"}', row["prompt"])
+        raise row.wrong("prompt", 'a list of {"role", "content"}', prompt)
     turns = _USER_TURN.findall(content)
     question = _INSTRUCTION.sub("", _LENGTH.sub("", turns[-1] if turns else content))
     return row.having(
@@ -92,11 +106,6 @@ def _flat(row: Row) -> Row:
 def _unwrapped(problem: str) -> tuple[str | None, str]:
     found = _WRAPPED.fullmatch(problem)
     return (found[1].strip(), (found[2] + found[3]).strip()) if found else (None, problem.strip())
-
-
-def _untagged(text: str, name: str) -> str:
-    tag = "think" if name == "think" else "answer"
-    return text.strip().removeprefix(f"<{tag}>").removesuffix(f"</{tag}>").strip()
 
 
 def _calculated(row: Row, fields: dict[str, Any]) -> Example | LeftOut:
@@ -120,7 +129,14 @@ def _choice(row: Row, question: str, meta: dict[str, Any], common: dict[str, Any
         if not options:
             return LeftOut("has no options", row.where)
         row = row.having(options=options)
-    return choice_example(row, question=stem, meta=meta, **common)
+    made = choice_example(row, question=question, meta=meta, **common)
+    if isinstance(made, Example) and made.options and _words(made.options) == _words(options):
+        return replace(made, question=stem)
+    return made
+
+
+def _words(options: dict[str, str]) -> dict[str, list[str]]:
+    return {letter: text.split() for letter, text in options.items()}
 
 
 READER = Reader("medu1", "Med-U1's splits in JSON, and its parquet for verl", _rows)

@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 from conversion import command
 from recipes.data.errors import ExampleError
 from recipes.data.example import Example, example_from_row
-from recipes.data.readers.base import LeftOut, Reader
+from recipes.data.readers.base import LeftOut, Reader, text_of
 from recipes.data.sources import Source
 from recipes.data.text_files import MAX_ROW_CHARS, TextFile
 
@@ -100,7 +100,7 @@ def _judgements(path: Path, patients: dict[str, str]) -> dict[str, list[tuple[st
             where = f"{path}:{file.line}"
             if len(parts) != 4 or parts[3] not in ("0", "1", "2"):
                 raise ExampleError(f"{where}: expected 'topic 0 trial grade' with a grade of 0, 1 or 2, found {line!r}")
-            topic, trial = parts[0].removeprefix("trec-"), parts[2]
+            topic, trial = parts[0], parts[2]
             if topic not in patients:
                 raise ExampleError(f"{where}: topic {topic} is none of the topics; are they of another year?")
             if first := seen.get((topic, trial)):
@@ -122,10 +122,13 @@ def _trials(source: Source, wanted: dict[str, Any]) -> Iterator[tuple[str, str, 
             yield root.findtext("id_info/nct_id", "").strip(), _shown(shown), where
         return
     for row in source.rows():
-        values = {**row.values, **(row.values.get("metadata") or {}), "brief_title": row.values.get("title")}
-        trial = str(row["_id"] if "_id" in row.values else row["nct_id"])
+        trial = str(row["_id"])
         if trial in wanted:
-            shown = [(title, [str(values[name])]) for title, _, name in _PARTS if name and values.get(name)]
+            metadata = row["metadata"]
+            if not isinstance(metadata, dict):
+                raise row.wrong("metadata", "an object", metadata)
+            texts = {"brief_title": row.values.get("title"), **metadata}
+            shown = [(title, [text_of(row, name, texts.get(name))]) for title, _, name in _PARTS if name]
             yield trial, _shown(shown), row.where
 
 
@@ -134,7 +137,7 @@ def _documents(path: Path, wanted: dict[str, Any]) -> Iterator[tuple[bytes, str]
     for file in sorted(path.rglob("*")) if path.is_dir() else (path,):
         if file.suffix == ".xml" and file.stem in wanted:
             yield file.read_bytes(), str(file)
-        elif file.is_file() and zipfile.is_zipfile(file):
+        elif file.suffix != ".xml" and file.is_file() and zipfile.is_zipfile(file):
             try:
                 with zipfile.ZipFile(file) as archive:
                     for name in archive.namelist():

@@ -2,8 +2,9 @@
 
 Options are no part of what is compared, since sets share them ("yes, no, maybe"); they and the answers tell apart what
 is short: a choice of fewer than 13 words ("Which is true?") is the same only with the same answer or two options in
-common, and what shares fewer than 26 words in runs is alike only so. Where both rows have a context, contexts are
-compared: MedCalc-Bench asks the same of every note. What stands in more than ten texts of the evaluation says nothing.
+common, and what shares fewer than 26 words in runs is alike only so. Where both rows have a context, one has to
+have the other's: MedCalc-Bench asks the same of every note. A question of 26 words that is no calculation is the same
+beside other passages too, if answered alike. What stands in more than ten texts of the evaluation says nothing.
 
 Left out: paraphrases and translations; what a trace quotes.
 """
@@ -82,8 +83,9 @@ class HeldOut:
         for row, kinds in zip(batch, self._alike(batch), strict=True):
             for number in self._whole.get(row.whole, ()):
                 question = self._questions[number]
-                if len(row.words) >= RUN or not _another_choice(row.example, question):
-                    same = (row.example.context, row.example.question) == (question.context, question.question)
+                same = (row.example.context, row.example.question) == (question.context, question.question)
+                # Rows without a word, such as "?", have the same words.
+                if (same or len(row.words)) and (len(row.words) >= RUN or not _another_choice(row.example, question)):
                     kinds[number] = "exact" if same else "normalised"
             ranked = sorted((LIKENESSES.index(kind), number) for number, kind in kinds.items())
             yield row.example, [Match(LIKENESSES[kind], self._questions[number]) for kind, number in ranked]
@@ -94,7 +96,10 @@ class HeldOut:
         # Of the two texts of a question, one holds half of the words that make a row like it.
         near = shared.covered >= _SHARE / 2 * self._index.sizes[shared.indexed]
         near |= shared.covered >= _SHARE / 2 * shared.sizes[shared.text]
+        # Or all but one of a row's own two texts is in it.
+        behind, rest = shared.covered - shared.in_front, shared.sizes - shared.fronts
         near |= (shared.in_front > 0) & (shared.in_front >= _SHARE * shared.fronts[shared.text])
+        near |= (behind > 0) & (behind >= _SHARE * rest[shared.text])
         covered: list[dict[int, tuple[int, int]]] = [{} for _ in batch]
         columns = (shared.text, shared.indexed, shared.covered, shared.in_front)
         for row, text, words, in_front in zip(*(column.tolist() for column in columns), strict=True):
@@ -124,16 +129,29 @@ class HeldOut:
             sizes: the row's words, and those of its context, in runs that say something.
         """
         context, question = self._parts[number]
+        alike = _answered_alike(row.example, self._questions[number])
         if row.context is not None and context is not None:
-            words = covered.get(context, (0, 0))[1]
-            if not words or words < _SHARE * min(sizes[1], self._index.sizes[context]):
-                return None
-            return "13-gram" if self._texts.get(row.question) == question else "context"
+            front, behind = sizes[1], sizes[0] - sizes[1]
+            (in_context, front_in_context), (in_question, front_in_question) = (
+                covered.get(text, (0, 0)) for text in (context, question)
+            )
+            if self._near(front_in_context, front, context):
+                return "13-gram" if self._texts.get(row.question) == question else "context"
+            # What one has for its context the other asks, or both ask the same beside other passages.
+            crossed = self._near(in_context - front_in_context, behind, context)
+            crossed |= self._near(front_in_question, front, question)
+            asked = in_question - front_in_question
+            told = asked >= 2 * RUN and alike and row.example.group != "calculation"
+            return "13-gram" if crossed or (told and self._near(asked, behind, question)) else None
         texts = [text for text in (context, question) if text is not None]
         words = sum(covered.get(text, (0, 0))[0] for text in texts)
         if words < _SHARE * min(sizes[0], sum(self._index.sizes[text] for text in texts)):
             return None
-        return "13-gram" if words >= 2 * RUN or _answered_alike(row.example, self._questions[number]) else None
+        return "13-gram" if words >= 2 * RUN or alike else None
+
+    def _near(self, words: int, size: int, text: int) -> bool:
+        """Whether so many of a part's words in runs of a text make the shorter of the two a part of the other."""
+        return 0 < words >= _SHARE * min(size, self._index.sizes[text])
 
 
 def _row(example: Example) -> _Row:

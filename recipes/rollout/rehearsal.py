@@ -151,7 +151,9 @@ def _read(config: Config, stage: str, key: str, path: str, tokenizer: Any) -> Fi
     only = config.data.only if key == "train" else []
     own = {e.id: (n, e) for n, e in enumerate(read_examples(path), 1) if not only or e.id in only}
     numbers = {identity: (n, e) for identity, (n, e) in own.items() if not traces or "trace" in e.meta}
-    if own and not numbers:
+    if not own:
+        return File(key, path, [], _room(config, stage, key), traces)
+    if not numbers:
         raise DataError(f"data.{key}: no row of {path} has a meta.trace to learn from")
     examples = [example for _, example in numbers.values()]
     form = prompt_form(config, teaching=traces)

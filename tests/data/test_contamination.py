@@ -92,6 +92,19 @@ PAIRS: dict[str, tuple[Example, Example, str | None]] = {
         "normalised",
     ),
     "short, as text": (_text("Which vitamin?", answer="C"), _text("which  vitamin", answer="ascorbate"), "normalised"),
+    "beside other passages": (
+        _choice(CASE, "a", "b", context=PASSAGE),
+        _choice(CASE, "c", "a", right="B", context=_with_own_words(3, 90)),
+        "13-gram",
+    ),
+    "beside other passages, answered otherwise": (
+        _choice(CASE, "a", "b", context=PASSAGE),
+        _choice(CASE, "c", "d", context=_with_own_words(3, 90)),
+        None,
+    ),
+    "a note asked about beside passages": (_text(CASE, PASSAGE), _number(ASKED, 60.0, CASE), "13-gram"),
+    "a question asked about as a note": (_number(ASKED, 60.0, CASE), _text(CASE, PASSAGE), "13-gram"),
+    "without words": (_text("?!"), _text("..."), None),
     "one more item": (
         _number("FeverPAIN for no cough or coryza, attended within 3 days, fever in 24 hours?", 3),
         _number("FeverPAIN for no cough or coryza, attended within 3 days, fever in 24 hours, purulence?", 4),

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from recipes.data.example import read_examples
 from recipes.data.variants import PLAIN, Asked, variants
+from recipes.evaluation.questions import is_scored
 from recipes.evaluation.summary import described, summarize
 from recipes.monitor.run_folder import evaluation_lock_path, evaluation_path, replace_file
 from recipes.rollout.consistency import contradicts
@@ -35,13 +36,17 @@ if TYPE_CHECKING:
     from reward_server.client import Score
 
 
+# Answers of which a share that could not be scored stops an evaluation before its end.
+_MANY = 256
+
+
 def evaluate(config: Config) -> None:
     """Evaluates on all ranks; rank 0 writes the result."""
     # These bring torch and transformers: --help and a mistake in a setting are answered without.
     from recipes.evaluation.answers import Answers
     from recipes.evaluation.measure import measured, seen_in_training
     from recipes.evaluation.page import write_page
-    from recipes.rollout.scoring import Response, check_rows, reward_definition, score_responses
+    from recipes.rollout.scoring import Response, check_rows, check_unscored, reward_definition, score_responses
     from recipes.rollout.server import reward_client
     from recipes.runtime.agreement import told_by_leader
 
@@ -65,13 +70,19 @@ def evaluate(config: Config) -> None:
         if is_leader():
             about |= {"measured": measured(config, reward)}
             answers = Answers(target.with_suffix(".jsonl"), {key: about[key] for key in ("weights", "measured")})
-        done, _ = told_by_leader(None if answers is None else lambda: list(_keys(asked, answers.rows)))
-        with closing(respondent.answers(set(done))) as portions:
+        done, _ = told_by_leader(None if answers is None else lambda: _done(asked, answers.rows))
+        count = 0
+        unscored: list[Score] = []
+        with closing(respondent.answers(done)) as portions:
             for portion in portions:
                 responses = [Response(asked[a.question].example, a.text, a.tokens) for a in portion]
                 scores = score_responses(responses, client, config.reward)
+                count, unscored = count + len(scores), unscored + [each for each in scores if each.reward is None]
+                # A share of few is none yet.
+                check_unscored(unscored, max(count, _MANY), config.reward)
                 if answers is not None:
                     answers.add([answer_row(asked[a.question], a, s) for a, s in zip(portion, scores, strict=True)])
+        check_unscored(unscored, count, config.reward)
     if answers is not None:
         rows = dict(sorted(_keys(asked, answers.rows).items())).values()
         dropped = sum(asked[n].variant == PLAIN for n in respondent.left_out)
@@ -110,6 +121,11 @@ def _keys(asked: list[Asked], rows: list[dict[str, Any]]) -> dict[tuple[int, int
     """The rows under their question's place and their sample; an older release's have neither variant nor sample."""
     places = {(each.example.id, each.variant): n for n, each in enumerate(asked)}
     return {(places[row["id"], row.get("variant", PLAIN)], row.get("sample", 0)): row for row in rows}
+
+
+def _done(asked: list[Asked], rows: list[dict[str, Any]]) -> set[tuple[int, int]]:
+    """Those that need not be asked for again: what the server could not score, it may score after all."""
+    return {key for key, row in _keys(asked, rows).items() if is_scored(row)}
 
 
 def _respondent(config: Config) -> Respondent:

@@ -83,7 +83,9 @@ def score(
         for prompt, group, group_texts in zip(prompts, completions, texts, strict=True)
         for completion, text in zip(group, group_texts, strict=True)
     ]
-    scores = iter(score_responses(responses, client, config))
+    told = score_responses(responses, client, config)
+    check_unscored([each for each in told if each.reward is None], len(told), config)
+    scores = iter(told)
     return [
         [Trajectory(prompt, c, text, next(scores), number) for c, text in zip(group, group_texts, strict=True)]
         for number, (prompt, group, group_texts) in enumerate(
@@ -102,17 +104,20 @@ class Response:
 
 
 def score_responses(responses: Sequence[Response], client: RewardClient | None, config: RewardConfig) -> list[Score]:
-    """Scores responses, in order; collective, and with the errors of `score`."""
+    """Scores responses, in order; collective. RewardError: the server stayed away or refused, as in `score`."""
     items = [_item(each.example, str(n), each.text, each.tokens, config) for n, each in enumerate(responses)]
     scores: list[Score] = _told_by_leader(lambda asked: asked.score(config.preset, items)[1], client)
-    missing = [s for s in scores if s.reward is None]
-    if len(missing) > config.max_null_share * len(scores):
+    return scores
+
+
+def check_unscored(missing: Sequence[Score], count: int, config: RewardConfig) -> None:
+    """Raises RewardError where the server could not score more than `config.max_null_share` of `count` responses."""
+    if len(missing) > config.max_null_share * count:
         kinds = sorted({s.status for s in missing})
         raise RewardError(
-            f"the reward server could not score {len(missing)} of {len(scores)} responses ({', '.join(kinds)}), more "
+            f"the reward server could not score {len(missing)} of {count} responses ({', '.join(kinds)}), more "
             f"than reward.max_null_share={config.max_null_share}; see its log, mend it and resume"
         )
-    return scores
 
 
 def reward_definition(client: RewardClient | None, config: RewardConfig) -> dict[str, str]:

@@ -137,7 +137,7 @@ def test_corrected_labels_replace_labels_and_nothing_else(tmp_path: Path) -> Non
 def test_labels_are_not_overwritten(tmp_path: Path) -> None:
     benchmark = _csv(tmp_path / "test.csv", COLUMNS + LABELS, BENCHMARK)
     labels = _csv(tmp_path / "labels.csv", ("Unique ID", *LABELS), [(1, "30", "28.5", "31.5")])
-    with pytest.raises(ExampleError, match=r"labels\.csv: is the published file itself"):
+    with pytest.raises(ExampleError, match=r"labels\.csv: is a file that is read"):
         prepare_data.convert("medcalc", FileSource(benchmark), labels, label_overrides=labels)
     made = prepare_data.convert("medcalc", FileSource(benchmark), tmp_path / "out.jsonl", label_overrides=labels)
     assert made["options"]["label_overrides"]["path"] == str(labels)

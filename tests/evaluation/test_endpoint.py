@@ -19,6 +19,7 @@ from recipes.data.errors import ExampleError
 from recipes.data.example import Example, write_examples
 from recipes.evaluate import evaluate
 from recipes.evaluation import endpoint
+from recipes.evaluation.answers import Answers
 from recipes.evaluation.endpoint import KEY as KEY_VARIABLE
 from recipes.evaluation.endpoint import Endpoint, EndpointError, Reply, TooLongError
 from recipes.rollout.prompts import DataError
@@ -198,6 +199,13 @@ def test_an_evaluation_that_was_killed_goes_on_to_the_same_file(
     found, again = _evaluated(killed, settings(killed, second.url))
     assert found == wanted
     assert len(second.asked) - asked == left
+
+    # What the reward server could not score is asked for again, and the last word on it counts.
+    definition = {key: again[key] for key in ("weights", "measured")}
+    Answers(killed / "evaluation/a.jsonl", definition).add([*rows[:-1], {**rows[-1], "status": "verifier_error"}])
+    asked = len(second.asked)
+    assert _evaluated(killed, settings(killed, second.url)) == (wanted, again)
+    assert len(second.asked) - asked == 1
     del result["weights"], result["checkpoint"], again["weights"], again["checkpoint"]
     assert again == result
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import Any
 
 import pytest
 
 from recipes.engines.base import Completion
-from recipes.rollout.scoring import RewardError, reward_table, score
+from recipes.rollout.scoring import RewardError, check_unscored, reward_table, score
 from recipes.rollout.server import reward_client
 from recipes.runtime.config import RewardConfig
-from reward_server.client import RewardClient, RewardServerUnavailable
+from reward_server.client import RewardClient, RewardServerUnavailable, Score
 from reward_server.process import RewardServerProcess
 from tests.rollout.samples import prompt, trajectory
 
@@ -103,3 +104,13 @@ def test_a_refused_request_says_why(process_group: None, tokenizer: Any) -> None
             client=client,
             config=RewardConfig(preset="no_such_preset"),
         )
+
+
+@pytest.mark.parametrize(("count", "stops"), [(1, True), (19, True), (20, False), (256, False)])
+def test_too_many_that_could_not_be_scored_end_it(count: int, stops: bool) -> None:
+    """One of 20 is a share of 0.05, which the default allows."""
+    fault = Score("0", None, "verifier_error", None, {}, None, "text", "1")
+    said = rf"could not score 1 of {count} responses \(verifier_error\), more than reward\.max_null_share=0\.05"
+    with pytest.raises(RewardError, match=said) if stops else contextlib.nullcontext():
+        check_unscored([fault], count, RewardConfig())
+    check_unscored([], 0, RewardConfig())

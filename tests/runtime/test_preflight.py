@@ -219,7 +219,7 @@ def test_the_disk_that_a_run_needs(overrides: Overrides, tiny_hf: Path, tmp_path
         (["parallel.processes=5"], "rollout.prompts=12 is not divisible by the data parallel size 5"),
         (["model.path=PRUNED"], "PRUNED/tokenizer.json: a link to a file that is gone"),
         (["model.path=MUTE"], "MUTE: its chat template leaves out what a message of role 'user' says; mend"),
-        (["model.path=BASE"], "BASE: the tokenizer has no chat template, as base models often have not; set"),
+        (["model.path=BASE"], "BASE: the tokenizer has no chat template, as base models often have not; set data.tem"),
         (["data.train=[]"], "no data files are named; give them as data.train=[FILE,...]"),
         (["data.mix={text: 1}", "data.train=[CHOICE]"], "data.mix asks for text, of which the training files hold no"),
         (["data.train=[LONG]"], "data.train: no row fits into 448 tokens (the shortest has "),

@@ -3,8 +3,9 @@
 - `relevant`: the passages that BM25 finds for question and context (never for the options, as in MIRAGE);
 - `mixed`: a share of them unrelated: drawn from what was found for other questions, as MedRGB draws its noise;
 - `insufficient`: all of them unrelated, and the right answer is that they do not suffice;
-- `false`: a share of them states something wrong: the corpus's own edited passage (MedRGB's, written by GPT-4o), or the
-  right option's text in a passage exchanged for a wrong one's, or a solved case with another of its options as answer.
+- `false`: a share of them, or as many of it as can be made, states something wrong: the corpus's own edited passage
+  (MedRGB's, written by GPT-4o), or the right option's text in a passage exchanged for a wrong one's, or a solved case
+  with another of its options as answer.
 
 An unrelated passage is not among the first found for its question, and does not name the right answer. What holds the
 question itself is never shown. In every condition a choice question gets a last option, that the passages do not
@@ -158,12 +159,13 @@ class _Choice:
             shown = self._false(bad, rng)
         elif bad:
             shown = [_Shown(passage, "unrelated", passage.text) for passage in self._unrelated(bad, rng)]
-        if len(shown) < bad:
-            what = "can be made false" if self.settings.condition == "false" else "are unrelated to it"
-            return f"fewer passages {what} than are wanted"
+        if self.settings.condition == "false" and not shown:
+            return "no passage found for it can be made false"
+        if self.settings.condition != "false" and len(shown) < bad:
+            return "fewer passages are unrelated to it than are wanted"
         taken = {each.passage.id for each in shown}
         rest = [self.corpus[place] for place in self.related if self.corpus[place].id not in taken]
-        shown += [_Shown(passage, "relevant", passage.text) for passage in rest[: wanted - bad]]
+        shown += [_Shown(passage, "relevant", passage.text) for passage in rest[: wanted - len(shown)]]
         rng.shuffle(shown)
         return shown
 
@@ -192,7 +194,7 @@ class _Choice:
             elif passage.case is not None:
                 if others := _wrong_options(passage.case, passage.case.answer):
                     shown.append(_Shown(passage, "false", case_text(passage.case, rng.choice(others))))
-            elif wrong and self.question.options:
+            elif wrong and self.question.options and _names(self.question):
                 right = self.question.options[str(self.question.answer)]
                 text, times = _exchanged(passage.text, right, self.question.options[wrong])
                 if times:
@@ -209,8 +211,6 @@ def _wrong_options(example: Example, answer: Any) -> list[str]:
 
 def _exchanged(text: str, old: str, new: str) -> tuple[str, int]:
     """`text` with `new` wherever it names `old`, whatever its case, and how often that is."""
-    if not re.search(r"\w", old) or _words(old) in _COMMON:
-        return text, 0
     pattern = r"(?<!\w)" + r"\W+".join(map(re.escape, re.findall(r"\w+", old))) + r"(?!\w)"
     return re.subn(pattern, lambda _: new, text, flags=re.IGNORECASE)
 

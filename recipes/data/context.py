@@ -184,19 +184,21 @@ class _Choice:
         return chosen
 
     def _false(self, wanted: int, rng: random.Random) -> list[_Shown]:
-        options = _wrong_options(self.question, self.question.answer)
-        wrong = rng.choice(options) if options else None
+        names, options = _names(self.question), self.question.options or {}
+        # One that contains the right option, or is a part of it, would still say or half say what is right.
+        wrongs = [letter for letter in _wrong_options(self.question, names) if not _part(options[letter], names)]
+        wrong = rng.choice(wrongs) if names and wrongs else None
         shown: list[_Shown] = []
         for place in self.related:
             passage = self.corpus[place]
             if passage.false is not None:
                 shown.append(_Shown(passage, "false", passage.false))
             elif passage.case is not None:
-                if others := _wrong_options(passage.case, passage.case.answer):
+                if others := _wrong_options(passage.case, names):
                     shown.append(_Shown(passage, "false", case_text(passage.case, rng.choice(others))))
-            elif wrong and self.question.options and _names(self.question):
-                right = self.question.options[str(self.question.answer)]
-                text, times = _exchanged(passage.text, right, self.question.options[wrong])
+            elif wrong:
+                right = options[str(self.question.answer)]
+                text, times = _exchanged(passage.text, right, options[wrong])
                 if times:
                     shown.append(_Shown(passage, "false", text, wrong))
             if len(shown) == wanted:
@@ -204,9 +206,17 @@ class _Choice:
         return shown
 
 
-def _wrong_options(example: Example, answer: Any) -> list[str]:
-    options = example.options or {}
-    return [letter for letter, text in options.items() if letter != answer and not _UNDEFINED.match(text)]
+def _wrong_options(example: Example, names: Sequence[str]) -> list[str]:
+    """Letters of options that are wrong by themselves, and that do not name what must not be said."""
+    return [
+        letter
+        for letter, text in (example.options or {}).items()
+        if letter != example.answer and not _UNDEFINED.match(text) and not _named(text, names)
+    ]
+
+
+def _part(text: str, names: Sequence[str]) -> bool:
+    return any(f" {_words(text)} " in f" {name} " for name in names)
 
 
 def _exchanged(text: str, old: str, new: str) -> tuple[str, int]:

@@ -98,7 +98,13 @@ def prepare(questions: Path, corpus: Path, out: Path, settings: Settings) -> tup
 def with_passages(
     questions: Sequence[Example], corpus: Sequence[Passage], settings: Settings, left_out: dict[str, list[Any]]
 ) -> Iterator[Example]:
-    """The questions with passages, in order; `left_out` gets, by reason, how many are not among them and the first."""
+    """The questions with passages, in order; `left_out` gets, by reason, how many are not among them and the first.
+
+    Raises:
+        ExampleError: a question has passages already, or none is left.
+    """
+    if again := next((question for question in questions if "context" in question.meta), None):
+        raise ExampleError(f"the question {again.id!r} has passages already; name the file without them")
     index = Index(corpus)
     found = [_found(index, question, settings.passages) for question in questions]
     noise = sorted({place for related in found for place in related[: settings.passages]})
@@ -108,6 +114,8 @@ def with_passages(
             left_out.setdefault(chosen, [0, question.id])[0] += 1
         else:
             yield _asked(question, chosen, settings)
+    if sum(count for count, _ in left_out.values()) == len(questions):
+        raise ExampleError(f"none of the questions can be put so ({'; '.join(left_out)})")
 
 
 def _found(index: Index, question: Example, passages: int) -> list[int]:

@@ -151,6 +151,7 @@ def test_edits_of_the_corpus_come_before_ours_and_words_can_refuse(files: tuple[
         ('{"text": "the of"}', ("relevant", 1), "the corpus holds no words but stop words"),
         ('{"text": "x", "task": "choice"}', ("relevant", 1), "field 'id' is missing"),
         ("", ("relevant", 1), "holds no passages"),
+        ('{"text": "word"}', ("insufficient", 3), "can be put so (fewer passages are unrelated to it than are wanted)"),
         ('{"text": "x"}', ("mixed", 1), "mixed needs two passages and less than 1"),
         ('{"text": "x"}', ("false", 3, 1.5), "--share 1.5 of 3 passages: expected more than 0"),
     ],
@@ -173,5 +174,7 @@ def test_the_command_says_what_it_left_out(files: tuple[Path, Path], capsys: pyt
         main()
     said = "left out 1 rows: no passage of the corpus has a word in common with it (the first: z)"
     assert capsys.readouterr().out == f"{out}: 1 rows\n{said}\n"
+    with pytest.raises(ExampleError, match="'q/aspirin/relevant' has passages already"):
+        prepare(out, files[1], files[0], Settings("mixed", 2))
     with pytest.raises(ExampleError, match="is the file that is read"):
         prepare(files[0], files[1], files[1], Settings("relevant", 1))

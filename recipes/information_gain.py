@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes.monitor.run_folder import evaluation_path, read_json, replace_file
-from recipes.runtime.config import Config
+from recipes.runtime.config import Config, ConfigError
 from recipes.runtime.launch import is_leader, run
 from recipes.runtime.rules import Stage
 
@@ -46,6 +46,8 @@ def measure(config: Config) -> None:
     from recipes.runtime.tokenizer import load_tokenizer
 
     answered = evaluation_path(config.output, config.name)
+    result = read_json(answered) if answered.is_file() else {}
+    _check_style(config, result)
     examples = {example.id: example for example in read_examples(*config.data.test)}
     rows, without = plain_answers(answered.with_suffix(".jsonl"), examples)
     tokenizer = load_tokenizer(config.model.path)
@@ -72,15 +74,24 @@ def measure(config: Config) -> None:
         if found is not None:
             found.add(measured)
     if found is not None:
-        own = answered.is_file() and read_json(answered).get("weights") == about["weights"]
-        result = {
+        own = result.get("weights") == about["weights"]
+        gain = {
             **{"name": config.name, "checkpoint": str(Path(config.model.path).resolve()), "own": own, **about},
             **{"responses": len(found.rows), "without_question": without, **_left_out(found.rows)},
             "gain": summarize(found.rows),
         }
-        replace_file(_target(config).with_suffix(".json"), (json.dumps(result, indent=1) + "\n").encode())
+        replace_file(_target(config).with_suffix(".json"), (json.dumps(gain, indent=1) + "\n").encode())
         found.publish(found.rows)
-        print(described(result))
+        print(described(gain))
+
+
+def _check_style(config: Config, result: Mapping[str, Any]) -> None:
+    """Refuses to put the questions otherwise than those were put that were answered, as far as NAME.json tells."""
+    style = result.get("measured", {}).get("prompts", {}).get("style", config.data.style)
+    if style != config.data.style:
+        raise ConfigError(
+            f"data.style={config.data.style}: {config.name} was asked in the style {style}; set data.style={style}"
+        )
 
 
 def _target(config: Config) -> Path:

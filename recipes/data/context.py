@@ -3,8 +3,9 @@
 - `relevant`: the passages that BM25 finds for question and context (never for the options, as in MIRAGE);
 - `mixed`: a share of them unrelated: drawn from what was found for other questions, as MedRGB draws its noise;
 - `insufficient`: all of them unrelated, and the right answer is that they do not suffice;
-- `false`: a share of them states something wrong: the corpus's own edited passage (MedRGB's, written by GPT-4o), or the
-  right option's text in a passage exchanged for a wrong one's, or a solved case with another of its options as answer.
+- `false`: a share of them, or as many of it as can be made, states something wrong: the corpus's own edited passage
+  (MedRGB's, written by GPT-4o), or the right option's text in a passage exchanged for a wrong one's, or a solved case
+  with another of its options as answer.
 
 An unrelated passage is not among the first found for its question, and does not name the right answer. What holds the
 question itself is never shown. In every condition a choice question gets a last option, that the passages do not
@@ -26,7 +27,6 @@ from typing import Any
 
 from recipes.data.errors import ExampleError
 from recipes.data.example import Example
-from recipes.data.readers.base import LeftOut
 from recipes.data.retrieval import Index, Passage, case_text
 from reward_server.reference import LETTERS
 
@@ -82,17 +82,23 @@ class Settings:
 
 def with_passages(
     questions: Sequence[Example], corpus: Sequence[Passage], settings: Settings
-) -> Iterator[Example | LeftOut]:
-    """The questions with passages, in order, or why one has none."""
+) -> Iterator[tuple[Example, Example | str]]:
+    """Every question, in order, and it with its passages, or why it has none.
+
+    Raises:
+        ExampleError: a question has passages already.
+    """
+    if again := next((question for question in questions if "context" in question.meta), None):
+        raise ExampleError(f"the question {again.id!r} has passages already; name the file without them")
     index = Index(corpus)
     found = [_found(index, question, settings.passages) for question in questions]
     noise = sorted({place for related in found for place in related[: settings.passages]})
     for question, related in zip(questions, found, strict=True):
         chosen = _Choice(question, related, corpus, noise, settings).passages()
         if isinstance(chosen, str):
-            yield LeftOut(chosen, repr(question.id))
+            yield question, chosen
         else:
-            yield _asked(question, chosen, settings)
+            yield question, _asked(question, chosen, settings)
 
 
 def _found(index: Index, question: Example, passages: int) -> list[int]:
@@ -144,12 +150,13 @@ class _Choice:
             shown = self._false(bad, rng)
         elif bad:
             shown = [_Shown(passage, "unrelated", passage.text) for passage in self._unrelated(bad, rng)]
-        if len(shown) < bad:
-            what = "can be made false" if self.settings.condition == "false" else "are unrelated to it"
-            return f"fewer passages {what} than are wanted"
+        if self.settings.condition == "false" and not shown:
+            return "no passage found for it can be made false"
+        if self.settings.condition != "false" and len(shown) < bad:
+            return "fewer passages are unrelated to it than are wanted"
         taken = {each.passage.id for each in shown}
         rest = [self.corpus[place] for place in self.related if self.corpus[place].id not in taken]
-        shown += [_Shown(passage, "relevant", passage.text) for passage in rest[: wanted - bad]]
+        shown += [_Shown(passage, "relevant", passage.text) for passage in rest[: wanted - len(shown)]]
         rng.shuffle(shown)
         return shown
 
@@ -168,19 +175,21 @@ class _Choice:
         return chosen
 
     def _false(self, wanted: int, rng: random.Random) -> list[_Shown]:
-        options = _wrong_options(self.question, self.question.answer)
-        wrong = rng.choice(options) if options else None
+        names, options = _names(self.question), self.question.options or {}
+        # One that contains the right option, or is a part of it, would still say or half say what is right.
+        wrongs = [letter for letter in _wrong_options(self.question, names) if not _part(options[letter], names)]
+        wrong = rng.choice(wrongs) if names and wrongs else None
         shown: list[_Shown] = []
         for place in self.related:
             passage = self.corpus[place]
             if passage.false is not None:
                 shown.append(_Shown(passage, "false", passage.false))
             elif passage.case is not None:
-                if others := _wrong_options(passage.case, passage.case.answer):
+                if others := _wrong_options(passage.case, names):
                     shown.append(_Shown(passage, "false", case_text(passage.case, rng.choice(others))))
-            elif wrong and self.question.options:
-                right = self.question.options[str(self.question.answer)]
-                text, times = _exchanged(passage.text, right, self.question.options[wrong])
+            elif wrong:
+                right = options[str(self.question.answer)]
+                text, times = _exchanged(passage.text, right, options[wrong])
                 if times:
                     shown.append(_Shown(passage, "false", text, wrong))
             if len(shown) == wanted:
@@ -188,15 +197,21 @@ class _Choice:
         return shown
 
 
-def _wrong_options(example: Example, answer: Any) -> list[str]:
-    options = example.options or {}
-    return [letter for letter, text in options.items() if letter != answer and not _UNDEFINED.match(text)]
+def _wrong_options(example: Example, names: Sequence[str]) -> list[str]:
+    """Letters of options that are wrong by themselves, and that do not name what must not be said."""
+    return [
+        letter
+        for letter, text in (example.options or {}).items()
+        if letter != example.answer and not _UNDEFINED.match(text) and not _named(text, names)
+    ]
+
+
+def _part(text: str, names: Sequence[str]) -> bool:
+    return any(f" {_words(text)} " in f" {name} " for name in names)
 
 
 def _exchanged(text: str, old: str, new: str) -> tuple[str, int]:
     """`text` with `new` wherever it names `old`, whatever its case, and how often that is."""
-    if not re.search(r"\w", old) or _words(old) in _COMMON:
-        return text, 0
     pattern = r"(?<!\w)" + r"\W+".join(map(re.escape, re.findall(r"\w+", old))) + r"(?!\w)"
     return re.subn(pattern, lambda _: new, text, flags=re.IGNORECASE)
 

@@ -38,7 +38,6 @@ from recipes.data.example import Example, ExampleError, read_examples
 from recipes.evaluation.rows import read_answers
 from recipes.monitor.run_folder import replace_file
 from reward_server.client import SERVER_FAULTS
-from reward_server.reference import LETTERS
 
 _NAMED = r"{}\s+passages?\W*:\W*([^\n<]*)"
 _SUB_ANSWER = re.compile(r"sub-?\s?answer\s+(\d+)\W*?:\s*([^\n<]*)", re.IGNORECASE)
@@ -106,7 +105,7 @@ def _own_letter(row: Mapping[str, Any]) -> str | None:
     """What was read as the answer, by the letters of the question before its options were put in another order."""
     read: str | None = row["extracted"]
     order = row.get("order")
-    return order[LETTERS.index(read)] if order and read and read in LETTERS[: len(order)] else read
+    return order[sorted(order).index(read)] if order and read and read in order else read
 
 
 def _accuracy(answers: Sequence[_Answer]) -> dict[str, Any]:

@@ -115,6 +115,19 @@ def test_solved_cases_are_passages_and_the_question_itself_is_none(files: tuple[
     assert "Answer: C" not in (example.context or "")
 
 
+def test_a_false_passage_never_says_what_is_right(files: tuple[Path, Path]) -> None:
+    """Options that hold one another, that speak of others, and a case whose wrong option is right here."""
+    overlapping = {"A": "retrograde", "B": "antegrade", "C": "antegrade and retrograde", "D": "none of them"}
+    transport = Example("t", "s", "choice", "Which way is axonal transport?", "C", options=overlapping)
+    write_examples(files[0], [transport, _question("aspirin")])
+    case = Example("c", "s", "choice", "Aspirin or what?", "A", options={"A": "no", "B": DRUGS["aspirin"], "C": "yes"})
+    rows = ['{"text": "Axonal transport is antegrade and retrograde."}', case.to_json()]
+    files[1].write_text("".join(row + "\n" for row in rows))
+    [example], left_out = _prepared(files, "false", 1)
+    assert left_out == {"no passage found for it can be made false": [1, "'t'"]}
+    assert (example.context or "").endswith("Answer: C: yes")
+
+
 def test_edits_of_the_corpus_come_before_ours_and_words_can_refuse(files: tuple[Path, Path]) -> None:
     text = Example("t", "s", "text", "What does aspirin inhibit?", "cyclooxygenase", aliases=("COX",))
     write_examples(files[0], [text, Example("n", "s", "number", "Of aspirin, how many?", 5.0, lower=5.0, upper=5.0)])
@@ -141,6 +154,7 @@ def test_edits_of_the_corpus_come_before_ours_and_words_can_refuse(files: tuple[
         ('{"text": "the of"}', ("relevant", 1), "the corpus holds no words but stop words"),
         ('{"text": "x", "task": "choice"}', ("relevant", 1), "field 'id' is missing"),
         ("", ("relevant", 1), "holds no passages"),
+        ('{"text": "word"}', ("insufficient", 3), "(6 left out: fewer passages are unrelated to it than are wanted)"),
         ('{"text": "x"}', ("mixed", 1), "mixed needs two passages and less than 1"),
         ('{"text": "x"}', ("false", 3, 1.5), "--share 1.5 of 3 passages: expected more than 0"),
     ],
@@ -163,6 +177,9 @@ def test_the_command_says_what_it_left_out(files: tuple[Path, Path], capsys: pyt
         main()
     said = "left out 1 rows: no passage of the corpus has a word in common with it (the first: 'z')"
     assert capsys.readouterr().out.startswith(f"{out}: 1 rows\n{said}\n")
+    again = ["prepare_data", "context", str(out), *arguments[1:2], *arguments[3:]]
+    with mock.patch.object(sys, "argv", again), pytest.raises(ExampleError, match="'q/aspirin/relevant' has passages"):
+        main()
     onto_corpus = ["prepare_data", *arguments[:2], str(files[1]), *arguments[3:]]
     with mock.patch.object(sys, "argv", onto_corpus), pytest.raises(ExampleError, match="is a file that is read"):
         main()

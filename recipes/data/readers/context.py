@@ -19,7 +19,8 @@ def _rows(
 ) -> Iterator[Example | LeftOut]:
     settings = Settings(condition, passages, share, seed)
     questions = [row for row in EXAMPLES.rows(source, ids) if isinstance(row, Example)]
-    yield from with_passages(questions, read_corpus(corpus), settings)
+    for question, found in with_passages(questions, read_corpus(corpus), settings):
+        yield LeftOut(found, repr(question.id)) if isinstance(found, str) else found
 
 
 READER = Reader(

@@ -85,11 +85,6 @@ def compare(a: Evaluated, b: Evaluated) -> dict[str, Any]:
 
 
 def _check_alike(a: Evaluated, b: Evaluated) -> None:
-    for each in (a, b):
-        if "measured" not in each.result:
-            raise ComparisonError(
-                f"{each.path}: an older release made it, which kept no digest of what it measured; {AGAIN}"
-            )
     if unlike := differences(a.result, b.result):
         raise ComparisonError(
             f"{a.path} and {b.path} were not measured alike, so no difference between them is one of the models: "

@@ -53,12 +53,16 @@ def read_evaluated(path: Path) -> Evaluated:
     """Reads NAME.json and NAME.jsonl, by the path of either.
 
     Raises:
-        EvaluationError: one of them is missing or damaged, or the answers are not those that the result counts.
+        EvaluationError: one of them is missing or damaged, an older release made it, or the answers are not those that
+            the result counts.
     """
     if path.suffix not in (".json", ".jsonl"):
         raise EvaluationError(f"{path}: expected the NAME.json or NAME.jsonl of an evaluation, in RUN/evaluation")
     result_path, answers = path.with_suffix(".json"), path.with_suffix(".jsonl")
-    found = Evaluated(result_path, read_result(result_path), read_answers(answers))
+    result = read_result(result_path)
+    if "measured" not in result:
+        raise EvaluationError(f"{path}: an older release made it, which kept no digest of what it measured; {AGAIN}")
+    found = Evaluated(result_path, result, read_answers(answers))
     for task, counted in found.result["tasks"].items():
         own = [question for question in by_question(found.rows) if question.first["group"] == task]
         share = sum(question.share for question in own) / max(1, len(own))

@@ -202,7 +202,7 @@ def _about_variants(result: Mapping[str, Any]) -> list[str]:
         shares = ", ".join(f"{share:.1%} {variant}" for variant, share in order["accuracy"].items())
         lines.append(
             f"options in another order, {order['questions']} questions: {shares}; the same option chosen in "
-            f"{order['same_choice']:.1%}, right in every order {order['right_in_all']:.1%}"
+            f"{order['same_choice']:.1%} of pairs, every answer right in {order['right_in_all']:.1%}"
         )
     if asked := result["transfer"]:
         kept = "" if asked["kept"] is None else f"; of the right ones {asked['kept']:.1%} stay right"

@@ -148,7 +148,10 @@ def _edited(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
             lambda a, b: _edited(b, lambda r: r["measured"]["data"][0].update(sha256="0" * 64)),
             r"were not measured alike.*data: [0-9a-f]{12} and 000000000000",
         ),
-        (lambda a, b: _edited(a, lambda r: [r.pop("measured"), r.pop("weights")]), r"before.json: an older release"),
+        (
+            lambda a, b: _edited(a, lambda r: [r.pop("measured"), r.pop("weights")]),
+            r"before.json: an older release",
+        ),
         (
             lambda a, b: b.with_suffix(".jsonl").write_bytes(a.with_suffix(".jsonl").read_bytes()),
             r"after.jsonl: 12 questions of task choice with accuracy 0.2500, and after.json counts 11 with 0.9091",

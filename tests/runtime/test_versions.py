@@ -26,6 +26,13 @@ def test_this_environment_can_train() -> None:
     assert "without it: responses come from the embedded sampler" in versions.table(list(found.values()))
 
 
+def test_a_result_names_what_it_depends_on() -> None:
+    found = versions.versions()
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert (found["torch"], found["megatron-core"]) == (torch.__version__, versions.MEGATRON_CORE)
+    assert "vllm" not in found
+
+
 def test_the_command_fails_for_a_part_that_must_be_there() -> None:
     command = [sys.executable, "-m", "recipes.runtime.versions", "torch", "no-such-part"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)

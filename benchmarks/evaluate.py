@@ -37,10 +37,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from recipes.data.example import REPORT_GROUPS, Example, read_examples, write_examples
-from recipes.data.prompts import question_text
-
 ROOT = Path(__file__).resolve().parents[1]
+# This folder has a module named as a package of ours is.
+sys.path[0] = str(ROOT)
+
+from recipes.data.example import REPORT_GROUPS, Example, read_examples, write_examples  # noqa: E402
+from recipes.data.prompts import question_text  # noqa: E402
+
 CORES = os.cpu_count() or 1
 DEADLINE_S = 1200
 LIMIT = 160

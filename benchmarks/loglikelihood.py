@@ -8,8 +8,8 @@ Writes the questions with four options as a local copy of MedQA in the form that
 where a folder of its data set's name stands in the folder that it is started from; the other tasks of `multimedqa` are
 run in the same way.
 
-The last line is one JSON object: `questions`; `accuracy` and `agreement` (the share of questions where the letter is
-that of the answer given) of `loglikelihood` and `loglikelihood_with_template`, accuracy of `generated`.
+The last line is one JSON object: the number of `questions`, and the accuracy by `loglikelihood`, by
+`loglikelihood_with_template`, and of the answers `generated`.
 """
 
 from __future__ import annotations
@@ -74,18 +74,9 @@ def letters(folder: Path, python: Path, model: Path, *more: str) -> list[str]:
 
 def compared(examples: Sequence[Example], rows: Mapping[str, Any], found: Mapping[str, list[str]]) -> dict[str, Any]:
     count = len(examples)
-    result: dict[str, Any] = {"questions": count}
-    for name, chosen in found.items():
-        right = sum(letter == e.answer for letter, e in zip(chosen, examples, strict=True))
-        # A right answer names the label; what a wrong one names, newer answers' rows tell.
-        same = [
-            (letter == e.answer) if rows[e.id]["status"] == "correct" else letter == rows[e.id].get("extracted")
-            for letter, e in zip(chosen, examples, strict=True)
-        ]
-        result[name] = {"accuracy": round(right / count, 4), "agreement": round(sum(same) / count, 4)}
-    return result | {
-        "generated": {"accuracy": round(sum(rows[e.id]["status"] == "correct" for e in examples) / count, 4)}
-    }
+    right = {name: [letter == e.answer for letter, e in zip(own, examples, strict=True)] for name, own in found.items()}
+    right["generated"] = [rows[example.id]["status"] == "correct" for example in examples]
+    return {"questions": count, **{name: round(sum(own) / count, 4) for name, own in right.items()}}
 
 
 def main() -> None:

@@ -176,10 +176,10 @@ def hand_overs(config: Any, engine: Any, fleet: Any, rounds: int, copy: Callable
         for server in fleet.servers:
             server.state = State.STALE
         handing.hand_over(fleet, 0)
-        assert all(server.state is State.CURRENT for server in fleet.servers)
+        assert all(server.state is State.UNPROVEN for server in fleet.servers)
 
     def export() -> None:
-        for bucket in engine.weights(config.rollout.vllm.bucket_mib << 20, handing.way.everywhere):
+        for bucket in engine.weights(config.rollout.vllm.bucket_mib << 20, handing.way.everywhere, handing.way.room):
             del bucket
 
     taken: dict[str, list[float]] = {}

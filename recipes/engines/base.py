@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from recipes.rl.losses import Loss
@@ -161,6 +162,14 @@ class Bucket:
                 yield piece.name, self.flat[piece.start : end].view(piece.shape)
 
 
+class Room(Protocol):
+    """Gives memory for so many values of a type, which may hold anything."""
+
+    def __call__(self, elements: int, /, *, dtype: torch.dtype) -> Tensor:
+        """One axis of `elements`."""
+        ...
+
+
 class PolicyEngine(Protocol):
     """A policy spread over ranks; all ranks call each method together and with the same arguments."""
 
@@ -190,7 +199,7 @@ class PolicyEngine(Protocol):
         """
         ...
 
-    def weights(self, bucket_bytes: int, everywhere: bool) -> Iterator[Bucket]:
+    def weights(self, bucket_bytes: int, everywhere: bool, room: Room | None = None) -> Iterator[Bucket]:
         """The policy's weights as they are, in buckets of whole layers; every rank goes through all of them.
 
         The embedding, the layers in order, the norm after them and the output matrix, unless it is the embedding's.
@@ -198,6 +207,7 @@ class PolicyEngine(Protocol):
         Args:
             bucket_bytes: a bucket takes further layers while it is no larger; one layer may be.
             everywhere: whether every rank gets them, or rank 0 alone.
+            room: gives the memory that each bucket is filled into, on the engine's device; None makes it new.
 
         Raises:
             EngineError: a weight has no place in Hugging Face's names, or ranks do not hold all of one; on every rank.

@@ -147,7 +147,12 @@ def stale_head(trainer: Trainer) -> Iterator[None]:
 def changed(engine: Any, change: Callable[[Sequence[Bucket]], Sequence[Bucket]]) -> Iterator[None]:
     """The weights on their way are changed."""
     weights = engine.weights
-    with mock.patch.object(engine, "weights", lambda limit, everywhere: iter(change(list(weights(limit, everywhere))))):
+
+    # All of them are kept here, and so in memory of their own.
+    def own(limit: int, everywhere: bool, _: Any) -> Iterator[Bucket]:
+        return iter(change(list(weights(limit, everywhere))))
+
+    with mock.patch.object(engine, "weights", own):
         yield
 
 

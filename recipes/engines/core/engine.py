@@ -20,7 +20,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from conversion.checkpoint import open_checkpoint
-from recipes.engines.base import Bucket, Completion, Sampling, TokenBatch
+from recipes.engines.base import Bucket, Completion, Room, Sampling, TokenBatch
 from recipes.engines.core import finite, state
 from recipes.engines.core.batching import PackedBatch, deal, divide, fill, pack
 from recipes.engines.core.export import Export
@@ -254,9 +254,9 @@ class GPTEngine(ABC):
     def _export(self) -> Export:
         return Export(self.module, self.checkpoint.family, self.architecture, self.device)
 
-    def weights(self, bucket_bytes: int, everywhere: bool) -> Iterator[Bucket]:
+    def weights(self, bucket_bytes: int, everywhere: bool, room: Room | None = None) -> Iterator[Bucket]:
         """The weights under their Hugging Face names; see `PolicyEngine.weights`."""
-        return self._export.buckets(bucket_bytes, everywhere=everywhere)
+        return self._export.buckets(bucket_bytes, everywhere=everywhere, room=room)
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 

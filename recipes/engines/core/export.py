@@ -26,7 +26,7 @@ from torch import Tensor
 
 from conversion.families import Entry, Family, MegatronArchitecture, Rule
 from conversion.merge import split
-from recipes.engines.base import Bucket, EngineError, Piece
+from recipes.engines.base import Bucket, EngineError, Piece, Room
 
 Read = Callable[[], Tensor]
 
@@ -113,20 +113,19 @@ class Export:
                 )
         return holders
 
-    def buckets(self, limit: int, *, everywhere: bool) -> Iterator[Bucket]:
+    def buckets(self, limit: int, *, everywhere: bool, room: Room | None = None) -> Iterator[Bucket]:
         """The weights as they are; see `PolicyEngine.weights`.
 
         At most two buckets are in memory, beside those that the caller keeps.
         """
+        room = room or partial(torch.empty, device=self._device)
         for numbers in self._plan(limit):
             pieces, start = [], 0
             for number in numbers:
                 pieces.append(Piece(self.names[number], self.shapes[number], start))
                 start += math.prod(self.shapes[number])
             holds = everywhere or dist.get_rank() == 0
-            bucket = Bucket(
-                tuple(pieces), torch.empty(start, dtype=self._dtype, device=self._device) if holds else None
-            )
+            bucket = Bucket(tuple(pieces), room(start, dtype=self._dtype) if holds else None)
             if everywhere or 0 in self._ranks:
                 self._fill(bucket, numbers, everywhere)
             yield bucket

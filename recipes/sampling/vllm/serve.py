@@ -25,13 +25,15 @@ import sys
 import time
 from pathlib import Path
 
+from recipes.sampling.vllm.api import on_cpu
+
 _PR_SET_PDEATHSIG = 1
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # What vLLM keeps of host memory for keys and values on a CPU, in GiB; its own default is half of the machine's.
 _CPU_CACHE_GIB = "4"
 # Every matrix is loaded into new memory and packed into more of it. To touch that for the first time takes several
-# times as long as to fill it, unless its pages are huge.
-_CPU_MALLOC = "glibc.malloc.hugetlb=1"
+# times as long as to fill it, unless its pages are huge, or those of the weights before.
+_CPU_MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776"
 _STOP_S = 5.0
 _LOOK_S = 0.5
 
@@ -58,7 +60,7 @@ def command(options: argparse.Namespace, python: str) -> list[str]:
     # Token ids in and out are a "scale-out" endpoint.
     switches = ["--enable-scale-out", "--enable-prefix-caching", "--enable-prompt-tokens-details"]
     switches.append("--disable-uvicorn-access-log")
-    if _on_cpu():
+    if on_cpu():
         # A seeded request whose prompt is computed in parts ends a server on a CPU (up to 0.32: "CPU Generator does not
         # use offset").
         switches.append("--no-enable-chunked-prefill")
@@ -69,18 +71,14 @@ def command(options: argparse.Namespace, python: str) -> list[str]:
     if options.eager:
         switches.append("--enforce-eager")
     # `vllm serve` looks for the metadata of a package named vllm, which builds for CPUs do not have.
-    line = [python, "-m", "vllm.entrypoints.openai.api_server", *switches]
+    line = [python, "-m", "recipes.sampling.vllm.api", *switches]
     return line + [str(part) for name, value in arguments.items() if value is not None for part in (name, value)]
-
-
-def _on_cpu() -> bool:
-    return not any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def environment() -> dict[str, str]:
     """What the server finds in its environment beside this process's."""
     root = str(Path(__file__).resolve().parents[3])
-    own = {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", _CPU_MALLOC)} if _on_cpu() else {}
+    own = {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", _CPU_MALLOC)} if on_cpu() else {}
     return {
         **own,
         # Without it there are no endpoints for weights.
@@ -88,6 +86,8 @@ def environment() -> dict[str, str]:
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
+        # It would keep a core for the process that schedules, which mostly waits.
+        "VLLM_CPU_NUM_OF_RESERVED_CPU": os.environ.get("VLLM_CPU_NUM_OF_RESERVED_CPU", "0"),
         "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", _CPU_CACHE_GIB),
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
         "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),

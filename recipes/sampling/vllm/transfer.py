@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import mmap
 import os
 import shutil
@@ -22,6 +23,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from recipes.engines.base import Bucket, PolicyEngine
+from recipes.engines.base import Bucket, PolicyEngine, Room
 from recipes.runtime import platform
 from recipes.runtime.config import Config
 from recipes.runtime.launch import SHARE_OF_WAIT
@@ -46,10 +48,12 @@ class Way(ABC):
     Attributes:
         everywhere: every rank holds each bucket and takes part, not rank 0 alone.
         overlaps: the next bucket may be gathered while servers read this one.
+        room: gives the memory of buckets; None where any will do.
     """
 
     everywhere = False
     overlaps = True
+    room: Room | None = None
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
@@ -79,8 +83,20 @@ class Way(ABC):
         server.call("/init_weight_transfer_engine", self.timeout_s, init_info=info)
 
 
+@dataclass(frozen=True)
+class _Mapped:
+    """A file in this process's memory."""
+
+    path: Path
+    memory: mmap.mmap
+
+    def values(self, elements: int, dtype: torch.dtype) -> Tensor:
+        """Its first ones."""
+        return torch.frombuffer(self.memory, dtype=dtype, count=elements)
+
+
 class FileWay(Way):
-    """Two files by turns, mapped into both sides' memory."""
+    """Two files by turns, mapped into both sides' memory; on a CPU the engine gathers into them."""
 
     name = "file"
 
@@ -88,8 +104,10 @@ class FileWay(Way):
         super().__init__(timeout_s)
         self._parent = folder
         self._folder: Path | None = None
-        self._mapped: list[tuple[Path, mmap.mmap] | None] = [None] * _SLOTS
+        self._mapped: list[_Mapped | None] = [None] * _SLOTS
         self._turn = 0
+        if not platform.on_gpu():
+            self.room = self._room
 
     def open(self, servers: Sequence[Server], fleet: Fleet) -> dict[Server, ServerError]:
         """See `Way.open`; what a run left that was killed here is cleared away."""
@@ -106,14 +124,26 @@ class FileWay(Way):
 
     def send(self, bucket: Bucket, post: Callable[[dict[str, Any]], None], left_s: float) -> None:
         """See `Way.send`."""
-        if bucket.flat is None:
+        if (flat := bucket.flat) is None:
             return
-        self._turn = (self._turn + 1) % _SLOTS
         try:
-            path = self._write(self._turn, bucket.flat)
+            file = self._file(flat.nbytes)
+            values = file.values(flat.numel(), flat.dtype)
+            if values.data_ptr() != flat.data_ptr():
+                values.copy_(flat)
+            if self._parent != _SHARED_MEMORY:
+                file.memory.flush()
         except OSError as error:
             raise self._unwritten(error) from error
-        post({"file": str(path)})
+        self._turn = (self._turn + 1) % _SLOTS
+        post({"file": str(file.path)})
+
+    def _room(self, elements: int, /, *, dtype: torch.dtype) -> Tensor:
+        """In the file whose turn it is, which no server reads any more; `send` tells why there is none."""
+        try:
+            return self._file(elements * dtype.itemsize).values(elements, dtype)
+        except OSError:
+            return torch.empty(elements, dtype=dtype)
 
     def _unwritten(self, error: OSError) -> ServerError:
         return ServerError(
@@ -121,26 +151,24 @@ class FileWay(Way):
             "rollout.vllm.bucket_mib, or name another folder that servers see as rollout.vllm.folder"
         )
 
-    def _write(self, slot: int, flat: Tensor) -> Path:
-        assert self._folder is not None
-        size, held = flat.numel() * flat.element_size(), self._mapped[slot]
-        if held is None or len(held[1]) < size:
-            self._forget(slot)
-            path = self._folder / f"{slot}-{size}.bin"
+    def _file(self, size: int) -> _Mapped:
+        """The one whose turn it is, with room for so many bytes."""
+        held = self._mapped[self._turn]
+        if held is None or len(held.memory) < size:
+            if self._folder is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            self._forget(self._turn)
+            path = self._folder / f"{self._turn}-{size}.bin"
             with path.open("w+b") as file:
                 # Also asks for the space: a full /dev/shm would end this process by a signal at the first write.
                 os.posix_fallocate(file.fileno(), 0, size)
-                held = path, mmap.mmap(file.fileno(), size)
-            self._mapped[slot] = held
-        target = torch.frombuffer(held[1], dtype=flat.dtype, count=flat.numel())
-        target.copy_(flat)
-        if self._parent != _SHARED_MEMORY:
-            held[1].flush()
-        return held[0]
+                held = _Mapped(path, mmap.mmap(file.fileno(), size))
+            self._mapped[self._turn] = held
+        return held
 
     def _forget(self, slot: int) -> None:
         if (held := self._mapped[slot]) is not None:
-            held[0].unlink(missing_ok=True)
+            held.path.unlink(missing_ok=True)
             self._mapped[slot] = None
 
     def close(self) -> None:
@@ -260,7 +288,7 @@ class Transfer:
         if sending is not None:
             sending.begin()
         self.digests = {}
-        for bucket in self._engine.weights(self._settings.bucket_mib << 20, self.way.everywhere):
+        for bucket in self._engine.weights(self._settings.bucket_mib << 20, self.way.everywhere, self.way.room):
             if sending is not None:
                 self.digests |= _digests(bucket)
             if (sending is not None and sending.anybody) or self.way.everywhere:

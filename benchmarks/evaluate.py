@@ -1,23 +1,26 @@
 """Questions a second of an evaluation on this machine's CPU, against lm-evaluation-harness on the same questions.
 
     make install-harness
-    python benchmarks/evaluate.py [--model FOLDER] [--rounds 3] [--questions 2100] [--batches 64 256 1024]
+    python benchmarks/evaluate.py [--model FOLDER] [--rounds 3] [--questions 2100] [--samples 1]
+        [--batches 64 256]
 
 Both sides get the same Hugging Face model (the quickstart's after its SFT, made on the way, unless --model names one),
-questions of the embedded generator, a third of each kind, chat template, limit of 160 new tokens and greedy decoding,
-and both use all cores: `python -m recipes.evaluate` with a process each, lm-evaluation-harness's `generate_until` with
-the `hf` backend with a thread each. The harness may choose among batch sizes; its best counts. Our seconds include
-having every answer graded by the reward server. vLLM is measured where its environment is (`make install-vllm`).
+questions of the embedded generator, a third of each kind, chat template, limit of 160 new tokens and greedy decoding
+(with --samples, so many answers a question at temperature 1, as pass@k wants), and both use all cores: `python -m
+recipes.evaluate` with a process each, lm-evaluation-harness's `generate_until` with the `hf` backend with a thread
+each. The harness may choose among batch sizes; its best counts. Our seconds include having every answer graded by the
+reward server. vLLM is measured where its environment is (`make install-vllm`).
 
 A side's time for the questions is that of its whole command less that of the same command with two questions, so that
 what happens once (imports, loading, servers that start) is in neither. Rounds take turns; medians count.
 
 The last line is one JSON object:
 
+    samples             answers a question
     questions_per_s     of `embedded`, `vllm`, `harness` (its best)
     seconds             whole commands: of all questions, and of two
     harness_batches     questions a second by batch size
-    same_answers        share of answers that embedded sampler and harness give alike, to the letter
+    same_answers        share of answers that embedded sampler and harness give alike, to the letter (greedy ones)
     ratio_to_harness    of the embedded sampler, in questions a second; `whole_ratio` in seconds of whole commands
     vllm_ratio          of vLLM
     cores, date
@@ -37,10 +40,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from recipes.data.example import REPORT_GROUPS, Example, read_examples, write_examples
-from recipes.data.prompts import question_text
-
 ROOT = Path(__file__).resolve().parents[1]
+# This folder has a module named as a package of ours is.
+sys.path[0] = str(ROOT)
+
+from recipes.data.example import REPORT_GROUPS, Example, read_examples, write_examples  # noqa: E402
+from recipes.data.prompts import question_text  # noqa: E402
+
 CORES = os.cpu_count() or 1
 DEADLINE_S = 1200
 LIMIT = 160
@@ -53,9 +59,11 @@ test_split: test
 output_type: generate_until
 doc_to_text: "{{{{question}}}}"
 doc_to_target: "{{{{answer}}}}"
-generation_kwargs: {{until: [], do_sample: false, max_gen_toks: {limit}}}
+generation_kwargs: {{until: [], max_gen_toks: {limit}, {drawn}}}
+repeats: {samples}
 metric_list: [{{metric: exact_match}}]
 """
+GREEDY, SAMPLED = "do_sample: false", "do_sample: true, temperature: 1.0, top_k: 0, top_p: 1.0"
 
 
 def finish(command: Sequence[str], log: Path, threads: int) -> float:
@@ -107,15 +115,15 @@ class Ours:
         seconds = module(self.folder, "recipes.evaluate", *settings)
         rows = (output / "evaluation/benchmark.jsonl").read_text().splitlines()
         self.answers = [json.loads(row)["response"] for row in rows]
-        assert len(self.answers) == len(examples), "questions were left out"
+        assert len(self.answers) % len(examples) == 0, "questions were left out"
         return seconds
 
 
 class Harness:
     """`lm_eval` on a number of questions with one batch size; `answers` are the last run's, in order."""
 
-    def __init__(self, folder: Path, python: Path, model: Path, batch: int) -> None:
-        self.folder, self.python, self.model, self.batch = folder, python, model, batch
+    def __init__(self, folder: Path, python: Path, model: Path, batch: int, samples: int) -> None:
+        self.folder, self.python, self.model, self.batch, self.samples = folder, python, model, batch, samples
         self.answers: list[str] = []
 
     def run(self, examples: Sequence[Example]) -> float:
@@ -123,7 +131,9 @@ class Harness:
             rows, task = Path(own) / "rows.jsonl", Path(own) / "task.yaml"
             lines = [{"question": question_text(e, "plain"), "answer": e.gold()} for e in examples]
             rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
-            task.write_text(TASK_FILE.format(task=TASK, rows=rows, limit=LIMIT))
+            drawn = GREEDY if self.samples == 1 else SAMPLED
+            filled = TASK_FILE.format(task=TASK, rows=rows, limit=LIMIT, samples=self.samples, drawn=drawn)
+            task.write_text(filled)
             command = [str(self.python), "-m", "lm_eval", "run", "--model", "hf", "--tasks", TASK]
             command += ["--model_args", f"pretrained={self.model},dtype=float32", "--include_path", own]
             command += ["--device", "cpu", "--batch_size", str(self.batch), "--apply_chat_template"]
@@ -131,7 +141,7 @@ class Harness:
             seconds = finish(command, self.folder / "harness.log", CORES)
             samples = next(Path(own).rglob("samples_*.jsonl")).read_text().splitlines()
         found = sorted((json.loads(line) for line in samples), key=lambda sample: sample["doc_id"])
-        self.answers = [sample["resps"][0][0] for sample in found]
+        self.answers = [answer for sample in found for answer in sample["resps"][0]]
         return seconds
 
 
@@ -154,7 +164,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a Hugging Face folder (default: made here in a minute)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--questions", type=int, default=2100, help="(default: %(default)s, at most 2100)")
-    parser.add_argument("--batches", type=int, nargs="+", default=[64, 256, 1024], help="of the harness")
+    parser.add_argument("--samples", type=int, default=1, help="answers a question (default: %(default)s)")
+    parser.add_argument("--batches", type=int, nargs="+", default=[64, 256], help="of the harness")
     parser.add_argument("--harness-python", type=Path, default=ROOT / ".venv-harness/bin/python")
     parser.add_argument("--vllm-python", type=Path, default=ROOT / ".venv-vllm/bin/python")
     chosen = parser.parse_args()
@@ -166,14 +177,18 @@ def main() -> None:
         examples = asked(read_examples(folder / "data/train.jsonl"), chosen.questions)
         model = chosen.model.resolve() if chosen.model else made_model(folder)
         module(folder, "conversion.hf_to_megatron", str(model), str(folder / "megatron"))
-        embedded = Ours(folder, "parallel=single", f"parallel.processes={CORES}")
-        harness = {f"harness {n}": Harness(folder, chosen.harness_python, model, n) for n in chosen.batches}
+        drawn = [f"evaluation.samples={chosen.samples}", "evaluation.temperature=1.0"] if chosen.samples > 1 else []
+        embedded = Ours(folder, "parallel=single", f"parallel.processes={CORES}", *drawn)
+        harness = {
+            f"harness {batch}": Harness(folder, chosen.harness_python, model, batch, chosen.samples)
+            for batch in chosen.batches
+        }
         sides = {"embedded": embedded.run, **{name: side.run for name, side in harness.items()}}
         if chosen.vllm_python.is_file():
             os.environ["MEDATRON_VLLM_PYTHON"] = str(chosen.vllm_python)
-            sides["vllm"] = Ours(folder, "parallel=single", "rollout=vllm", "algorithm.importance=none").run
+            sides["vllm"] = Ours(folder, "parallel=single", "rollout=vllm", "algorithm.importance=none", *drawn).run
         seconds = measured(sides, examples, chosen.rounds)
-    print(json.dumps(result(seconds, len(examples), embedded, harness)))
+    print(json.dumps({"samples": chosen.samples, **result(seconds, len(examples), embedded, harness)}))
 
 
 def result(

@@ -39,7 +39,7 @@ def measure(config: Config) -> None:
     from recipes.evaluation.answers import Answers
     from recipes.evaluation.gain import summarize
     from recipes.evaluation.measure import prompts_shown
-    from recipes.evaluation.rows import plain_answers
+    from recipes.evaluation.reading import plain_answers
     from recipes.rollout.prompts import prompt_form, render_prompts
     from recipes.runtime.agreement import from_leader
     from recipes.runtime.origin import data_files

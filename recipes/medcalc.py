@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from conversion import command
+from conversion.evaluation import EvaluationError
 from recipes.data.example import Example, ExampleError, read_examples
-from recipes.data.text_files import TextFile, parse_json
 from recipes.evaluation.medcalc_official import is_correct
+from recipes.evaluation.reading import plain_answers
 from recipes.monitor.run_folder import replace_file
 from reward_server.client import SERVER_FAULTS, ScoreItem
 from reward_server.client.wire import RewardClientError
@@ -29,25 +30,19 @@ Answer = Mapping[str, Any]  # a row of NAME.jsonl
 Verdicts = dict[str, list[bool]]  # by column, in the order of the answers to a category
 
 
-def read_answers(path: Path, questions: Mapping[str, Example]) -> list[Answer]:
+def medcalc_answers(path: Path, questions: Mapping[str, Example]) -> list[Answer]:
     """The scored answers to questions of MedCalc-Bench as they stand in it.
 
     Raises:
-        ExampleError: a row is no answer, or its question is not among `questions`; or there are no such answers.
+        EvaluationError: a row is no answer, or its question is not among `questions`; or there are no such answers.
     """
-    answers: list[Answer] = []
-    with TextFile(path) as file:
-        for line in file.lines():
-            row, where = parse_json(line, f"{path}:{file.line}"), f"{path}:{file.line}"
-            if not isinstance(row, dict) or not {"id", "response", "status"} <= row.keys():
-                raise ExampleError(f"{where}: expected an answer of recipes.evaluate, with id, response and status")
-            if row["id"] not in questions:
-                raise ExampleError(f"{where}: its question {row['id']} is in no file of questions; name them all")
-            own = questions[row["id"]].source.startswith("MedCalc-Bench") and row.get("variant", "plain") == "plain"
-            if own and row["status"] not in SERVER_FAULTS:
-                answers.append(row)
+    found, without = plain_answers(path, questions)
+    if without:
+        raise EvaluationError(f"{path}: the questions of {without} answers are in no file of questions; name them all")
+    own = [row for row in found if questions[row["id"]].source.startswith("MedCalc-Bench")]
+    answers: list[Answer] = [row for row in own if row["status"] not in SERVER_FAULTS]
     if not answers:
-        raise ExampleError(f"{path}: holds no scored answers to questions of MedCalc-Bench")
+        raise EvaluationError(f"{path}: holds no scored answers to questions of MedCalc-Bench")
     return answers
 
 
@@ -123,7 +118,7 @@ def main() -> None:
     args = parser.parse_args()
     questions = {example.id: example for example in read_examples(*args.questions)}
     corrected = {example.id: example for example in read_examples(args.corrected)} if args.corrected else {}
-    answers = read_answers(args.answers, questions)
+    answers = medcalc_answers(args.answers, questions)
     if args.corrected and not any(row["id"] in corrected for row in answers):
         raise ExampleError(
             f"{args.corrected}: has none of the questions of {args.answers}; prepare it with the same --ids"
@@ -134,4 +129,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main, name="medcalc", errors=(ValueError, RewardClientError)))
+    sys.exit(command.run(main, name="medcalc", errors=(ValueError, EvaluationError, RewardClientError)))

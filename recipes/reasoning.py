@@ -25,10 +25,11 @@ from typing import Any
 
 from conversion import command, lock
 from conversion.digests import file_digest
+from conversion.evaluation import EvaluationError
 from recipes.data.example import REPORT_GROUPS, Example, read_examples
 from recipes.evaluation.answers import Answers
 from recipes.evaluation.judging import PROMPTS_VERSION, Failures, StepJudge
-from recipes.evaluation.rows import plain_answers
+from recipes.evaluation.reading import plain_answers
 from recipes.monitor.run_folder import replace_file
 from reward_server.endpoint import Endpoint, JudgeSettings
 
@@ -182,4 +183,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main, name="reasoning", errors=(ValueError, JudgeError)))
+    sys.exit(command.run(main, name="reasoning", errors=(ValueError, EvaluationError, JudgeError)))

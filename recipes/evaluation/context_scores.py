@@ -34,8 +34,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from conversion import command
-from recipes.data.example import Example, ExampleError, read_examples
-from recipes.evaluation.rows import read_answers
+from conversion.evaluation import AGAIN, EvaluationError
+from recipes.data.example import Example, read_examples
+from recipes.evaluation.reading import read_answers
 from recipes.monitor.run_folder import replace_file
 from reward_server.client import SERVER_FAULTS
 
@@ -191,9 +192,14 @@ def main() -> None:
     parser.add_argument("questions", nargs="+", type=command.path_argument, help="the files that were asked")
     args = parser.parse_args()
     examples = read_examples(*args.questions)
-    scores = context_scores(read_answers(args.answers), examples)
+    rows = read_answers(args.answers)
+    if any("extracted" not in row for row in rows):
+        raise EvaluationError(
+            f"{args.answers}: an older release wrote it, without what was read as the answer; {AGAIN}"
+        )
+    scores = context_scores(rows, examples)
     if not scores:
-        raise ExampleError(
+        raise EvaluationError(
             f"{args.answers}: answers no question with passages; name the files of `python -m recipes.prepare_data "
             "context` that were asked"
         )
@@ -203,4 +209,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main, name="context_scores", errors=(ValueError,)))
+    sys.exit(command.run(main, name="context_scores", errors=(ValueError, EvaluationError)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from conversion.digests import file_digest
 from conversion.evaluation import AGAIN, EvaluationError, read_result
 from recipes.data.errors import ExampleError
 from recipes.data.example import Example, iterate_examples
+from recipes.data.variants import PLAIN
 from recipes.evaluation.questions import by_question
 
 _KEYS: dict[str, tuple[type, ...]] = {"id": (str,), "group": (str,), "status": (str,), "tokens": (int,)}
@@ -89,6 +91,25 @@ def read_answers(path: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise EvaluationError(f"{path}: cannot be read ({error.strerror}); {AGAIN}") from error
     return rows
+
+
+def plain_answers(path: Path, wanted: Container[str]) -> tuple[list[dict[str, Any]], int]:
+    """The answers to questions as they stand in their files, and how many are to questions that are not wanted.
+
+    Args:
+        path: NAME.jsonl.
+        wanted: ids of questions.
+
+    Raises:
+        EvaluationError: see `read_answers`; and when none is left.
+    """
+    plain = [row for row in read_answers(path) if row.get("variant", PLAIN) == PLAIN]
+    found = [row for row in plain if row["id"] in wanted]
+    if not found:
+        raise EvaluationError(
+            f"{path}: answers none of the questions in the files named; name the files that were asked"
+        )
+    return found, len(plain) - len(found)
 
 
 def _row(line: bytes, where: str) -> dict[str, Any]:

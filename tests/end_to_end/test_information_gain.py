@@ -33,7 +33,7 @@ def test_information_gain_is_that_of_plain_transformers(
         ("unknown", THINK, "plain"),
     ]
     found = [
-        {"id": identity, "group": "text", "response": response, "answer": "", "extracted": None, "variant": variant}
+        {"id": identity, "group": "text", "response": response, "answer": "", "tokens": 1, "variant": variant}
         | {"status": "incorrect" if number else "correct", "sample": number}
         for number, (identity, response, variant) in enumerate(rows)
     ]

@@ -10,7 +10,8 @@ from unittest import mock
 
 import pytest
 
-from recipes.data.example import Example, ExampleError, write_examples
+from conversion.evaluation import EvaluationError
+from recipes.data.example import Example, write_examples
 from recipes.evaluation.context_scores import context_scores, main
 
 KINDS = {
@@ -36,7 +37,8 @@ def _example(condition: str) -> Example:
 def _row(condition: str, read: str | None, response: str = "", status: str = "", **more: Any) -> dict[str, Any]:
     right = read == ("C" if condition == "insufficient" else "A")
     status = status or ("no_answer" if read is None else "correct" if right else "incorrect")
-    return {"id": condition, "answer": "A", "extracted": read, "response": response, "status": status, **more}
+    common = {"group": "choice", "tokens": 1}
+    return {**common, "id": condition, "answer": "A", "extracted": read, "response": response, "status": status, **more}
 
 
 ROWS = [
@@ -96,12 +98,13 @@ def test_the_command_reads_and_writes_beside_the_answers(tmp_path: Path, capsys:
     write_examples(questions, [Example("elsewhere", "s", "text", "q", "a")])
     with (
         mock.patch.object(sys, "argv", ["context_scores", str(answers), str(questions)]),
-        pytest.raises(ExampleError, match="answers no question with passages"),
+        pytest.raises(EvaluationError, match="answers no question with passages"),
     ):
         main()
-    answers.write_text('{"id": "relevant", "status": "correct", "response": "", "answer": "A"}\n')
+    row = {"id": "relevant", "group": "choice", "status": "correct", "response": "", "answer": "A", "tokens": 1}
+    answers.write_text(json.dumps(row) + "\n")
     with (
         mock.patch.object(sys, "argv", ["context_scores", str(answers), str(questions)]),
-        pytest.raises(ExampleError, match=r"after.jsonl:1: is no answer of this release \('extracted' is missing\)"),
+        pytest.raises(EvaluationError, match=r"after.jsonl: an older release wrote it"),
     ):
         main()

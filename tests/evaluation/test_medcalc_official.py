@@ -151,11 +151,14 @@ def test_the_command_counts_both_verdicts_by_category_and_on_corrected_labels(tm
         own = {"id": identity, "meta": {"subject": subjects[calculator], "calculator": calculator}}
         kept["questions"].append(dataclasses.replace(example, **own).to_json())
         kept["corrected"] += [dataclasses.replace(corrected, **own).to_json()] if corrected else []
+    common = {"group": "calculation", "tokens": 1, "answer": ""}
     rows = [
-        json.dumps({"id": identity, "response": answered(answer), "status": status, "source": "MedCalc-Bench"})
+        json.dumps({"id": identity, "response": answered(answer), "status": status, **common})
         for identity, (_, answer, status, _) in asked.items()
     ]
-    rows.append(json.dumps({"id": "1", "response": answered("1"), "status": "incorrect", "variant": "shuffled 1"}))
+    rows.append(
+        json.dumps({"id": "1", "response": answered("1"), "status": "incorrect", "variant": "shuffled 1", **common})
+    )
     for name, lines in {**kept, "after": rows}.items():
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     files = [str(tmp_path / f"{name}.jsonl") for name in ("after", "questions")]
@@ -172,4 +175,4 @@ def test_the_command_counts_both_verdicts_by_category_and_on_corrected_labels(tm
     (tmp_path / "questions.jsonl").write_text(kept["questions"][0] + "\n")
     failed = subprocess.run(command, timeout=60, capture_output=True, text=True, check=False)
     assert failed.returncode == 1
-    assert "after.jsonl:2: its question 2 is in no file of questions" in failed.stderr
+    assert "after.jsonl: the questions of 3 answers are in no file of questions" in failed.stderr

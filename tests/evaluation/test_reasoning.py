@@ -12,7 +12,8 @@ from unittest import mock
 
 import pytest
 
-from recipes.data.example import Example, ExampleError, write_examples
+from conversion.evaluation import EvaluationError
+from recipes.data.example import Example, write_examples
 from recipes.evaluation.steps import MAX_STEPS, reasoning, reasoning_steps
 from recipes.reasoning import JudgeError, judge_reasoning, main
 from reward_server.endpoint import JudgeSettings
@@ -59,7 +60,7 @@ def _files(folder: Path, rows: dict[str, str] = ROWS) -> tuple[Path, Path]:
     answers, questions = folder / "after.jsonl", folder / "questions.jsonl"
     group = {"traced": "choice", "plain": "text"}
     found = [
-        {"id": k, "group": group.get(k, "choice"), "response": v, "answer": "B", "extracted": None, "status": "correct"}
+        {"id": k, "group": group.get(k, "choice"), "response": v, "answer": "B", "tokens": 1, "status": "correct"}
         for k, v in rows.items()
     ]
     answers.write_text("".join(json.dumps(row) + "\n" for row in found))
@@ -127,7 +128,7 @@ def test_a_missing_verdict_is_no_zero_and_a_judge_that_is_away_ends_it(tmp_path:
     endpoint.reply = lambda _: (200, "I cannot say.")
     with pytest.raises(JudgeError, match="hold no verdict"):
         judge_reasoning(answers, [questions], JudgeSettings(endpoint.url, "another grader", deadline_s=20))
-    with pytest.raises(ExampleError, match="answers none of the questions in the files named"):
+    with pytest.raises(EvaluationError, match="answers none of the questions in the files named"):
         judge_reasoning(_files(tmp_path, {"unknown": "x"})[0], [questions], _settings(endpoint))
 
 

@@ -11,6 +11,7 @@ A process of its own reads both files and compares every row, as training does a
 are taken from the kernel, Python's start included. The last line is one JSON object:
 
     seconds     of the process
+    cpu_s       of them on a core: what is above that, it waited for others' work
     peak_gib    resident memory, 2**30 bytes
     found       rows by kind of likeness
     planted     rows that are alike
@@ -134,6 +135,7 @@ def main() -> None:
         json.dumps(
             {
                 "seconds": round(seconds, 1),
+                "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
                 "peak_gib": round(usage.ru_maxrss / 2**20, 2),
                 "found": result["found"],
                 "planted": alike,

@@ -23,6 +23,7 @@ COMMON = 10
 
 Array = NDArray[np.int64]
 
+_MOST_BITS = 26
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 # A character of a script that puts no spaces between words is a word.
 _UNSPACED = "\u3040-\u30ff\u3400-\u9fff"
@@ -76,6 +77,10 @@ class RunIndex:
         self._runs, which = np.unique(runs, return_inverse=True)
         run, self._owners = np.divmod(np.unique(which * self._count + owners), self._count)
         self._begins = np.searchsorted(run, np.arange(len(self._runs) + 1))
+        # By the first bits of a run's hash, whether any has them: most that are looked up are not known and end here.
+        self._shift = np.uint64(64 - min(_MOST_BITS, (16 * len(self._runs) + 1).bit_length()))
+        self._first_bits = np.zeros(2 ** (64 - int(self._shift)), bool)
+        self._first_bits[self._runs >> self._shift] = True
         spread = np.bincount(run, np.asarray(weights)[self._owners], len(self._runs))
         self._common = spread > COMMON
         telling = ~self._common[which]
@@ -91,15 +96,19 @@ class RunIndex:
         owners, starts, runs = _runs(texts)
         ends = np.cumsum([len(text) for text in texts]) - [len(text) for text in texts] + fronts
         in_front = starts + RUN <= ends[owners]
-        which = np.minimum(np.searchsorted(self._runs, runs), max(0, len(self._runs) - 1))
-        known = self._runs[which] == runs if len(self._runs) else np.zeros(len(runs), bool)
+        known = np.flatnonzero(self._first_bits[runs >> self._shift])
+        which = np.minimum(np.searchsorted(self._runs, runs[known]), max(0, len(self._runs) - 1))
+        same = self._runs[which] == runs[known]
+        known, which = known[same], which[same]
+        common = self._common[which]
         telling = np.ones(len(runs), bool)
-        telling[known] = ~self._common[which[known]]
-        hits = np.flatnonzero(known & telling)
-        copies = self._begins[which[hits] + 1] - self._begins[which[hits]]
+        telling[known[common]] = False
+        hits, which = known[~common], which[~common]
+        begins = self._begins[which]
+        copies = self._begins[which + 1] - begins
         hit = np.repeat(hits, copies)
-        place = np.arange(len(hit)) - np.repeat(np.cumsum(copies) - copies, copies)
-        pairs = owners[hit] * self._count + self._owners[self._begins[which[hit]] + place]
+        place = np.arange(len(hit)) - np.repeat(np.cumsum(copies) - copies - begins, copies)
+        pairs = owners[hit] * self._count + self._owners[place]
         # Stable, so that the runs of a pair stay in order.
         order = np.argsort(pairs, kind="stable")
         found, pair = np.unique(pairs[order], return_inverse=True)

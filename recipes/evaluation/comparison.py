@@ -61,7 +61,7 @@ def compare(a: Evaluated, b: Evaluated) -> dict[str, Any]:
         "mean": {
             **{side: mean / len(tasks) for side, mean in zip(("a", "b"), means, strict=True)},
             "change": (means[1] - means[0]) / len(tasks),
-            "interval": statistics.interval_of_mean(changes),
+            "interval": statistics.interval_of_mean(changes, least=-1),
         },
         "tasks": {name: _paired(own, grid) for name, own in tasks.items()},
         "sets": {
@@ -107,7 +107,7 @@ def _paired(pairs: Sequence[Pair], grid: Sequence[int]) -> dict[str, Any]:
         "b": figures([pair[1] for pair in pairs], grid),
         "change": float(changes.mean()),
         "stderr": statistics.standard_error(changes),
-        "interval": statistics.interval(changes),
+        "interval": statistics.interval(changes, least=-1),
         "gained": gained,
         "lost": lost,
         "p": statistics.mcnemar(gained, lost),

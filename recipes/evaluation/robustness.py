@@ -83,6 +83,6 @@ def transfer(rows: Sequence[Row]) -> dict[str, Any] | None:
         "choice": float(with_options.mean()),
         "short": float(without.mean()),
         "change": float((without - with_options).mean()),
-        "interval": statistics.interval(without - with_options),
+        "interval": statistics.interval(without - with_options, least=-1),
         "kept": float((with_options * without).sum()) / right if right else None,
     }

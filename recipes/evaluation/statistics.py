@@ -33,35 +33,44 @@ def standard_error(values: ArrayLike) -> float:
     return float(array.std() / math.sqrt(len(array)))
 
 
-def interval(values: ArrayLike) -> Interval:
+def interval(values: ArrayLike, least: float = 0.0) -> Interval:
     """Percentile bootstrap interval of the mean over questions (Efron 1979).
 
-    Where all values are 0, or all are 1, resamples say nothing, and it is the exact one of Clopper and Pearson (1934).
+    Where all values are alike, resamples say nothing. Then at most a share of questions is otherwise that has the
+    chance of one tail not to be met, and the interval is as wide as that allows: for values that are all 0, or all 1,
+    the exact one of Clopper and Pearson (1934).
 
     Args:
-        values: one a question.
+        values: one a question, from `least` to 1.
+        least: 0 for shares, -1 for changes.
     """
-    return intervals(np.asarray(values, dtype=float)[:, None])[0]
+    return intervals(np.asarray(values, dtype=float)[:, None], least)[0]
 
 
-def intervals(values: ArrayLike) -> list[Interval]:
+def intervals(values: ArrayLike, least: float = 0.0) -> list[Interval]:
     """`interval` of every column, with the same resamples.
 
     Args:
         values: [questions, quantities]; NaN where a question does not have the quantity, which then counts without it.
+        least: as for `interval`.
     """
     array = np.asarray(values, dtype=float)
     ends = _ends(_resampled(array))
-    return [_certain(column) or end for column, end in zip(array.T, ends, strict=True)]
+    return [_alike(column, least) or end for column, end in zip(array.T, ends, strict=True)]
 
 
-def interval_of_mean(groups: Sequence[ArrayLike]) -> Interval:
+def interval_of_mean(groups: Sequence[ArrayLike], least: float = 0.0) -> Interval:
     """Bootstrap interval of the mean over groups of the mean over a group's questions; each group is resampled alone.
 
     Args:
-        groups: values a question, of each group.
+        groups: values a question, of each group; where all groups are alike within, the mean of their intervals.
+        least: as for `interval`.
     """
-    means = [_resampled(np.asarray(values, dtype=float)[:, None], SEED + index) for index, values in enumerate(groups)]
+    columns = [np.asarray(values, dtype=float) for values in groups]
+    alike = [ends for column in columns if (ends := _alike(column, least)) is not None]
+    if len(alike) == len(columns):
+        return sum(low for low, _ in alike) / len(alike), sum(high for _, high in alike) / len(alike)
+    means = [_resampled(column[:, None], SEED + index) for index, column in enumerate(columns)]
     return _ends(np.mean(means, axis=0))[0]
 
 
@@ -86,12 +95,12 @@ def _ends(means: NDArray[np.float64]) -> list[Interval]:
     return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
 
 
-def _certain(column: NDArray[np.float64]) -> Interval | None:
+def _alike(column: NDArray[np.float64], least: float) -> Interval | None:
     own = column[~np.isnan(column)]
-    if len(own) and (own == own[0]).all() and own[0] in (0.0, 1.0):
-        end = ((1 - CONFIDENCE) / 2) ** (1 / len(own))
-        return (end, 1.0) if own[0] else (0.0, 1 - end)
-    return None
+    if not len(own) or (own != own[0]).any():
+        return None
+    value, others = float(own[0]), 1 - ((1 - CONFIDENCE) / 2) ** (1 / len(own))
+    return value - others * (value - least), value + others * (1 - value)
 
 
 def pass_at_k(answers: int, right: int, k: int) -> float:

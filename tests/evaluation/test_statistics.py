@@ -97,6 +97,10 @@ def test_all_right_is_no_certainty() -> None:
     """Ten of ten: 0.025^(1/10) = 0.6915 (Clopper and Pearson)."""
     assert interval([1.0] * 10) == (pytest.approx(0.6915, abs=1e-4), 1.0)
     assert interval([0.0] * 10) == (0.0, pytest.approx(0.3085, abs=1e-4))
+    assert interval_of_mean([[1.0] * 10, [0.0] * 10]) == pytest.approx((0.6915 / 2, 1.3085 / 2), abs=1e-4)
+    # No change in ten questions may be one for the worse as well as for the better.
+    assert interval([0.0] * 10, least=-1) == pytest.approx((-0.3085, 0.3085), abs=1e-4)
+    assert interval([1.0] * 10, least=-1) == (pytest.approx(1 - 2 * 0.3085, abs=1e-4), 1.0)
 
 
 def test_a_question_without_a_quantity_is_left_out_of_it_alone() -> None:

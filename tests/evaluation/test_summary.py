@@ -91,16 +91,18 @@ def test_several_answers_a_question() -> None:
 
 
 def test_options_in_another_order() -> None:
-    """q1 follows its option C around; q2 says A wherever it stands; q3 was asked in one order alone."""
-    rows = [row("q1", "C", "C"), row("q1", "B", "B", variant="shuffled 1", order="DCBA")]
+    """q1 and q4 follow their option C around; q2 says A wherever it stands; q3 was asked in one order alone."""
+    rows = [row(name, "C", "C") for name in ("q1", "q4")]
+    rows += [row(name, "B", "B", variant="shuffled 1", order="DCBA") for name in ("q1", "q4")]
     rows += [row("q2", "A", "A"), row("q2", "A", "D", variant="shuffled 1", order="DCBA")]
     rows += [row("q3", "A", "A")]
     order = summarize(rows)["order"]
-    assert (order["questions"], order["accuracy"]) == (2, {"plain": 1.0, "shuffled 1": 0.5})
-    assert (order["spread"], order["same_choice"], order["right_in_all"]) == (0.5, 0.5, 0.5)
-    assert order["positions"]["A"] == {"chosen": 0.5, "right": 0.25}
-    assert order["positions"]["D"] == {"chosen": 0.0, "right": 0.25}
-    assert summarize(rows)["tasks"]["choice"]["questions"] == 3, "only the plain form counts for the score"
+    assert (order["questions"], order["accuracy"]) == (3, {"plain": 1.0, "shuffled 1": pytest.approx(2 / 3)})
+    assert order["spread"] == pytest.approx(1 / 3)
+    assert (order["same_choice"], order["right_in_all"]) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+    assert order["positions"]["A"] == {"chosen": pytest.approx(2 / 6), "right": pytest.approx(1 / 6)}
+    assert order["positions"]["D"] == {"chosen": 0.0, "right": pytest.approx(1 / 6)}
+    assert summarize(rows)["tasks"]["choice"]["questions"] == 4, "only the plain form counts for the score"
 
 
 def test_without_options() -> None:

@@ -150,6 +150,8 @@ def uncovered(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"{result['unscored']} of {result['answers']} answers could not be scored and count neither way")
     if seen["questions"]:
         lines.append(f"{seen['questions']} of {asked} questions are in the training data too: no held-out result")
+    if seen.get("contexts"):
+        lines.append(f"{seen['contexts']} of {asked} questions ask about notes that the training data ask about too")
     if seen["unread"]:
         lines.append(f"not compared with training data that is gone or was changed: {', '.join(seen['unread'])}")
     return lines

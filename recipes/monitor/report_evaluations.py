@@ -119,6 +119,7 @@ def _gaps(content: Mapping[str, Any]) -> tuple[str, ...]:
         "questions too long and left out": content.get("dropped"),
         "answers without a score": content.get("unscored"),
         "questions that are in the training data too": seen.get("questions"),
+        "questions about notes that the training data ask about too": seen.get("contexts"),
         "training files that could not be compared with the questions": len(seen.get("unread") or ()),
     }
     return tuple(f"{count:,} {what}" for what, count in found.items() if isinstance(count, int) and count)

@@ -22,6 +22,7 @@ from recipes.engines import create_engine
 from recipes.engines.base import EngineError, Sampling
 from recipes.evaluation.asking import Answer, Key, opens_thinking
 from recipes.monitor.run_folder import evaluation_path
+from recipes.planning.architectures import cache_bytes
 from recipes.rollout.prompts import Prompt, make_prompts, prompt_form
 from recipes.runtime.agreement import told_by_leader
 from recipes.runtime.config import Config
@@ -29,8 +30,10 @@ from recipes.runtime.launch import is_leader
 from recipes.runtime.tokenizer import load_tokenizer, stop_ids
 from recipes.sampling.base import Sampler, create_sampler
 
-# Answers of a portion, but of so many questions at least: data parallel ranks divide these.
-_ANSWERS_AT_ONCE, _QUESTIONS_AT_ONCE = 256, 16
+# Answers of a portion: as many as have room for keys and values here, between these two. It is a function of model and
+# lengths alone, and so are the draws; ranks divide it. And so many questions at least, for data parallel ranks.
+_CACHE_BYTES, _FEWEST, _MOST = 4 << 30, 256, 4096
+_QUESTIONS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class Policy:
     def answers(self, done: Set[Key]) -> Generator[list[Answer]]:
         """See `Respondent.answers`; a portion at a time."""
         samples = self._config.evaluation.samples
-        size = max(_QUESTIONS_AT_ONCE, _ANSWERS_AT_ONCE // samples)
+        size = max(_QUESTIONS_AT_ONCE, self._answers_at_once() // samples)
         places, ids = list(self._prompts), [prompt.ids for prompt in self._prompts.values()]
         with (
             closing(create_engine(self._config)) as engine,
@@ -99,6 +102,10 @@ class Policy:
                     groups = self._responses(sampler, [self._prompts[n] for n in portion], start // size)
                     found = dict(zip(portion, groups, strict=True))
                     yield [self._answer(n, s, found[n][s]) for n, s in wanted]
+
+    def _answers_at_once(self) -> int:
+        held = cache_bytes(open_checkpoint(self._config.model.path).architecture, 4) * self._config.model.max_length
+        return max(_FEWEST, min(_MOST, int(_CACHE_BYTES // held)))
 
     def _answer(self, place: int, sample: int, written: _Written) -> Answer:
         return Answer(place, sample, self._text(self._prompts[place], written.ids), written.tokens, written.cut)

@@ -47,7 +47,8 @@ def test_an_evaluation_goes_on_in_the_middle_of_a_portion(
     from recipes.evaluation.answers import Answers
 
     monkeypatch.setenv("MEDATRON_DEVICE", "cpu")
-    monkeypatch.setattr(policy, "_ANSWERS_AT_ONCE", 4)
+    monkeypatch.setattr(policy, "_FEWEST", 4)
+    monkeypatch.setattr(policy, "_MOST", 4)
     monkeypatch.setattr(policy, "_QUESTIONS_AT_ONCE", 2)
     options = {"A": "zinc", "B": "iron"}
     rows = [Example(f"q{n}", "s", "choice", f"Which metal is {n}?", "A", options=options) for n in range(3)]

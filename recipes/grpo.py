@@ -43,7 +43,7 @@ def train(config: Config) -> None:
     from recipes.rollout.server import reward_client
     from recipes.rollout.training import training_data
     from recipes.runtime.agreement import from_leader
-    from recipes.runtime.health import count_skipped
+    from recipes.runtime.health import count_skipped, hacked
     from recipes.runtime.origin import run_origin
     from recipes.runtime.phases import Phases
     from recipes.runtime.run_folder import RunFolder
@@ -110,6 +110,9 @@ def train(config: Config) -> None:
                 phases.total,
                 samples=partial(rollout_records, rollout.sampled, step),
             )
+            if config.monitor.stop_on_hacking and from_leader(monitor.hacking):
+                saving.finish()
+                raise hacked(step)
             own = {"skipped": skipped, "reward": reward, "origin": origin}
             going = saving.after_step(step, seconds, own, partial(batches.state, step), monitor.score)
 

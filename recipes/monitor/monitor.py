@@ -12,7 +12,8 @@ from types import TracebackType
 from conversion.command import explain
 from recipes.engines.base import NonFiniteError
 from recipes.monitor.lessons import LessonWatch
-from recipes.monitor.loggers import MetricsLogger
+from recipes.monitor.loggers import MetricsLogger, read_metrics
+from recipes.monitor.phase_watch import DOMINANT, PhaseWatch
 from recipes.monitor.profiler import StepProfiler
 from recipes.monitor.progress import TrainingProgress
 from recipes.monitor.rollouts import RolloutRecord, write_rollouts
@@ -38,6 +39,7 @@ class TrainingMonitor:
         self._leads = is_leader()
         self._scores: list[float] = []
         self._lessons = LessonWatch()
+        self._phases = PhaseWatch()
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> TrainingMonitor:
@@ -55,6 +57,9 @@ class TrainingMonitor:
                 last = self._logger.last_step or 0
                 if last < step:
                     self._say(f"metrics.jsonl ends at step {last}, and the run goes on after {step}: it lost some")
+                if last:
+                    for row in read_metrics(config.output):
+                        self._phases.look(row)
                 self._progress = stack.enter_context(
                     TrainingProgress(config.trainer.steps, config.name, initial_step=step)
                 )
@@ -87,22 +92,29 @@ class TrainingMonitor:
             metrics: its figures.
             seconds: of the run so far, all launches together.
             step_seconds: of this step.
-            samples: called every `rollout.samples_every` steps, its rollouts to write.
+            samples: called every `rollout.samples_every` steps, its rollouts to write, and where the run begins to
+                cheat.
         """
         self._step = step
         if not self._leads:
             return
         with self._spared("profile"):
             self._profiler.step()
+        cheats = self._phases.look(metrics)
+        if (dominant := self._phases.dominant) is not None:
+            metrics = {**metrics, DOMINANT: float(dominant)}
         self._logger.log(step, metrics, seconds)
         self._progress.update(step, metrics, step_seconds)
         if said := self._lessons.look(step, metrics):
             self._say(said)
         every = self._config.rollout.samples_every
-        if samples and every and (step == 1 or step % every == 0):
-            records = samples()
+        due = bool(every) and (step == 1 or step % every == 0 or cheats)
+        records = samples() if samples and (due or cheats) else []
+        if records and due:
             with self._spared("rollouts"):
                 write_rollouts(self._config.output, step, records)
+        if cheats:
+            self._say(f"step {step}: {self._phases.sentence(records)}")
         value = metrics.get(self._config.trainer.best)
         if value is not None and math.isfinite(value):
             self._scores.append(value)
@@ -118,6 +130,11 @@ class TrainingMonitor:
 
     def _say(self, what: str) -> None:
         print(f"{self._config.name}  {what}", file=sys.stderr, flush=True)
+
+    @property
+    def hacking(self) -> bool:
+        """Whether the run has drifted into a phase that cheats; False on other ranks than 0."""
+        return self._phases.alarm is not None
 
     def score(self) -> float | None:
         """Mean of `trainer.best` since it was last asked for; None where it has no value, and on other ranks."""

@@ -10,11 +10,9 @@ Left out: whether the reasoning is true, or leads to the answer that is given (`
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-
-Metrics = Mapping[str, float | None]
 
 
 class Phase(IntEnum):
@@ -46,9 +44,6 @@ class Phase(IntEnum):
         return self.name.replace("_", " ").lower()
 
 
-HACKING = (Phase.DIRECT_ANSWER, Phase.STEP_BY_STEP_OUTSIDE)
-DOMINANT = "phase/dominant"
-
 # Words of thinking from which it is long, below which an answer that comes first has no reasoning behind it, and words
 # outside the tags up to which they are a remark.
 _LONG, _SHORT, _REMARK = 80, 30, 15
@@ -66,7 +61,7 @@ _SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n+")
 _STEP = re.compile(
     r"\bstep \d|^[ \t]*(?:\d+[.)]|[-*•]|[a-z]\))(?=\s)"
     r"|\b(?:first|firstly|second|secondly|third|next|then|finally|lastly|to begin with)\b(?=,| we\b| i\b)"
-    r"|\b(?:so|therefore|thus|hence|because|since|consequently|which (?:means|leaves|gives|is why)|that leaves|means?"
+    r"|\b(?:so|therefore|thus|hence|because|since|consequently|which (?:means|leaves|gives|is why)|that leaves|means"
     r"|leaves|suggest(?:s|ing)?|indicat(?:es|ing)|points? to|speaks? for|confirms?|rul(?:es?|ed) out|excludes?"
     r"|makes?|gives|we (?:get|give|need|start|take)|step[ -]by[ -]step)\b"
     r"|->|=>|→|=(?=\s*-?[\d(])",
@@ -84,10 +79,11 @@ _GIVEN = re.compile(
     r"|\bi(?:['’]ll| will| would)? (?:go with|choose|select|pick)\b",
     re.IGNORECASE,
 )
-_FRAME = frozenset(
-    "a about an and answer are believe best can case choice choose clearly correct diagnosis final go has have here i "
-    "i'll in is it it's likely most must of one option patient pick probably question result right select so solution "
-    "that the therefore think this to we which will with would must be my".split()
+# The frame of an answer: what may stand around it without being a reason.
+_FRAME = re.compile(
+    "a|about|an|and|answer|are|be|believe|best|can|case|choice|choose|clearly|correct|diagnosis|final|go|has|have|here"
+    "|i|i'll|in|is|it|it's|likely|most|must|my|of|one|option|patient|pick|probably|question|result|right|select|so"
+    "|solution|that|the|therefore|think|this|to|we|which|will|with|would"
 )
 
 
@@ -178,7 +174,7 @@ def _is_bare(think: str, answer: str) -> bool:
     """Nothing but the answer and its frame; or one statement whose only number is the answer."""
     own = {word.casefold() for word in _words(answer)}
     words = [word.casefold() for word in _words(think)]
-    if len([word for word in words if word not in own and word not in _FRAME]) <= _BARE:
+    if len([word for word in words if word not in own and not _FRAME.fullmatch(word)]) <= _BARE:
         return not own.isdisjoint(words) or not words or len(words) <= _BARE
     numbers = {word for word in words if word[0].isdigit()}
     one = len(words) < _REMARK and not _STEP.search(think)

@@ -17,6 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from recipes.monitor.console import OutputConsole
+from recipes.monitor.phase_watch import DOMINANT
+from recipes.monitor.phases import Phase
 
 # Steps whose mean gives the time left: long enough to be calm, short enough to follow growing responses.
 _WINDOW = 20
@@ -24,8 +26,8 @@ _ACCURACY = "accuracy/"
 
 
 class TrainingProgress:
-    """Shows where a run stands: bar, step, reward, accuracy by task, length, KL, entropy, pace and time left; for SFT
-    the loss, pace and time left.
+    """Shows where a run stands: bar, step, reward, accuracy by task, length, phase, KL, entropy, pace and time left;
+    for SFT the loss, pace and time left.
 
     On a terminal it is a live panel at the foot of the screen, and whatever else is printed scrolls above it. Elsewhere
     (Slurm logs, pipes) it prints one line every ``every`` steps, and always the first and the last step.
@@ -111,6 +113,7 @@ class TrainingProgress:
             ("reward", _number(metrics.get("reward/mean"), "{:.3f}")),
             *((key.removeprefix(_ACCURACY), _number(metrics[key], "{:.1%}")) for key in tasks),
             ("length", _number(metrics.get("length/mean"), "{:.0f}")),
+            *([("phase", Phase(int(metrics[DOMINANT])).words)] if DOMINANT in metrics else []),
             ("KL", _number(metrics.get("policy/kl"), "{:.4f}")),
             ("entropy", _number(metrics.get("policy/entropy"), "{:.3f}")),
             *clock,

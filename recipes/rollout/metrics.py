@@ -1,4 +1,4 @@
-"""What a step is summed up in: reward, accuracy per task, length, format, groups, and the update's own figures."""
+"""What a step is summed up in: reward, accuracy per task, length, format, phases, groups, and the update itself."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from recipes.data.example import REPORT_GROUPS
 from recipes.engines.base import TokenSequence
+from recipes.monitor.phases import phase_shares
 from recipes.monitor.rollouts import RolloutRecord
 from recipes.rollout.collect import Rollout
 from recipes.rollout.scoring import Trajectory
@@ -53,6 +54,7 @@ def rollout_metrics(rollout: Rollout, teaches: Sequence[bool]) -> dict[str, floa
     metrics["format/error_share"] = len(errors) / len(scored) if scored else float("nan")
     for issue, count in sorted(Counter(t.score.format_issue for t in errors if t.score.format_issue).items()):
         metrics[f"format/issue/{issue}"] = count / len(scored)
+    metrics |= phase_shares([t.text for t in everything])
     metrics["groups/zero_advantage_share"] = 1 - _mean([float(t) for t in teaches]) if len(teaches) else 1.0
     metrics["groups/identical_share"] = _mean([len({t.text for t in group}) == 1 for group in rollout.sampled])
     metrics["groups/mixed_share"] = _mean([_is_mixed(group) for group in rollout.sampled])

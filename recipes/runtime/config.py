@@ -347,6 +347,17 @@ class TrainerConfig:
 
 
 @dataclass
+class MonitorConfig:
+    """What is made of a run's outward signs.
+
+    Attributes:
+        stop_on_hacking: end the run when it drifts into a phase that cheats (docs/monitoring.md); GRPO alone.
+    """
+
+    stop_on_hacking: bool = False
+
+
+@dataclass
 class ClusterConfig:
     """The GPUs that `recipes.plan` estimates for; training has no use for it. Sources: configs/cluster/h100.yaml.
 
@@ -395,6 +406,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     @property

@@ -17,6 +17,14 @@ def diverged(step: int, error: Exception) -> TrainingError:
     )
 
 
+def hacked(step: int) -> TrainingError:
+    """What ends a run that has begun to cheat, where `monitor.stop_on_hacking` asks for it."""
+    return TrainingError(
+        f"step {step}: the policy is paid for cheating, as the log says (monitor.stop_on_hacking). Start again with "
+        "reward.format=strict or another reward.preset, or go on from the last checkpoint without this setting"
+    )
+
+
 def count_skipped(before: int, updates: Sequence[Mapping[str, float]], most: int) -> int:
     """Steps in a row without a finite loss and gradient, the present one included; 0 after a step that was taken.
 

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from recipes.monitor.phases import Phase
 from recipes.rollout.collect import Rollout
 from recipes.rollout.metrics import rollout_metrics, rollout_records, update_metrics
 from tests.rollout.samples import prompt, trajectory
@@ -51,6 +52,7 @@ def test_rollout_metrics_by_hand() -> None:
             "length/p100": 40.0,
             "length/truncated_share": 1 / 4,
             "format/error_share": 1 / 3,
+            **{phase.metric: float(phase is Phase.FORMAT_FAILURE) for phase in Phase},  # of texts without tags
             "groups/zero_advantage_share": 0.0,
             "groups/identical_share": 1.0,  # samples all say the same
             "groups/mixed_share": 1 / 2,

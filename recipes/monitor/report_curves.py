@@ -6,6 +6,7 @@ hardly moves while the policy improves), and the learning rate follows from the 
 
 from __future__ import annotations
 
+from recipes.monitor.phases import Phase
 from recipes.monitor.report_charts import Chart, Line
 
 CHARTS = (
@@ -69,6 +70,19 @@ CHARTS = (
         ),
         "Both fall towards zero early and stay there. Format errors that come back late are a warning of collapse.",
         from_zero=True,
+    ),
+    Chart(
+        "phases",
+        "Phases of training",
+        "percent",
+        tuple(
+            Line(phase.metric, phase.words.capitalize(), tone)
+            for phase, tone in zip(Phase, ("grey", "blue", "green", "orange", "purple", "ink"), strict=True)
+        ),
+        "Layers add up to all responses. Format failures give way to verbose and concise reasoning within the tags. "
+        "Growing shares of direct answers, or of steps outside the tags, mean that the reward pays for cheating: look "
+        "at what its preset and form ask for.",
+        stacked=True,
     ),
     Chart(
         "kl",

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 from recipes.monitor.loggers import MetricsLogger
+from recipes.monitor.phases import Phase
 from recipes.monitor.rollouts import RolloutRecord, write_rollouts
 
 INJECTION = "<script>window.injected = true</script><img src=x onerror='window.injected = true'>"
@@ -41,6 +42,15 @@ _QUESTIONS = {
 }
 
 
+def _phases(errors: float, grown: float) -> dict[str, float]:
+    """Format failures give way to reasoning, and that, in the second half, to reasoning outside the tags."""
+    formed = 1 - errors
+    outside = formed * max(0.0, grown - 0.5)
+    verbose = (formed - outside) * (1 - grown)
+    shares = (errors, verbose, 0.8 * (formed - outside - verbose), 0.2 * (formed - outside - verbose), outside, 0.0)
+    return {phase.metric: share for phase, share in zip(Phase, shares, strict=True)}
+
+
 def step_metrics(step: int, steps: int, noise: random.Random) -> dict[str, float]:
     """Metrics of one step: growth along a logistic curve with noise; one task is absent on every seventh step."""
     grown = 1 / (1 + math.exp(-8 * (step / steps - 0.4)))
@@ -65,6 +75,7 @@ def step_metrics(step: int, steps: int, noise: random.Random) -> dict[str, float
         "length/p90": 1.5 * length + noise.gauss(0, 10),
         "length/truncated_share": 0.1 * errors,
         "format/error_share": errors,
+        **_phases(errors, grown),
         "policy/kl": 0.02 * grown + abs(noise.gauss(0, 0.0008)),
         "policy/entropy": 1.4 - 0.8 * grown + noise.gauss(0, 0.03),
         "policy/clip_share": 0.02 + abs(noise.gauss(0, 0.005)),

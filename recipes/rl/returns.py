@@ -64,14 +64,15 @@ def advantages_and_targets(
     Args:
         gae: how.
         outcomes: [sequences], the score of each response.
-        values: [sequences, positions], the critic's before the update.
+        values: [sequences, positions], the critic's before the update, in float32 or wider.
         mask: [sequences, positions], 1 where the token counts, all 0 for a response without a score; nothing else of
             such tokens and responses is read.
         kl: [sequences, positions], k1 of the divergence from the reference (`recipes.rl.losses.kl_estimate`); needed
             with `kl_coef`.
         truncated: [sequences] bool, cut by the limit; needed with `cut=bootstrap`.
         after: [sequences], the critic's values of the states behind the last tokens; needed with `cut=bootstrap`, read
-            for cut responses. It is the value of any token appended to the response.
+            for cut responses. The value of position t + 1 is that of the state behind token t, so a response with any
+            token appended has it.
 
     Returns:
         advantages and targets, [sequences, positions] each; 0 where the token does not count.

@@ -52,7 +52,7 @@ def test_value_loss_by_hand(clip: float | None, losses: list[float], slopes: lis
 
 @pytest.mark.parametrize("clip", [None, 0.2])
 def test_what_is_masked_reaches_neither_loss_nor_gradient(clip: float | None) -> None:
-    """Nan times 0 is nan: a mask that multiplies lets padding destroy a critic, as verl's gradients once were."""
+    """Nan times 0 is nan: a mask that multiplies lets what padding holds destroy a critic."""
     value = torch.tensor([[1.0, math.nan, math.inf]], requires_grad=True)
     filled = torch.tensor([[0.5, math.nan, math.inf]])
     total, sums = value_loss(tokens=1, clip=clip)(_values(value, filled, filled, torch.tensor([[1.0, 0, 0]])))

@@ -252,8 +252,8 @@ def test_fit_by_hand() -> None:
     assert critic_fit(returns - 2, returns, mask) == pytest.approx({"explained_variance": 1, "r_squared": -2.2})
     # Upside down, errors are 2 (G - 1.5): 1 - 4.
     assert critic_fit(3 - returns, returns, mask) == {"explained_variance": -3, "r_squared": -3}
-    # Nothing to foretell, or nothing at all; .1 is no binary fraction.
-    for constant, counted in ((torch.full_like(returns, 0.1), mask), (returns, mask * 0)):
+    # Nothing to foretell but rounding, or nothing at all.
+    for constant, counted in ((0.1 + 1e-8 * returns, mask), (returns, mask * 0)):
         assert critic_fit(returns, constant, counted) == {"explained_variance": 0, "r_squared": 0}
 
 

@@ -92,6 +92,7 @@ RUN pip list --format=freeze >/tmp/before.txt \
     && { grep -iE '^(torch|torchvision|triton|numpy|transformer[-_]engine|apex|flash[-_]attn)==' /tmp/before.txt \
          >/tmp/keep.txt || true; } \
     && PIP_CONSTRAINT=/tmp/keep.txt pip install --no-cache-dir \
+        bm25s==0.3.16 \
         datasets==4.8.5 \
         fastapi==0.165.0 \
         httptools==0.9.0 \

@@ -138,7 +138,8 @@ def titles(comparison: Mapping[str, Any]) -> tuple[str, str]:
     a, b = comparison["a"], comparison["b"]
     if a["name"] != b["name"]:
         return a["name"], b["name"]
-    return tuple(f"{each['name']} ({shown(each['weights'])})" for each in (a, b))  # type: ignore[return-value]
+    one, other = (f"{each['name']} ({shown(each['weights'])})" for each in (a, b))
+    return one, other
 
 
 def columns(comparison: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Advantages from the rewards of a group: one prompt's responses are each other's baseline.
 
-Beside them what puts several tasks or several components of a reward on one scale. Left out: a learned critic, and the
-filter of truncated responses, which is a plain mask.
+Beside them what puts several tasks or several components of a reward on one scale. Left out: a learned critic
+(`recipes.rl.returns`), and the filter of truncated responses, which is a plain mask.
 """
 
 from __future__ import annotations

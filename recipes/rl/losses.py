@@ -1,7 +1,7 @@
 """Losses on token log-probabilities, as sums over global denominators.
 
 Every function takes what one micro-batch holds and divides by a count over the whole batch, so that micro-batches and
-data parallel ranks add up to the same gradient however the batch is divided. Left out: value losses.
+data parallel ranks add up to the same gradient however the batch is divided.
 """
 
 from __future__ import annotations
@@ -162,6 +162,49 @@ def supervised_loss(*, tokens: float) -> Loss:
             "entropy": (values.entropy * values.mask).sum().detach(),
             "tokens": values.mask.sum(),
         }
+        return total, sums
+
+    return loss
+
+
+def value_loss(*, tokens: float, clip: float | None = None) -> Loss:
+    """The loss of a critic: the mean over tokens of (V - G)^2 / 2, half of PPO's L^VF (Schulman et al. 2017, eq. 9).
+
+    With `clip` it is max((V - G)^2, (V' - G)^2) / 2 where V' is V within `clip` of the value before the update, as in
+    OpenAI's PPO2 (Engstrom et al. 2020, arXiv 2005.12729): a value that has already gone that far towards its target
+    gets no gradient.
+
+    A critic's passes give TokenValues that hold, of the state before each token, the value V in `logprobs`, the target
+    G in `advantages` and the value before the update in `old_logprobs`. Nothing else but `mask` is read; `weights`
+    correct the policy's gradient.
+
+    Args:
+        tokens: response tokens that count in the whole batch, over all micro-batches and ranks.
+        clip: half-width, in the reward's unit; None for the plain squared error.
+
+    Returns:
+        a function from TokenValues to the micro-batch's share of the loss and its sums for the metrics.
+    """
+
+    def loss(values: TokenValues) -> tuple[Tensor, Sums]:
+        # Elsewhere a table may hold anything; 0 times no number would be none, in the gradient too.
+        value, target, old = (
+            torch.where(values.mask > 0, table, torch.zeros_like(table))
+            for table in (values.logprobs, values.advantages, values.old_logprobs)
+        )
+        plain = (value - target).square()
+        error = plain
+        if clip is not None:
+            error = torch.maximum(plain, (value.clamp(old - clip, old + clip) - target).square())
+        total = error.sum() / (2 * tokens)
+        with torch.no_grad():
+            sums = {
+                "loss": total.detach() * tokens,
+                "value": value.sum(),
+                "target": target.sum(),
+                "clipped": (error > plain).sum().to(value.dtype),
+                "tokens": values.mask.sum(),
+            }
         return total, sums
 
     return loss

@@ -18,7 +18,7 @@ _STAGES = dict(re.findall(r"^FROM \S+ AS (\w+)$(.*?)(?=^FROM|\Z)", _TEXT, re.MUL
 
 
 def _pinned(text: str) -> dict[str, str]:
-    return dict(re.findall(r"^ +(?:&& .* )?([a-z-]+)==([0-9.]+)(?= )", text, re.MULTILINE))
+    return dict(re.findall(r"^ +(?:&& .* )?([a-z0-9-]+)==([0-9.]+)(?= )", text, re.MULTILINE))
 
 
 def test_the_stage_that_is_built_unasked_is_the_default_engines() -> None:

@@ -96,7 +96,8 @@ class Features:
             may have written it.
         opened: `<think>` is missing and counts as written by the template.
         outside_words: before, between and behind the blocks.
-        outside_steps: marks of reasoning there; 0 where it is courtesy, a warning or a next question.
+        outside_steps: marks of reasoning there, as in `steps`.
+        remark: what stands there is courtesy, a warning, or the question again or a next one.
         words: of the thinking.
         sentences: of the thinking; clauses between semicolons and lines count.
         steps: marks of reasoning in it: numbered steps, "so", "rules out", an equation, ...
@@ -108,6 +109,7 @@ class Features:
     opened: bool = False
     outside_words: int = 0
     outside_steps: int = 0
+    remark: bool = False
     words: int = 0
     sentences: int = 0
     steps: int = 0
@@ -124,12 +126,13 @@ def features(response: str) -> Features:
         return Features(form=False)
     think, answer = parts[2].strip(), parts[4].strip()
     outside = "\n".join((parts[1], parts[3], parts[5]))
-    words = _words(think)
+    words, outside_steps = _words(think), len(_STEP.findall(outside))
     return Features(
         form=True,
         opened=opened,
         outside_words=len(_words(outside)),
-        outside_steps=0 if _PLEASANTRY.search(outside) else len(_STEP.findall(outside)),
+        outside_steps=outside_steps,
+        remark=bool(_PLEASANTRY.search(outside)) or ("?" in outside and not outside_steps),
         words=len(words),
         sentences=sum(bool(_words(sentence)) for sentence in _SENTENCE_END.split(think)),
         steps=len(_STEP.findall(think)),
@@ -139,10 +142,10 @@ def features(response: str) -> Features:
 
 
 def phase_of(found: Features) -> Phase:
-    """The phase of one response by itself. Text outside the tags is an exploit only where it reasons."""
+    """The phase of one response by itself. Text outside the tags that is longer than a remark counts as reasoning."""
     if not found.form:
         return Phase.FORMAT_FAILURE
-    if found.outside_steps >= _CHAIN or (found.outside_steps and found.outside_words > _REMARK):
+    if not found.remark and (found.outside_words > _REMARK or found.outside_steps >= _CHAIN):
         return Phase.STEP_BY_STEP_OUTSIDE
     if found.outside_words:
         return Phase.FORMAT_FAILURE

@@ -45,6 +45,8 @@ BY_PHASE = dict(zip(Phase, (FAILED, VERBOSE, CONCISE, DIRECT, OUTSIDE, CHAIN), s
         ),
         (f"{DIRECT}\nQuestion: A boy {'of ten years ' * 6} coughs, so what is next?", Phase.FORMAT_FAILURE),
         (f"{DIRECT}\nThe toe is red and {'the crystals are needles ' * 4} and this suggests gout.", Phase(5)),
+        (f"Gout is a disease of the joints. {'Urate forms needles in them. ' * 3}{DIRECT}", Phase.STEP_BY_STEP_OUTSIDE),
+        (f"What is the likeliest disease of a man {'whose toe is red and hot ' * 3}at night? {DIRECT}", Phase(1)),
         # What the chat template opened is a form; an answer that comes first may be followed by reasons.
         (CHAIN.removeprefix("<think>"), Phase.REINTEGRATED),
         ("<think></think><answer>3</answer>", Phase.DIRECT_ANSWER),

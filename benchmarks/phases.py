@@ -3,9 +3,9 @@
     python benchmarks/phases.py
 
 No GPU, a second. Responses told wrong are printed by phase, half and number. The rules were made with half of the
-responses (`built_on`) in sight, and run on the other once they stood: 0.9333 of it were told right. One rule was changed
-after that, so `accuracy_held_out` is no unseen figure any more (docs/monitoring.md). Rules and labels have one author, so
-that strangers' responses will be told right less often. The last line is one JSON object:
+responses (`built_on`) in sight, and run on the other once they stood: 0.9333 of it were told right. One rule was
+changed after that, so `accuracy_held_out` is no unseen figure any more (docs/monitoring.md). Rules and labels have one
+author, so that strangers' responses will be told right less often. The last line is one JSON object:
 
     accuracy            of all responses
     accuracy_built_on, accuracy_held_out

@@ -22,6 +22,8 @@ from recipes.data.text_files import MAX_ROW_CHARS, TextFile
 _WRAPPERS = ("data", "rows", "train", "training", "validation", "valid", "dev", "test", "examples", "questions")
 _DELIMITERS = ",;\t|"
 _BATCH_ROWS = 256
+# Excel cuts longer cells to so many characters without a word.
+_EXCEL_CELL = 32767
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ class Row:
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.values:
-            raise ExampleError(f"{self.where}: field '{name}' is missing; found {', '.join(sorted(self.values))}")
+            found = ", ".join(sorted(self.values))
+            cut = found if len(found) <= 400 else f"{found[:400]}... ({len(self.values)} fields)"
+            raise ExampleError(f"{self.where}: field '{name}' is missing; found {cut}")
         return self.values[name]
 
     def having(self, **values: Any) -> Row:
@@ -168,13 +172,25 @@ def _csv(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
                 continue
             if number == 0:
                 header = [name.strip() for name in cells]
+                _check_columns(path, header)
                 continue
             if len(cells) < len(header) or any(cells[len(header) :]):
                 raise ExampleError(
                     f"{path}, row {number}: {len(cells)} cells under {len(header)} columns; the row is cut short, or a "
                     f"cell that holds a {delimiter!r} is not quoted"
                 )
+            if any(len(cell) == _EXCEL_CELL for cell in cells):
+                raise ExampleError(
+                    f"{path}, row {number}: a cell has the {_EXCEL_CELL} characters at which Excel cuts; write the table "
+                    "without Excel, or take the row out"
+                )
             yield dict(zip(header, cells, strict=False))
+
+
+def _check_columns(path: Path, names: Sequence[str]) -> None:
+    """Refuses two columns of one name, as a join of tables leaves them."""
+    if twice := next((name for place, name in enumerate(names) if name and name in names[:place]), None):
+        raise ExampleError(f"{path}: has two columns {twice!r}; rename or remove one of them")
 
 
 def _delimiter(path: Path) -> tuple[str, bool]:
@@ -202,6 +218,7 @@ def _parquet(path: Path) -> Keyed:
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            _check_columns(path, file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                 yield from ((None, row) for row in batch.to_pylist())
     except (pyarrow.ArrowException, OSError) as error:
@@ -220,6 +237,7 @@ def _arrow(path: Path) -> Keyed:
             else:
                 batches = iter(pyarrow.ipc.open_stream(file))
             for batch in batches:
+                _check_columns(path, batch.schema.names)
                 for start in range(0, batch.num_rows, _BATCH_ROWS):
                     yield from ((None, row) for row in batch.slice(start, _BATCH_ROWS).to_pylist())
     except (pyarrow.ArrowException, OSError) as error:

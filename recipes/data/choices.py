@@ -7,9 +7,11 @@ taken only where counting from 0 and from 1 cannot both be meant.
 from __future__ import annotations
 
 import ast
+import io
 import json
 import math
 import re
+import tokenize
 from typing import Any
 
 from recipes.data.errors import ExampleError
@@ -132,17 +134,25 @@ def _options(row: Row, name: str, value: Any) -> tuple[dict[str, str], dict[str,
 
 
 def parsed_cell(value: Any) -> Any:
-    """The list or object that a CSV cell holds as text, in JSON's or Python's writing or as lines "A. ..."."""
+    """The list or object that a CSV cell holds in JSON's or Python's writing or as lines "A. ..."; else None."""
     if not isinstance(value, str):
         return value
     try:
         return json.loads(value)
     except ValueError:
         try:
-            return ast.literal_eval(value)
+            found = ast.literal_eval(value)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             stem, options = split_options(value)
             return options if not stem else None
+        return None if _joins_texts(value) else found
+
+
+def _joins_texts(value: str) -> bool:
+    """Whether Python makes one text of several, as of numpy's ['a' 'b'], where nothing tells that they were two."""
+    tokens = tokenize.generate_tokens(io.StringIO(value.strip()).readline)
+    texts = [node for node in ast.walk(ast.parse(value.strip(), mode="eval")) if isinstance(node, ast.Constant)]
+    return sum(token.type == tokenize.STRING for token in tokens) > sum(isinstance(text.value, str) for text in texts)
 
 
 def _pairs(value: Any) -> list[tuple[str, Any]]:

@@ -181,8 +181,8 @@ def _csv(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
                 )
             if any(len(cell) == _EXCEL_CELL for cell in cells):
                 raise ExampleError(
-                    f"{path}, row {number}: a cell has the {_EXCEL_CELL} characters at which Excel cuts; write the table "
-                    "without Excel, or take the row out"
+                    f"{path}, row {number}: a cell has the {_EXCEL_CELL} characters at which Excel cuts; write the "
+                    "table without Excel, or take the row out"
                 )
             yield dict(zip(header, cells, strict=False))
 

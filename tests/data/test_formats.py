@@ -213,6 +213,18 @@ READ: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         },
         {"id": "x/9", "answer": "B", "options": {"A": "flu", "B": "sepsis"}},
     ),
+    "mediq as pandas": (
+        "mediq",
+        {**MEDIQ, "context": "['He is 3.', \"He's ill.\"]"},
+        {},
+        {**CHOICE, "context": "He is 3.\nHe's ill."},
+    ),
+    "ehr, a mark of what was taken out": (
+        "ehr",
+        {**EHR, "note": "[**Name**] ['']"},
+        MORTALITY,
+        {"context": "[**Name**] ['']"},
+    ),
     "examples": (
         "examples",
         {"id": "q1", "source": "s", "task": "choice", "question": "Which?", "options": FOUR, "answer": "B"},
@@ -355,6 +367,32 @@ def test_rows_that_are_left_out_have_a_reason(
         ("mmlu", [{"question": "?", "subject": "anatomy", "choices": LIST, "answer": 4}], {}, "from 0 to 3, found 4"),
         ("medmcqa", [{**MEDMCQA, "cop": "B"}] * 2, {}, "row 2: field 'id': 'x/m1' occurs twice"),
         ("mediq", [{**MEDIQ, "id": None}], {}, "row 1: field 'id': expected a text or a number, found None"),
+        # numpy prints lists so; Python would join the texts.
+        (
+            "mediq",
+            [{**MEDIQ, "context": "['He is 3.'\n 'He coughs.']"}],
+            {},
+            "field 'context': expected a list of texts",
+        ),
+        (
+            "mediq",
+            [{**MEDIQ, "options": "['iron' 'zinc'\n 'tin, so' 'lead']"}],
+            {},
+            "field 'options': expected an object",
+        ),
+        (
+            "pubmedqa",
+            [
+                {
+                    "pubid": 1,
+                    "question": "?",
+                    "context": "{'contexts': array(['a', 'b'], dtype=object)}",
+                    "final_decision": "no",
+                }
+            ],
+            {"part": "all"},
+            "field 'context': expected an object",
+        ),
         ("ehr", [{**EHR, "label": 2}], MORTALITY, "row 1: field 'label': expected one of the classes 0, 1, found 2"),
         ("ehr", [{**EHR, "classes": "one"}], {"question": "?"}, "field 'classes': expected 2 to 14 classes"),
         ("medu1", [{**_verl("MedIQ", "?", "B"), "prompt": []}], {}, 'expected a list of {"role", "content"}'),
@@ -447,7 +485,7 @@ def test_trec_joins_patients_judgements_and_trials(trec: dict[str, Path], tmp_pa
     assert [e.id for e in examples] == ["x/1/NCT1"]
     with pytest.raises(ExampleError, match=r"corpus\.jsonl, row 1: field 'metadata': expected an object, found 'none'"):
         _read("trec", _lines(tmp_path / "corpus.jsonl", {**trial, "metadata": "none"}), **sources)
-    assert (examples[0].context or "").endswith("Title: Trial\nConditions: ['cough']\nInclusion criteria: over 40")
+    assert (examples[0].context or "").endswith("Title: Trial\nConditions: cough\nInclusion criteria: over 40")
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_pubmedqa_is_not_read_by_a_file_that_names_no_test_row(content: str, tmp
     path = _json(tmp_path / "rows.json", [row, {**row, "pubid": 2.0}])
     truth = tmp_path / "truth.json"
     truth.write_text(content)
-    with pytest.raises(ExampleError, match=r"truth\.json: names no row of .*rows\.json, .* read --part all"):
+    with pytest.raises(ExampleError, match=r"truth\.json: names no row of .*rows\.json, .* by --part all"):
         _read("pubmedqa", path, test_ids=truth)
     assert len(_read("pubmedqa", path, part="all", test_ids=truth)[0]) == 2
     _json(truth, {"2": "no"})
@@ -224,6 +224,10 @@ def test_pubmedqa_of_the_hub(tmp_path: Path) -> None:
     _json(tmp_path / "test_ground_truth.json", {"2": "yes"})
     [example], skipped = _read("pubmedqa", path)
     assert (example.id, example.answer, example.context, len(skipped)) == ("pubmedqa/1", "A", "a\nb", 1)
+    path.write_text(
+        "".join(json.dumps({**row, "pubid": n, "context": "{'contexts': ['a', 'b']}"}) + "\n" for n in (1, 2))
+    )
+    assert _read("pubmedqa", path)[0][0].context == "a\nb"
     path.write_text(2 * (json.dumps(row) + "\n"))
     with pytest.raises(ExampleError, match="row 2: field 'id': 'pubmedqa/1' occurs twice"):
         _read("pubmedqa", path)

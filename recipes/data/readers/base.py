@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recipes.data.choices import NoLabelError, TwoLabelsError, choice_of, is_missing
+from recipes.data.choices import NoLabelError, TwoLabelsError, choice_of, is_missing, parsed_cell
 from recipes.data.errors import UniqueIds
 from recipes.data.example import Example, example_from_row, worked_response
 from recipes.data.sources import Source
@@ -17,6 +18,7 @@ from reward_server.reference import form_fault, text_fault
 NO_LABEL = "has no label"
 TWO_LABELS = "its letter and its answer's text are two options"
 TWIN = "another option has the right one's text"
+_LIST = re.compile(r"\s*\[\s*['\"].*['\"]\s*\]\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,11 @@ class Ids:
 
 
 def text_of(row: Row, name: str, value: Any) -> str:
-    """A text, or a list of texts, a line each; empty for a missing one."""
+    """A text, or a list of texts, also as a table's cell holds one, a line each; empty for a missing one."""
+    if isinstance(value, str) and _LIST.fullmatch(value):
+        if (listed := parsed_cell(value)) is None:
+            raise row.wrong(name, "a list of texts in JSON's or Python's writing, with commas", value)
+        value = listed
     parts = value if isinstance(value, list | tuple) else [value]
     parts = ["" if is_missing(part) else part for part in parts]
     if not all(isinstance(part, str) for part in parts):

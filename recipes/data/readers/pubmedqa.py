@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from conversion import command
+from recipes.data.choices import parsed_cell
 from recipes.data.errors import ExampleError
 from recipes.data.example import Example
 from recipes.data.readers.base import Ids, LeftOut, Reader, choice_example, text_of
@@ -39,6 +40,12 @@ def _rows(
             yield LeftOut(f"row of the official {split} split", row.where)
             continue
         context = row["CONTEXTS"] if row.key else row["context"]
+        if (
+            isinstance(context, str)
+            and context.startswith("{")
+            and not isinstance(context := parsed_cell(context), dict)
+        ):
+            raise row.wrong("context", "an object {\"contexts\": [...]} in JSON's or Python's writing", row["context"])
         decision = row["final_decision"]
         yield choice_example(
             row.having(options=_OPTIONS, answer_idx=_LETTERS.get(str(decision).strip().casefold(), decision)),
@@ -51,8 +58,8 @@ def _rows(
         )
     if path and not found:
         raise ExampleError(
-            f"{path}: names no row of {source.name}, so that nothing tells its test rows, which must not be trained on; "
-            "expected test_ground_truth.json of the authors, for this file; of a file without test rows read --part all"
+            f"{path}: names no row of {source.name}, so that nothing tells the official test rows, which must not be "
+            "trained on; expected the authors' test_ground_truth.json; a file without test rows is read by --part all"
         )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from recipes.data.errors import ExampleError
 from recipes.data.tables import Row
+from recipes.data.text_files import NOTHING
 from reward_server.reference import LETTERS, is_blank
 
 
@@ -62,7 +63,9 @@ def choice_of(row: Row) -> tuple[dict[str, str], str]:
     name = next((name for name in OPTION_FIELDS if name in row.values), None)
     if name is None:
         columns = next((names for names in _OPTION_COLUMNS if names[0] in row.values), ("options",))
-        pairs = list(zip(LETTERS, (row.values[name] for name in columns if name in row.values), strict=False))
+        pairs = [
+            (letter, row.values[name]) for letter, name in zip(LETTERS, columns, strict=False) if name in row.values
+        ]
         options, keys = _options(row, columns[0], pairs or row[columns[0]])
     else:
         options, keys = _options(row, name, row[name])
@@ -250,9 +253,9 @@ def _single(value: Any) -> Any:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell holds nothing: null, NaN, or a blank text."""
+    """Whether a cell holds nothing: null, NaN also as a text, or a blank text."""
     return (
         value is None
         or (isinstance(value, float) and math.isnan(value))
-        or (isinstance(value, str) and is_blank(value))
+        or (isinstance(value, str) and (is_blank(value) or value.strip() in NOTHING))
     )

@@ -23,6 +23,8 @@ from recipes.data.errors import ExampleError
 
 # Longer rows are not questions but a file without line ends, or a quote that never closes.
 MAX_ROW_CHARS = 2**25
+# What pandas makes of a cell without a value where it writes text.
+NOTHING = ("nan", "NaN", "NaT", "<NA>")
 
 _SAMPLE_BYTES = 4096
 _BOMS = (

@@ -34,6 +34,7 @@ OPTIONS: dict[str, Any] = {
     "numbers from 1": {"1": "Aspirin", "2": "Heparin", "3": "Warfarin"},
     "a fifth of another row": {**TEXTS, "D": None, "E": ""},
     "a fifth of pandas": {**TEXTS, "D": math.nan},
+    "a fifth of pandas, as text": {**TEXTS, "D": "nan"},
     "texts": LIST,
     "labelled texts": ["A. Aspirin", "B. Heparin", "C. Warfarin"],
     "labels in brackets": ["(A) Aspirin", "(B) Heparin", "(C) Warfarin"],

@@ -336,7 +336,7 @@ def _outcome(kind: str, values: dict[str, Any], options: dict[str, Any]) -> str:
         ("medu1", {"Source": "MedIQ", "problem": "Which?", "answer": "B"}, {}, "has no options"),
         ("medu1", {**U1_CALC, "answer": "N/A"}, {}, "has no label"),
         ("ehr", {**EHR, "label": None}, MORTALITY, "has no label"),
-        ("ehr", {**EHR, "note": " "}, MORTALITY, "has no note"),
+        *(("ehr", {**EHR, "note": note}, MORTALITY, "has no note") for note in (" ", "nan", "<NA>", "None", "NULL")),
     ],
 )
 def test_rows_that_are_left_out_have_a_reason(
@@ -367,6 +367,18 @@ def test_rows_that_are_left_out_have_a_reason(
         ("mmlu", [{"question": "?", "subject": "anatomy", "choices": LIST, "answer": 4}], {}, "from 0 to 3, found 4"),
         ("medmcqa", [{**MEDMCQA, "cop": "B"}] * 2, {}, "row 2: field 'id': 'x/m1' occurs twice"),
         ("mediq", [{**MEDIQ, "id": None}], {}, "row 1: field 'id': expected a text or a number, found None"),
+        (
+            "medqa",
+            [{"question": "nan", **FOUR, "answer": "B"}],
+            {},
+            "field 'question': expected a text, not what pandas",
+        ),
+        (
+            "medqa",
+            [{"question": "?", "A": "iron", "B": "zinc", "D": "lead", "answer_idx": "C"}],
+            {},
+            "field 'answer': expected one of the letters A, B, D",
+        ),
         # numpy prints lists so; Python would join the texts.
         (
             "mediq",

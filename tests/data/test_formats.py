@@ -500,6 +500,21 @@ def test_trec_joins_patients_judgements_and_trials(trec: dict[str, Path], tmp_pa
     assert (examples[0].context or "").endswith("Title: Trial\nConditions: cough\nInclusion criteria: over 40")
 
 
+def test_trec_topics_and_judgements_of_two_years_are_told(trec: dict[str, Path]) -> None:
+    """Topic 1 is another patient each year: joined across years every label would be wrong."""
+    trials, topics, judgements = trec.values()
+    for name in ("qrels2021.txt", "qrels_20260101.txt"):
+        judgements = judgements.rename(judgements.with_name(name))
+        assert len(_read("trec", trials, topics=topics, judgements=judgements)[0]) == 3
+    judgements = judgements.rename(judgements.with_name("qrels2022.txt"))
+    with pytest.raises(ExampleError, match=r"qrels2022\.txt: is of 2022 by its name, and .*topics\.xml of 2021"):
+        _read("trec", trials, topics=topics, judgements=judgements)
+    judgements = judgements.rename(judgements.with_name("qrels.txt"))
+    judgements.write_text("1 0 NCT1 2\n")
+    [left] = _read("trec", trials, topics=topics, judgements=judgements)[1]
+    assert (left.reason.partition(";")[0], left.where) == ("a topic without a judgement", f"{topics}, topic 2")
+
+
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [

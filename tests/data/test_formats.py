@@ -418,6 +418,26 @@ def test_what_can_be_read_in_two_ways_is_refused(
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("kind", "row", "said"),
+    [
+        (
+            "medqa",
+            {**CHOICE, "id": "q1", "source": "PubMedQA"},
+            "is a row of kind examples, which its fields answer, id",
+        ),
+        ("medqa", {**PRO, "src": "stemez-x"}, "is a row of kind mmlu-pro"),
+        ("medqa", {**XPERT, "medical_task": "Treatment"}, "is a row of kind medxpertqa"),
+        ("medxpertqa", {**MEDIQ, "facts": []}, "is a row of kind mediq"),
+        ("medmcqa", {"question": "Which?", "options": FOUR, "answer": "B"}, "field 'opa' is missing"),
+    ],
+)
+def test_the_rows_of_another_set_are_refused(kind: str, row: dict[str, Any], said: str, tmp_path: Path) -> None:
+    """Read, they would get this set's source and licence, and lose what is theirs."""
+    with pytest.raises(ExampleError, match=f"row 1: {said}"):
+        _read(kind, _lines(tmp_path / "rows.jsonl", row))
+
+
 def test_medmcqa_says_by_its_rows_what_it_counts_from(tmp_path: Path) -> None:
     """The authors' JSON counts from 1, the hub's parquet from 0."""
     for name, cops in (("authors", (4, 1)), ("hub", (3, 0))):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.data.choices import NoLabelError, TwoLabelsError, choice_of, is_missing, parsed_cell
-from recipes.data.errors import UniqueIds
+from recipes.data.errors import ExampleError, UniqueIds
 from recipes.data.example import Example, example_from_row, worked_response
 from recipes.data.sources import Source
 from recipes.data.tables import Row
@@ -19,6 +19,17 @@ NO_LABEL = "has no label"
 TWO_LABELS = "its letter and its answer's text are two options"
 TWIN = "another option has the right one's text"
 _LIST = re.compile(r"\s*\[\s*['\"].*['\"]\s*\]\s*", re.DOTALL)
+
+
+# Fields that tell a set's rows where another kind would read them too, as a set of its own source and licence.
+_MARKS = {
+    "examples": {"id", "source", "task", "question", "answer"},
+    "mmlu-pro": {"category", "src"},
+    "medxpertqa": {"medical_task", "body_system"},
+    "mediq": {"facts", "context"},
+    "medical-o1": {"Complex_CoT"},
+    "medreason": {"reasoning", "dataset_name"},
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,18 @@ class Reader:
     rows: Callable[..., Iterator[Example | LeftOut]]
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     ids: str | None = None
+
+
+def rows_of(kind: str, source: Source) -> Iterator[Row]:
+    """The rows of a source. Raises ExampleError for one that another kind's fields tell."""
+    for row in source.rows():
+        for other, fields in _MARKS.items():
+            if other != kind and fields <= row.values.keys():
+                raise ExampleError(
+                    f"{row.where}: is a row of kind {other}, which its fields {', '.join(sorted(fields))} tell, not of "
+                    f"{kind}; name that kind, or take these columns away"
+                )
+        yield row
 
 
 class Ids:

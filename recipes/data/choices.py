@@ -7,6 +7,7 @@ taken only where counting from 0 and from 1 cannot both be meant.
 from __future__ import annotations
 
 import ast
+import difflib
 import io
 import json
 import math
@@ -200,11 +201,14 @@ def _answer(row: Row, options: dict[str, str], keys: dict[str, str]) -> str:
     left, pointed = set(options), False
     for name, value in given.items():
         meant = _meant(value, options, keys, pointer=name in _POINTERS)
-        # Beside a letter, a text that is no option's is that option misspelt.
-        if not meant and not (pointed and name in _ANSWERS):
+        if not meant and pointed and name in _ANSWERS:
+            # That option misspelt, or else an answer to another question: columns that were joined or sorted apart.
+            left &= _resembled(str(value), options)
+            continue
+        if not meant:
             expected = f"one of the letters {', '.join(options)}, or an option's text"
             raise NoOptionError(str(row.wrong("answer", expected, value)))
-        left &= meant or left
+        left &= meant
         pointed |= name in _POINTERS
     if not left:
         raise TwoLabelsError(f"{row.where}: the labels contradict each other: {given}")
@@ -239,6 +243,13 @@ def _with_text(text: str, options: dict[str, str]) -> set[str]:
     found = {letter for letter, option in options.items() if " ".join(option.split()) == plain}
     folded = plain.casefold()
     return found or {letter for letter, option in options.items() if " ".join(option.split()).casefold() == folded}
+
+
+def _resembled(text: str, options: dict[str, str]) -> set[str]:
+    """The options that a text is most like, if it is like any."""
+    folded = {letter: option.casefold() for letter, option in options.items()}
+    near = difflib.get_close_matches(text.strip().casefold(), folded.values(), 1)
+    return {letter for letter, option in folded.items() if option in near}
 
 
 def _same_key(key: str, text: str) -> bool:

@@ -134,7 +134,9 @@ def test_what_can_be_read_in_two_ways_or_none_is_refused(options: Any, labels: d
 
 
 def test_labels_that_contradict_each_other() -> None:
-    for labels in ({"answer_idx": "A", "answer": "Heparin"}, {"answer_idx": 2, "answer": "Aspirin"}):
+    """Also by an answer that is none of the options, as where a table's columns were sorted or joined apart."""
+    apart = ({"answer_idx": "B", "answer": "Digoxin"}, {"answer_idx": "A", "answer": "Heparine"})
+    for labels in ({"answer_idx": "A", "answer": "Heparin"}, {"answer_idx": 2, "answer": "Aspirin"}, *apart):
         with pytest.raises(TwoLabelsError, match="row 7: the labels contradict each other"):
             choice_of(_row(TEXTS, **labels))
 

@@ -170,6 +170,10 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "excel.csv": (b"a,b\n1," + b"x" * 32767 + b"\n", ", row 1: a cell has the 32767 characters at which Excel cuts"),
     "book.xlsx": (b"PK\x03\x04...", "is an Excel workbook or a zip archive; .*save the sheet as CSV UTF-8"),
     "rows.pkl": (b"\x80\x04\x95", "is a Python pickle"),
+    "page.csv": (
+        b'\n<!DOCTYPE html>\n<html lang="en"><meta content="width=1, scale=1">',
+        ": is a web page, not the file",
+    ),
     "pointer.json": (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
 }
 

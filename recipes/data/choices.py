@@ -175,8 +175,9 @@ def _pairs(value: Any) -> list[tuple[str, Any]]:
         return [(str(key), text) for key, text in value]
     found = [_LABELLED.fullmatch(part) if isinstance(part, str) else None for part in value]
     labels = [match[1] for match in found if match]
-    if len(labels) == len(value) and _letters(labels) == list(LETTERS[: len(value)]):
-        return [(match[1], match[2]) for match in found if match]
+    if len(labels) == len(value) and sorted(_letters(labels)) == list(LETTERS[: len(value)]):
+        # In another order "A" would be the first or the one that says so.
+        return [(match[1], match[2]) for match in found if match] if labels == sorted(labels) else []
     return list(zip(LETTERS, value, strict=False)) if len(value) <= len(LETTERS) else []
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -114,23 +114,30 @@ def _text(path: Path, keyed_by: str | None, columns: Sequence[str]) -> Keyed:
     with TextFile(path) as file:
         stream = JsonStream(file)
         is_json = stream.peek() in ("[", "{", "")
+        objects, around = 0, ""
         while is_json and (begins := stream.peek()):
-            if begins == "[":
+            if begins == "{":
+                around = (yield from _object(stream, keyed_by, first=not objects)) or around
+                objects += 1
+            elif begins == "[":
                 yield from ((None, value) for value in stream.items())
-            elif begins == "{":
-                yield from _object(stream, keyed_by)
             else:
                 yield None, stream.value()
+            if around and objects > 1:
+                raise ExampleError(
+                    f"{path}: its first object has a list '{around}', which is taken for the rows, and others follow "
+                    "it; if each object is a row, call that field otherwise, else put the rows into one list"
+                )
     if not is_json:
         yield from ((None, row) for row in _csv(path, columns))
 
 
-def _object(stream: JsonStream, keyed_by: str | None) -> Keyed:
-    """A row, an object of rows by id, or an object around a list of rows."""
+def _object(stream: JsonStream, keyed_by: str | None, *, first: bool) -> Generator[tuple[str | None, Any], None, str]:
+    """A row, an object of rows by id, or, first in a file, an object around a list of rows, whose name it returns."""
     row: dict[str, Any] = {}
     split, keyed = "", False
     for key in stream.names():
-        if key in _WRAPPERS and stream.peek() == "[":
+        if first and key in _WRAPPERS and stream.peek() == "[":
             if split:
                 raise ExampleError(
                     f"{stream.where}: holds both '{split}' and '{key}'; write one of them to a file alone"
@@ -146,6 +153,7 @@ def _object(stream: JsonStream, keyed_by: str | None) -> Keyed:
             row[key] = value
     if not split and not keyed:
         yield None, row
+    return split
 
 
 def _csv(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:

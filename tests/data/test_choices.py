@@ -122,6 +122,7 @@ def test_answers_that_mean_one_option(options: Any, labels: dict[str, Any], lett
         ([str(n) for n in range(15)], {"answer": "3"}, "a list of texts"),
         ([{"a": "x"}, {"a": "y"}], {"answer": "x"}, "a list of texts"),
         ("Aspirin, Heparin", {"answer": "Heparin"}, "a list of texts"),
+        (["B. Aspirin", "A. Heparin"], {"answer": "A"}, "a list of texts"),
         (None, {"answer": "Heparin"}, "a list of texts"),
         ([], {"answer": "A"}, "a list of texts"),
         (5, {"answer": "A"}, "a list of texts"),

@@ -174,6 +174,10 @@ BROKEN: dict[str, tuple[bytes, str]] = {
         b'\n<!DOCTYPE html>\n<html lang="en"><meta content="width=1, scale=1">',
         ": is a web page, not the file",
     ),
+    "rows with a list.jsonl": (
+        b'{"note": "a", "data": [{"note": "b"}]}\n' * 2,
+        ": its first object has a list 'data', .* call that field otherwise",
+    ),
     "pointer.json": (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
 }
 

@@ -66,7 +66,7 @@ def read_rows(path: Path, *, keyed_by: str | None = None, columns: Sequence[str]
     Args:
         path: the file.
         keyed_by: a column by which the rows of an object of rows ({"id": row, ...}) are known.
-        columns: the names of a CSV's columns where it is published without them, with commas.
+        columns: the names of a CSV's columns where it is published without them; a line of them is no row.
 
     Raises:
         ExampleError: naming file and row, for what is no row or no such file.
@@ -158,7 +158,7 @@ def _object(stream: JsonStream, keyed_by: str | None, *, first: bool) -> Generat
 
 def _csv(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
     csv.field_size_limit(MAX_ROW_CHARS)
-    delimiter, hinted = (",", False) if columns else _delimiter(path)
+    delimiter, hinted = (_delimiter_of(path, len(columns)), False) if columns else _delimiter(path)
     with TextFile(path, keep_ends=True) as file:
         records = csv.reader(file.lines(), delimiter=delimiter, strict=True)
         number = 0 if columns else -1 - hinted
@@ -173,7 +173,7 @@ def _csv(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
                     f"{path}, row {max(1, number + 1)}, up to line {file.line}: not CSV ({error}); a quote is not "
                     "closed, or the file is cut short"
                 ) from None
-            if not any(cell.strip() for cell in cells):
+            if not any(cell.strip() for cell in cells) or [cell.strip() for cell in cells] == list(columns):
                 continue
             number += 1
             if number < 0:
@@ -208,16 +208,27 @@ def _delimiter(path: Path) -> tuple[str, bool]:
         first = next(lines, "")
     if first.startswith("sep=") and first[4:5]:
         return first[4], True
-    found = {}
-    for delimiter in _DELIMITERS:
-        with TextFile(path, keep_ends=True) as file, contextlib.suppress(csv.Error):
-            found[delimiter] = len(next(csv.reader(file.lines(), delimiter=delimiter, strict=True), []))
+    found = _cells(path)
     best = max(found, key=lambda delimiter: found[delimiter], default="")
     if found.get(best, 0) < 2:
         raise ExampleError(
             f"{path}:1: neither JSON, nor CSV with a line of column names, nor parquet or Arrow; found {first[:80]!r}"
         )
     return best, False
+
+
+def _delimiter_of(path: Path, columns: int) -> str:
+    """What separates so many cells of the first row; a comma where nothing does."""
+    return next((delimiter for delimiter, cells in _cells(path).items() if cells == columns), ",")
+
+
+def _cells(path: Path) -> dict[str, int]:
+    """How many cells the first row has by each delimiter that it can be read with."""
+    found = {}
+    for delimiter in _DELIMITERS:
+        with TextFile(path, keep_ends=True) as file, contextlib.suppress(csv.Error):
+            found[delimiter] = len(next(csv.reader(file.lines(), delimiter=delimiter, strict=True), []))
+    return found
 
 
 def _parquet(path: Path) -> Keyed:

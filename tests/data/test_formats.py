@@ -462,6 +462,11 @@ def test_mmlu_in_files_without_a_header(tmp_path: Path) -> None:
     assert [(e.id, e.answer, e.meta["split"]) for e in examples] == [(f"x/anatomy/{n}", "B", "test") for n in (1, 2)]
     assert [e.meta["subject"] for e in _read("mmlu", tmp_path / "virology_test.csv")[0]] == ["virology"]
     assert len(_read("mmlu", tmp_path, subjects=["anatomy", "virology"])[0]) == 3
+    # As other programs write it again.
+    (tmp_path / "virology_val.csv").write_text("question;A;B;C;D;answer\nWhich, of these?;iron;zinc;tin;lead;B\n")
+    [again] = _read("mmlu", tmp_path / "virology_val.csv")[0]
+    assert (again.question, again.answer, again.id) == ("Which, of these?", "B", "x/virology/1")
+    (tmp_path / "virology_val.csv").unlink()
     with pytest.raises(ExampleError, match="no file of the subject law"):
         _read("mmlu", tmp_path, subjects=["law"])
     (tmp_path / "anatomy_dev.csv").write_text("?,a,b,c,d,A\n")

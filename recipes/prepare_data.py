@@ -76,6 +76,8 @@ def convert(
     Raises:
         ExampleError, FileNotFoundError: naming file and row; `out` is as it was before.
     """
+    if allow_contamination and not against:
+        raise ExampleError("--allow-contamination: of which questions those are, --against FILE tells")
     read = [(source.path, "the published file itself"), *((path, "a file of --against") for path in against)]
     read += [(path, "a file that is read") for path in options.values() if isinstance(path, Path)]
     for path, what in read:

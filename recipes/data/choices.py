@@ -7,13 +7,17 @@ taken only where counting from 0 and from 1 cannot both be meant.
 from __future__ import annotations
 
 import ast
+import difflib
+import io
 import json
 import math
 import re
+import tokenize
 from typing import Any
 
 from recipes.data.errors import ExampleError
 from recipes.data.tables import Row
+from recipes.data.text_files import NOTHING
 from reward_server.reference import LETTERS, is_blank
 
 
@@ -60,7 +64,9 @@ def choice_of(row: Row) -> tuple[dict[str, str], str]:
     name = next((name for name in OPTION_FIELDS if name in row.values), None)
     if name is None:
         columns = next((names for names in _OPTION_COLUMNS if names[0] in row.values), ("options",))
-        pairs = list(zip(LETTERS, (row.values[name] for name in columns if name in row.values), strict=False))
+        pairs = [
+            (letter, row.values[name]) for letter, name in zip(LETTERS, columns, strict=False) if name in row.values
+        ]
         options, keys = _options(row, columns[0], pairs or row[columns[0]])
     else:
         options, keys = _options(row, name, row[name])
@@ -132,17 +138,25 @@ def _options(row: Row, name: str, value: Any) -> tuple[dict[str, str], dict[str,
 
 
 def parsed_cell(value: Any) -> Any:
-    """The list or object that a CSV cell holds as text, in JSON's or Python's writing or as lines "A. ..."."""
+    """The list or object that a CSV cell holds in JSON's or Python's writing or as lines "A. ..."; else None."""
     if not isinstance(value, str):
         return value
     try:
         return json.loads(value)
     except ValueError:
         try:
-            return ast.literal_eval(value)
+            found = ast.literal_eval(value)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             stem, options = split_options(value)
             return options if not stem else None
+        return None if _joins_texts(value) else found
+
+
+def _joins_texts(value: str) -> bool:
+    """Whether Python makes one text of several, as of numpy's ['a' 'b'], where nothing tells that they were two."""
+    tokens = tokenize.generate_tokens(io.StringIO(value.strip()).readline)
+    texts = [node for node in ast.walk(ast.parse(value.strip(), mode="eval")) if isinstance(node, ast.Constant)]
+    return sum(token.type == tokenize.STRING for token in tokens) > sum(isinstance(text.value, str) for text in texts)
 
 
 def _pairs(value: Any) -> list[tuple[str, Any]]:
@@ -161,8 +175,9 @@ def _pairs(value: Any) -> list[tuple[str, Any]]:
         return [(str(key), text) for key, text in value]
     found = [_LABELLED.fullmatch(part) if isinstance(part, str) else None for part in value]
     labels = [match[1] for match in found if match]
-    if len(labels) == len(value) and _letters(labels) == list(LETTERS[: len(value)]):
-        return [(match[1], match[2]) for match in found if match]
+    if len(labels) == len(value) and sorted(_letters(labels)) == list(LETTERS[: len(value)]):
+        # In another order "A" would be the first or the one that says so.
+        return [(match[1], match[2]) for match in found if match] if labels == sorted(labels) else []
     return list(zip(LETTERS, value, strict=False)) if len(value) <= len(LETTERS) else []
 
 
@@ -187,11 +202,14 @@ def _answer(row: Row, options: dict[str, str], keys: dict[str, str]) -> str:
     left, pointed = set(options), False
     for name, value in given.items():
         meant = _meant(value, options, keys, pointer=name in _POINTERS)
-        # Beside a letter, a text that is no option's is that option misspelt.
-        if not meant and not (pointed and name in _ANSWERS):
+        if not meant and pointed and name in _ANSWERS:
+            # That option misspelt, or else an answer to another question: columns that were joined or sorted apart.
+            left &= _resembled(str(value), options)
+            continue
+        if not meant:
             expected = f"one of the letters {', '.join(options)}, or an option's text"
             raise NoOptionError(str(row.wrong("answer", expected, value)))
-        left &= meant or left
+        left &= meant
         pointed |= name in _POINTERS
     if not left:
         raise TwoLabelsError(f"{row.where}: the labels contradict each other: {given}")
@@ -228,6 +246,13 @@ def _with_text(text: str, options: dict[str, str]) -> set[str]:
     return found or {letter for letter, option in options.items() if " ".join(option.split()).casefold() == folded}
 
 
+def _resembled(text: str, options: dict[str, str]) -> set[str]:
+    """The options that a text is most like, if it is like any."""
+    folded = {letter: option.casefold() for letter, option in options.items()}
+    near = difflib.get_close_matches(text.strip().casefold(), folded.values(), 1)
+    return {letter for letter, option in folded.items() if option in near}
+
+
 def _same_key(key: str, text: str) -> bool:
     return key.strip() == text or (
         bool(_INDEX.fullmatch(key.strip()) and _INDEX.fullmatch(text)) and float(key) == float(text)
@@ -240,9 +265,9 @@ def _single(value: Any) -> Any:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell holds nothing: null, NaN, or a blank text."""
+    """Whether a cell holds nothing: null, NaN also as a text, or a blank text."""
     return (
         value is None
         or (isinstance(value, float) and math.isnan(value))
-        or (isinstance(value, str) and is_blank(value))
+        or (isinstance(value, str) and (is_blank(value) or value.strip() in NOTHING))
     )

@@ -1,8 +1,8 @@
 """Contamination: training rows that are questions of an evaluation, or all but.
 
     exact       the same question to the same context, to the letter
-    normalised  the same words in the same order, whatever the case, punctuation, spaces, and division into context
-                and question
+    normalised  the same words in the same order, whatever the case, accents, punctuation, spaces, unseen characters,
+                and division into context and question
     13-gram     four fifths of the shorter one's words stand in runs of 13 words that both have
     context     the same note or abstract, whole or by such runs, under another question
 

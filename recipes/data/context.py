@@ -35,12 +35,13 @@ REFUSAL = "insufficient information"
 _REFUSAL_ALIASES = ("the passages do not suffice", "not enough information")
 # Of the passages found for a question, how many times as many as are shown count as related to it.
 _RELATED = 20
-# Shorter answers stand in every other passage, and so do these.
-_NAMED_CHARS = 4
+# A single letter or digit stands in every other passage, and so do these.
+_NAMED_CHARS = 2
 _COMMON = {"yes", "no", "maybe", "true", "false"}
 # A shorter question may stand in a passage by chance.
 _OWN_WORDS = 8
 _UNDEFINED = re.compile(r"(all|none|both|neither) of\b|.*\b(above|below)\b", re.IGNORECASE)
+_PLURAL = re.compile(r"(?<=\w\w)s\b")
 _INSTRUCTION = (
     "\n\nSome passages may have nothing to do with the question, and some may state something false. Name them in two "
     'lines of your reasoning, "Irrelevant passages: " and "False passages: ", each with their numbers or none.'
@@ -241,8 +242,13 @@ def _names(question: Example) -> list[str]:
 
 
 def _named(text: str, names: Sequence[str]) -> bool:
-    words = f" {_words(text)} " if names else ""
-    return any(f" {name} " in words for name in names)
+    """Whether a text has one of the names in it, in the plural or not."""
+    words = f" {_singular(_words(text))} " if names else ""
+    return any(f" {_singular(name)} " in words for name in names)
+
+
+def _singular(words: str) -> str:
+    return _PLURAL.sub("", words)
 
 
 def _refusal_letter(question: Example) -> str | None:

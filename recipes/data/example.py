@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from recipes.data.errors import ExampleError, UniqueIds
-from recipes.data.text_files import TextFile, parse_json
+from recipes.data.text_files import NOTHING, TextFile, parse_json
 from reward_server.reference import form_fault, is_blank, reference_fault
 
 Task = Literal["choice", "number", "date", "duration", "text"]
@@ -150,6 +150,9 @@ def _faults(row: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:
     for field in ("id", "source", "question"):
         if not isinstance(row[field], str) or is_blank(row[field]):
             yield field, row[field], "a text that is not empty"
+    for field in ("question", "context"):
+        if str(row.get(field)).strip() in NOTHING:
+            yield field, row[field], "a text, not what pandas writes for none"
     if row["task"] not in TASKS:
         yield "task", row["task"], f"one of {', '.join(TASKS)}"
     for field, (kind, expected) in _OPTIONAL.items():

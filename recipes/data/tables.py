@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from recipes.data.text_files import MAX_ROW_CHARS, TextFile
 _WRAPPERS = ("data", "rows", "train", "training", "validation", "valid", "dev", "test", "examples", "questions")
 _DELIMITERS = ",;\t|"
 _BATCH_ROWS = 256
+# Excel cuts longer cells to so many characters without a word.
+_EXCEL_CELL = 32767
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ class Row:
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.values:
-            raise ExampleError(f"{self.where}: field '{name}' is missing; found {', '.join(sorted(self.values))}")
+            found = ", ".join(sorted(self.values))
+            cut = found if len(found) <= 400 else f"{found[:400]}... ({len(self.values)} fields)"
+            raise ExampleError(f"{self.where}: field '{name}' is missing; found {cut}")
         return self.values[name]
 
     def having(self, **values: Any) -> Row:
@@ -62,7 +66,7 @@ def read_rows(path: Path, *, keyed_by: str | None = None, columns: Sequence[str]
     Args:
         path: the file.
         keyed_by: a column by which the rows of an object of rows ({"id": row, ...}) are known.
-        columns: the names of a CSV's columns where it is published without them, with commas.
+        columns: the names of a CSV's columns where it is published without them; a line of them is no row.
 
     Raises:
         ExampleError: naming file and row, for what is no row or no such file.
@@ -110,23 +114,30 @@ def _text(path: Path, keyed_by: str | None, columns: Sequence[str]) -> Keyed:
     with TextFile(path) as file:
         stream = JsonStream(file)
         is_json = stream.peek() in ("[", "{", "")
+        objects, around = 0, ""
         while is_json and (begins := stream.peek()):
-            if begins == "[":
+            if begins == "{":
+                around = (yield from _object(stream, keyed_by, first=not objects)) or around
+                objects += 1
+            elif begins == "[":
                 yield from ((None, value) for value in stream.items())
-            elif begins == "{":
-                yield from _object(stream, keyed_by)
             else:
                 yield None, stream.value()
+            if around and objects > 1:
+                raise ExampleError(
+                    f"{path}: its first object has a list '{around}', which is taken for the rows, and others follow "
+                    "it; if each object is a row, call that field otherwise, else put the rows into one list"
+                )
     if not is_json:
         yield from ((None, row) for row in _csv(path, columns))
 
 
-def _object(stream: JsonStream, keyed_by: str | None) -> Keyed:
-    """A row, an object of rows by id, or an object around a list of rows."""
+def _object(stream: JsonStream, keyed_by: str | None, *, first: bool) -> Generator[tuple[str | None, Any], None, str]:
+    """A row, an object of rows by id, or, first in a file, an object around a list of rows, whose name it returns."""
     row: dict[str, Any] = {}
     split, keyed = "", False
     for key in stream.names():
-        if key in _WRAPPERS and stream.peek() == "[":
+        if first and key in _WRAPPERS and stream.peek() == "[":
             if split:
                 raise ExampleError(
                     f"{stream.where}: holds both '{split}' and '{key}'; write one of them to a file alone"
@@ -142,11 +153,12 @@ def _object(stream: JsonStream, keyed_by: str | None) -> Keyed:
             row[key] = value
     if not split and not keyed:
         yield None, row
+    return split
 
 
 def _csv(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
     csv.field_size_limit(MAX_ROW_CHARS)
-    delimiter, hinted = (",", False) if columns else _delimiter(path)
+    delimiter, hinted = (_delimiter_of(path, len(columns)), False) if columns else _delimiter(path)
     with TextFile(path, keep_ends=True) as file:
         records = csv.reader(file.lines(), delimiter=delimiter, strict=True)
         number = 0 if columns else -1 - hinted
@@ -161,20 +173,32 @@ def _csv(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
                     f"{path}, row {max(1, number + 1)}, up to line {file.line}: not CSV ({error}); a quote is not "
                     "closed, or the file is cut short"
                 ) from None
-            if not any(cell.strip() for cell in cells):
+            if not any(cell.strip() for cell in cells) or [cell.strip() for cell in cells] == list(columns):
                 continue
             number += 1
             if number < 0:
                 continue
             if number == 0:
                 header = [name.strip() for name in cells]
+                _check_columns(path, header)
                 continue
             if len(cells) < len(header) or any(cells[len(header) :]):
                 raise ExampleError(
                     f"{path}, row {number}: {len(cells)} cells under {len(header)} columns; the row is cut short, or a "
                     f"cell that holds a {delimiter!r} is not quoted"
                 )
+            if any(len(cell) == _EXCEL_CELL for cell in cells):
+                raise ExampleError(
+                    f"{path}, row {number}: a cell has the {_EXCEL_CELL} characters at which Excel cuts; write the "
+                    "table without Excel, or take the row out"
+                )
             yield dict(zip(header, cells, strict=False))
+
+
+def _check_columns(path: Path, names: Sequence[str]) -> None:
+    """Refuses two columns of one name, as a join of tables leaves them."""
+    if twice := next((name for place, name in enumerate(names) if name and name in names[:place]), None):
+        raise ExampleError(f"{path}: has two columns {twice!r}; rename or remove one of them")
 
 
 def _delimiter(path: Path) -> tuple[str, bool]:
@@ -184,10 +208,7 @@ def _delimiter(path: Path) -> tuple[str, bool]:
         first = next(lines, "")
     if first.startswith("sep=") and first[4:5]:
         return first[4], True
-    found = {}
-    for delimiter in _DELIMITERS:
-        with TextFile(path, keep_ends=True) as file, contextlib.suppress(csv.Error):
-            found[delimiter] = len(next(csv.reader(file.lines(), delimiter=delimiter, strict=True), []))
+    found = _cells(path)
     best = max(found, key=lambda delimiter: found[delimiter], default="")
     if found.get(best, 0) < 2:
         raise ExampleError(
@@ -196,12 +217,27 @@ def _delimiter(path: Path) -> tuple[str, bool]:
     return best, False
 
 
+def _delimiter_of(path: Path, columns: int) -> str:
+    """What separates so many cells of the first row; a comma where nothing does."""
+    return next((delimiter for delimiter, cells in _cells(path).items() if cells == columns), ",")
+
+
+def _cells(path: Path) -> dict[str, int]:
+    """How many cells the first row has by each delimiter that it can be read with."""
+    found = {}
+    for delimiter in _DELIMITERS:
+        with TextFile(path, keep_ends=True) as file, contextlib.suppress(csv.Error):
+            found[delimiter] = len(next(csv.reader(file.lines(), delimiter=delimiter, strict=True), []))
+    return found
+
+
 def _parquet(path: Path) -> Keyed:
     import pyarrow
     import pyarrow.parquet
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            _check_columns(path, file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=_BATCH_ROWS):
                 yield from ((None, row) for row in batch.to_pylist())
     except (pyarrow.ArrowException, OSError) as error:
@@ -220,6 +256,7 @@ def _arrow(path: Path) -> Keyed:
             else:
                 batches = iter(pyarrow.ipc.open_stream(file))
             for batch in batches:
+                _check_columns(path, batch.schema.names)
                 for start in range(0, batch.num_rows, _BATCH_ROWS):
                     yield from ((None, row) for row in batch.slice(start, _BATCH_ROWS).to_pylist())
     except (pyarrow.ArrowException, OSError) as error:

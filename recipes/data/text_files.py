@@ -23,6 +23,8 @@ from recipes.data.errors import ExampleError
 
 # Longer rows are not questions but a file without line ends, or a quote that never closes.
 MAX_ROW_CHARS = 2**25
+# What pandas makes of a cell without a value where it writes text.
+NOTHING = ("nan", "NaN", "NaT", "<NA>")
 
 _SAMPLE_BYTES = 4096
 _BOMS = (
@@ -46,6 +48,7 @@ _NO_TEXT = {
     b"PAR1": "is a parquet file; write it as JSON lines, or convert it with `python -m recipes.prepare_data`",
     b"version https://git-lfs": "is Git LFS's pointer to a file, not the file; fetch it with `git lfs pull`",
 }
+_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html)\b", re.IGNORECASE)
 _DAMAGED = (EOFError, zlib.error, lzma.LZMAError, OSError)
 _ESCAPED = re.compile("[\udc80-\udcff]")
 
@@ -82,6 +85,8 @@ class TextFile:
         for magic, problem in _NO_TEXT.items():
             if sample.startswith(magic):
                 raise ExampleError(f"{path}: {problem}")
+        if _PAGE.match(sample):
+            raise ExampleError(f"{path}: is a web page, not the file that it shows; fetch the file itself (raw)")
         self.encoding = _encoding(sample)
         # UTF-8 keeps what it cannot decode as lone surrogates, so that the line at fault can be told.
         errors = "surrogateescape" if self.encoding.startswith("utf-8") else "strict"

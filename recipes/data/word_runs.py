@@ -8,6 +8,7 @@ otherwise.
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -27,12 +28,20 @@ _MOST_BITS = 26
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 # A character of a script that puts no spaces between words is a word.
 _UNSPACED = "\u3040-\u30ff\u3400-\u9fff"
+# Accents of decomposed letters, soft hyphens, and the marks that PDF files and web pages leave within words.
+_UNSEEN = re.compile("[\u0300-\u036f\u00ad\u200b-\u200f\u2060\ufeff]")
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 
 
 def words_of(text: str) -> list[str]:
-    """Letters and digits of a text, word by word, whatever their case, width, and what stands between them."""
-    return _WORD.findall((text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold())
+    """Letters and digits of a text, word by word, whatever their case, width and accents, and what is between them.
+
+    HTML's character references are read as what they stand for, and characters that nobody sees as nothing.
+    """
+    text = html.unescape(text) if "&" in text else text
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", _UNSEEN.sub("", unicodedata.normalize("NFKD", text)))
+    return _WORD.findall(text.casefold())
 
 
 def hashed(text: Sequence[str]) -> Array:

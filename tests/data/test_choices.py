@@ -34,6 +34,7 @@ OPTIONS: dict[str, Any] = {
     "numbers from 1": {"1": "Aspirin", "2": "Heparin", "3": "Warfarin"},
     "a fifth of another row": {**TEXTS, "D": None, "E": ""},
     "a fifth of pandas": {**TEXTS, "D": math.nan},
+    "a fifth of pandas, as text": {**TEXTS, "D": "nan"},
     "texts": LIST,
     "labelled texts": ["A. Aspirin", "B. Heparin", "C. Warfarin"],
     "labels in brackets": ["(A) Aspirin", "(B) Heparin", "(C) Warfarin"],
@@ -121,6 +122,7 @@ def test_answers_that_mean_one_option(options: Any, labels: dict[str, Any], lett
         ([str(n) for n in range(15)], {"answer": "3"}, "a list of texts"),
         ([{"a": "x"}, {"a": "y"}], {"answer": "x"}, "a list of texts"),
         ("Aspirin, Heparin", {"answer": "Heparin"}, "a list of texts"),
+        (["B. Aspirin", "A. Heparin"], {"answer": "A"}, "a list of texts"),
         (None, {"answer": "Heparin"}, "a list of texts"),
         ([], {"answer": "A"}, "a list of texts"),
         (5, {"answer": "A"}, "a list of texts"),
@@ -133,7 +135,9 @@ def test_what_can_be_read_in_two_ways_or_none_is_refused(options: Any, labels: d
 
 
 def test_labels_that_contradict_each_other() -> None:
-    for labels in ({"answer_idx": "A", "answer": "Heparin"}, {"answer_idx": 2, "answer": "Aspirin"}):
+    """Also by an answer that is none of the options, as where a table's columns were sorted or joined apart."""
+    apart = ({"answer_idx": "B", "answer": "Digoxin"}, {"answer_idx": "A", "answer": "Heparine"})
+    for labels in ({"answer_idx": "A", "answer": "Heparin"}, {"answer_idx": 2, "answer": "Aspirin"}, *apart):
         with pytest.raises(TwoLabelsError, match="row 7: the labels contradict each other"):
             choice_of(_row(TEXTS, **labels))
 

@@ -68,6 +68,17 @@ PAIRS: dict[str, tuple[Example, Example, str | None]] = {
         "normalised",
     ),
     "in wide letters": (_text("Ｗｈｉｃｈ vitamin?"), _text("Which vitamin?"), "normalised"),
+    "without accents": (_text("What eases Ménière's disease?"), _text("What eases Meniere's disease?"), "normalised"),
+    "with marks that nobody sees": (
+        _text(CASE.replace("fever", "fe\u00adver").replace("coast", "co\u200bast").replace("passes", "pas\u2060ses")),
+        _text(CASE),
+        "normalised",
+    ),
+    "with character references": (
+        _text(CASE.replace("35-", "35&#45;").replace(" and ", "&nbsp;and&#32;")),
+        _text(CASE),
+        "normalised",
+    ),
     "with a context split off": (_text(SENTENCES[-1], ". ".join(SENTENCES[:-1])), _text(CASE), "normalised"),
     "with a word changed": (_text(CASE.replace("coast", "mountains")), _text(CASE), "13-gram"),
     "with its last sentence gone": (_text(". ".join(SENTENCES[:-1])), _text(CASE), "13-gram"),

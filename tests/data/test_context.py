@@ -128,6 +128,19 @@ def test_a_false_passage_never_says_what_is_right(files: tuple[Path, Path]) -> N
     assert (example.context or "").endswith("Answer: C: yes")
 
 
+@pytest.mark.parametrize(("answer", "named"), [("tPA", "tPA"), ("T4", "t4"), ("Beta-blockers", "a beta blocker")])
+def test_no_passage_names_the_answer_where_none_is_to_suffice(
+    answer: str, named: str, files: tuple[Path, Path]
+) -> None:
+    """However short it is, and in the plural or not: with it the passage would suffice, and the gold be wrong."""
+    options = {"A": answer, "B": "heparin"}
+    write_examples(files[0], [Example("q", "s", "choice", "What helps in stroke?", "A", options=options)])
+    telling = [{"id": f"t{number}", "text": f"For kidneys {number} give {named}."} for number in range(20)]
+    files[1].write_text("".join(json.dumps(row) + "\n" for row in [{"id": "p", "text": "The liver is red."}, *telling]))
+    [example], _ = _prepared(files, "insufficient", 1)
+    assert [passage["id"] for passage in example.meta["context"]["passages"]] == ["p"]
+
+
 def test_edits_of_the_corpus_come_before_ours_and_words_can_refuse(files: tuple[Path, Path]) -> None:
     text = Example("t", "s", "text", "What does aspirin inhibit?", "cyclooxygenase", aliases=("COX",))
     write_examples(files[0], [text, Example("n", "s", "number", "Of aspirin, how many?", 5.0, lower=5.0, upper=5.0)])

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +74,12 @@ READ: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         {"question": "Which?", "subject": "anatomy", "choices": LIST, "answer": 1},
         {},
         {**CHOICE, "meta": {"subject": "anatomy"}},
+    ),
+    "mmlu of the hub as pandas": (
+        "mmlu",
+        {"question": "How many?", "subject": "anatomy", "choices": "['1', '2', '3', '4']", "answer": "2"},
+        {},
+        {"answer": "C", "options": {"A": "1", "B": "2", "C": "3", "D": "4"}},
     ),
     "mmlu-pro of the hub": (
         "mmlu-pro",
@@ -213,6 +218,18 @@ READ: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         },
         {"id": "x/9", "answer": "B", "options": {"A": "flu", "B": "sepsis"}},
     ),
+    "mediq as pandas": (
+        "mediq",
+        {**MEDIQ, "context": "['He is 3.', \"He's ill.\"]"},
+        {},
+        {**CHOICE, "context": "He is 3.\nHe's ill."},
+    ),
+    "ehr, a mark of what was taken out": (
+        "ehr",
+        {**EHR, "note": "[**Name**] ['']"},
+        MORTALITY,
+        {"context": "[**Name**] ['']"},
+    ),
     "examples": (
         "examples",
         {"id": "q1", "source": "s", "task": "choice", "question": "Which?", "options": FOUR, "answer": "B"},
@@ -324,7 +341,7 @@ def _outcome(kind: str, values: dict[str, Any], options: dict[str, Any]) -> str:
         ("medu1", {"Source": "MedIQ", "problem": "Which?", "answer": "B"}, {}, "has no options"),
         ("medu1", {**U1_CALC, "answer": "N/A"}, {}, "has no label"),
         ("ehr", {**EHR, "label": None}, MORTALITY, "has no label"),
-        ("ehr", {**EHR, "note": " "}, MORTALITY, "has no note"),
+        *(("ehr", {**EHR, "note": note}, MORTALITY, "has no note") for note in (" ", "nan", "<NA>", "None", "NULL")),
     ],
 )
 def test_rows_that_are_left_out_have_a_reason(
@@ -355,6 +372,44 @@ def test_rows_that_are_left_out_have_a_reason(
         ("mmlu", [{"question": "?", "subject": "anatomy", "choices": LIST, "answer": 4}], {}, "from 0 to 3, found 4"),
         ("medmcqa", [{**MEDMCQA, "cop": "B"}] * 2, {}, "row 2: field 'id': 'x/m1' occurs twice"),
         ("mediq", [{**MEDIQ, "id": None}], {}, "row 1: field 'id': expected a text or a number, found None"),
+        (
+            "medqa",
+            [{"question": "nan", **FOUR, "answer": "B"}],
+            {},
+            "field 'question': expected a text, not what pandas",
+        ),
+        (
+            "medqa",
+            [{"question": "?", "A": "iron", "B": "zinc", "D": "lead", "answer_idx": "C"}],
+            {},
+            "field 'answer': expected one of the letters A, B, D",
+        ),
+        # numpy prints lists so; Python would join the texts.
+        (
+            "mediq",
+            [{**MEDIQ, "context": "['He is 3.'\n 'He coughs.']"}],
+            {},
+            "field 'context': expected a list of texts",
+        ),
+        (
+            "mediq",
+            [{**MEDIQ, "options": "['iron' 'zinc'\n 'tin, so' 'lead']"}],
+            {},
+            "field 'options': expected an object",
+        ),
+        (
+            "pubmedqa",
+            [
+                {
+                    "pubid": 1,
+                    "question": "?",
+                    "context": "{'contexts': array(['a', 'b'], dtype=object)}",
+                    "final_decision": "no",
+                }
+            ],
+            {"part": "all"},
+            "field 'context': expected an object",
+        ),
         ("ehr", [{**EHR, "label": 2}], MORTALITY, "row 1: field 'label': expected one of the classes 0, 1, found 2"),
         ("ehr", [{**EHR, "classes": "one"}], {"question": "?"}, "field 'classes': expected 2 to 14 classes"),
         ("medu1", [{**_verl("MedIQ", "?", "B"), "prompt": []}], {}, 'expected a list of {"role", "content"}'),
@@ -366,6 +421,26 @@ def test_what_can_be_read_in_two_ways_is_refused(
     with pytest.raises(ExampleError) as caught:
         _read(kind, _lines(tmp_path / "rows.jsonl", *rows), **options)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "said"),
+    [
+        (
+            "medqa",
+            {**CHOICE, "id": "q1", "source": "PubMedQA"},
+            "is a row of kind examples, which its fields answer, id",
+        ),
+        ("medqa", {**PRO, "src": "stemez-x"}, "is a row of kind mmlu-pro"),
+        ("medqa", {**XPERT, "medical_task": "Treatment"}, "is a row of kind medxpertqa"),
+        ("medxpertqa", {**MEDIQ, "facts": []}, "is a row of kind mediq"),
+        ("medmcqa", {"question": "Which?", "options": FOUR, "answer": "B"}, "field 'opa' is missing"),
+    ],
+)
+def test_the_rows_of_another_set_are_refused(kind: str, row: dict[str, Any], said: str, tmp_path: Path) -> None:
+    """Read, they would get this set's source and licence, and lose what is theirs."""
+    with pytest.raises(ExampleError, match=f"row 1: {said}"):
+        _read(kind, _lines(tmp_path / "rows.jsonl", row))
 
 
 def test_medmcqa_says_by_its_rows_what_it_counts_from(tmp_path: Path) -> None:
@@ -387,6 +462,11 @@ def test_mmlu_in_files_without_a_header(tmp_path: Path) -> None:
     assert [(e.id, e.answer, e.meta["split"]) for e in examples] == [(f"x/anatomy/{n}", "B", "test") for n in (1, 2)]
     assert [e.meta["subject"] for e in _read("mmlu", tmp_path / "virology_test.csv")[0]] == ["virology"]
     assert len(_read("mmlu", tmp_path, subjects=["anatomy", "virology"])[0]) == 3
+    # As other programs write it again.
+    (tmp_path / "virology_val.csv").write_text("question;A;B;C;D;answer\nWhich, of these?;iron;zinc;tin;lead;B\n")
+    [again] = _read("mmlu", tmp_path / "virology_val.csv")[0]
+    assert (again.question, again.answer, again.id) == ("Which, of these?", "B", "x/virology/1")
+    (tmp_path / "virology_val.csv").unlink()
     with pytest.raises(ExampleError, match="no file of the subject law"):
         _read("mmlu", tmp_path, subjects=["law"])
     (tmp_path / "anatomy_dev.csv").write_text("?,a,b,c,d,A\n")
@@ -395,74 +475,3 @@ def test_mmlu_in_files_without_a_header(tmp_path: Path) -> None:
     (tmp_path / "anatomy_dev.csv").write_text("Which?,a,b,c,d,A\nWhich?,a,b,c,D\n")
     with pytest.raises(ExampleError, match=r"anatomy_dev\.csv, row 2: 5 cells under 6 columns"):
         _read("mmlu", tmp_path / "anatomy_dev.csv")
-
-
-TOPICS = """<topics task="2021 TREC Clinical Trials">
-<topic number="1">A man of 45 with R&D exposure &amp; SpO2 < 90.</topic>
-<topic number="2" template="glaucoma"><field name="age">60</field><field name="iop"/></topic></topics>"""
-TRIAL = """<clinical_study><id_info><nct_id>{0}</nct_id></id_info><brief_title>Trial {0}</brief_title>
-<condition>Cough</condition><eligibility><criteria><textblock>
-      Inclusion:
-
-      -  Age over
-         40
-</textblock></criteria><minimum_age>18 Years</minimum_age></eligibility></clinical_study>"""
-
-
-@pytest.fixture
-def trec(tmp_path: Path) -> dict[str, Path]:
-    folder = tmp_path / "trials"
-    (folder / "NCT000").mkdir(parents=True)
-    (folder / "NCT000" / "NCT1.xml").write_text(TRIAL.format("NCT1"))
-    with zipfile.ZipFile(folder / "part2.zip", "w") as archive:
-        archive.writestr("NCT001/NCT2.xml", TRIAL.format("NCT2"))
-        archive.writestr("NCT001/NCT9.xml", "never read, since nobody judged it")
-    (tmp_path / "topics.xml").write_text(TOPICS)
-    (tmp_path / "qrels.txt").write_text("1 0 NCT1 2\n1 0 NCT2 1\n2 0 NCT2 0\n2 0 NCT3 1\n")
-    return {"trials": folder, "topics": tmp_path / "topics.xml", "judgements": tmp_path / "qrels.txt"}
-
-
-def test_trec_joins_patients_judgements_and_trials(trec: dict[str, Path], tmp_path: Path) -> None:
-    sources = {name: trec[name] for name in ("topics", "judgements")}
-    examples, [left] = _read("trec", trec["trials"], **sources)
-    assert [(e.id, e.answer, e.meta["topic"]) for e in examples] == [
-        ("x/1/NCT1", "A", "1"),
-        ("x/1/NCT2", "B", "1"),
-        ("x/2/NCT2", "C", "2"),
-    ]
-    assert (left.reason, left.where) == (f"its trial is not in {trec['trials']}", f"{trec['judgements']}:4")
-    assert examples[0].context == (
-        "Patient:\nA man of 45 with R&D exposure & SpO2 < 90.\n\n"
-        "Clinical trial NCT1:\nTitle: Trial NCT1\nConditions: Cough\nMinimum age: 18 Years\n"
-        "Criteria: Inclusion:\n- Age over 40"
-    )
-    assert examples[2].context is not None
-    assert examples[2].context.startswith("Patient:\nglaucoma\nage: 60\n\n")
-    trial = {
-        "_id": "NCT1",
-        "title": "Trial",
-        "metadata": {"diseases_list": "['cough']", "inclusion_criteria": "over 40"},
-    }
-    examples, _ = _read("trec", _lines(tmp_path / "corpus.jsonl", trial, {**trial, "_id": "NCT8"}), **sources)
-    assert [e.id for e in examples] == ["x/1/NCT1"]
-    with pytest.raises(ExampleError, match=r"corpus\.jsonl, row 1: field 'metadata': expected an object, found 'none'"):
-        _read("trec", _lines(tmp_path / "corpus.jsonl", {**trial, "metadata": "none"}), **sources)
-    assert (examples[0].context or "").endswith("Title: Trial\nConditions: ['cough']\nInclusion criteria: over 40")
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "said"),
-    [
-        ("judgements", "1 0 NCT1\n", r"qrels\.txt:1: expected 'topic 0 trial grade'"),
-        ("judgements", "1 0 NCT1 2\n1 0 NCT1 1\n", r"qrels\.txt:2: .* are judged in line 1 already"),
-        ("judgements", "7 0 NCT1 2\n", r"qrels\.txt:1: topic 7 is none of the topics"),
-        ("judgements", "\n", r"qrels\.txt: holds no judgements"),
-        ("topics", TOPICS[:80], r"topics\.xml: not XML"),
-        ("topics", "<topics/>", r"topics\.xml: holds no <topic"),
-        ("topics", "<topics><topic number='1'/></topics>", r"topics\.xml, topic 1: expected a number of its own"),
-    ],
-)
-def test_trec_files_at_fault_are_named(file: str, content: str, said: str, trec: dict[str, Path]) -> None:
-    trec[file].write_text(content)
-    with pytest.raises(ExampleError, match=said):
-        _read("trec", trec.pop("trials"), **trec)

@@ -205,6 +205,7 @@ LABELLED = "note,label\nFebrile.,1\nWell.,0\n"
         (("ehr", "--question", "Died?", "--classes", "=no"), "'=no' is no class; write VALUE or VALUE=TEXT"),
         (("trec", "--topics", "t.xml"), "the following arguments are required: --judgements"),
         (("medcalc", "--overridden-only"), "--label-overrides FILE tells"),
+        (("medqa", "--allow-contamination", "context"), "--against FILE tells"),
         (("medqa", "--config", "en"), "--config and --revision are of a data set by name; say which --split"),
         (("medmcqa", "--first-index", "2"), "argument --first-index: invalid choice: 2"),
     ],

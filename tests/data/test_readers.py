@@ -77,6 +77,20 @@ def test_pubmedqa_leaves_the_official_test_rows_out(tmp_path: Path) -> None:
     assert skipped == ["row of the official test split"]
 
 
+@pytest.mark.parametrize("content", ["", "pmid,decision\n2,no\n", '{"name": "another file"}'])
+def test_pubmedqa_is_not_read_by_a_file_that_names_no_test_row(content: str, tmp_path: Path) -> None:
+    """Else its test half would be training data, and nothing would say so."""
+    row = {"pubid": 1.0, "question": "Does it?", "context": "a", "final_decision": "maybe"}
+    path = _json(tmp_path / "rows.json", [row, {**row, "pubid": 2.0}])
+    truth = tmp_path / "truth.json"
+    truth.write_text(content)
+    with pytest.raises(ExampleError, match=r"truth\.json: names no row of .*rows\.json, .* by --part all"):
+        _read("pubmedqa", path, test_ids=truth)
+    assert len(_read("pubmedqa", path, part="all", test_ids=truth)[0]) == 2
+    _json(truth, {"2": "no"})
+    assert [e.id for e in _read("pubmedqa", path, test_ids=truth)[0]] == ["pubmedqa/1"]
+
+
 def test_medcalc_kinds_of_answers(tmp_path: Path) -> None:
     """Dates, durations, rounded scores and decimals each have their own rule; a label that is none is counted."""
     columns = ["Row Number", "Calculator ID", "Calculator Name", "Patient Note", "Question", "Ground Truth Answer"]
@@ -210,6 +224,10 @@ def test_pubmedqa_of_the_hub(tmp_path: Path) -> None:
     _json(tmp_path / "test_ground_truth.json", {"2": "yes"})
     [example], skipped = _read("pubmedqa", path)
     assert (example.id, example.answer, example.context, len(skipped)) == ("pubmedqa/1", "A", "a\nb", 1)
+    path.write_text(
+        "".join(json.dumps({**row, "pubid": n, "context": "{'contexts': ['a', 'b']}"}) + "\n" for n in (1, 2))
+    )
+    assert _read("pubmedqa", path)[0][0].context == "a\nb"
     path.write_text(2 * (json.dumps(row) + "\n"))
     with pytest.raises(ExampleError, match="row 2: field 'id': 'pubmedqa/1' occurs twice"):
         _read("pubmedqa", path)

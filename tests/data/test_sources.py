@@ -95,6 +95,7 @@ BENCHMARK = [
     (4, 4, "Score", "risk", "note 4", "?", "4", "4", "4"),
     (5, 4, "Score", "risk", "note 5", "?", "", "", ""),
 ]
+OVERRIDES = ("Unique ID", "Calculator Name", "Patient Note", *LABELS)
 CORRECTED = [
     (1, "Clearance", "note 1", "30", "28.5", "31.5"),
     (2, "Age", "note 2", "17", "17", "17"),
@@ -110,7 +111,7 @@ def _csv(path: Path, header: tuple[str, ...], rows: list[Any]) -> Path:
 
 def _corrected(tmp_path: Path, rows: list[Any], **options: Any) -> list[Any]:
     benchmark = _csv(tmp_path / "test.csv", COLUMNS + LABELS, BENCHMARK)
-    labels = _csv(tmp_path / "labels.csv", ("Unique ID", "Calculator Name", "Patient Note", *LABELS), rows)
+    labels = _csv(tmp_path / "labels.csv", OVERRIDES, rows)
     return list(READERS["medcalc"].rows(FileSource(benchmark), "x", label_overrides=labels, **options))
 
 
@@ -136,7 +137,7 @@ def test_corrected_labels_replace_labels_and_nothing_else(tmp_path: Path) -> Non
 
 def test_labels_are_not_overwritten(tmp_path: Path) -> None:
     benchmark = _csv(tmp_path / "test.csv", COLUMNS + LABELS, BENCHMARK)
-    labels = _csv(tmp_path / "labels.csv", ("Unique ID", *LABELS), [(1, "30", "28.5", "31.5")])
+    labels = _csv(tmp_path / "labels.csv", OVERRIDES, CORRECTED)
     with pytest.raises(ExampleError, match=r"labels\.csv: is a file that is read"):
         prepare_data.convert("medcalc", FileSource(benchmark), labels, label_overrides=labels)
     made = prepare_data.convert("medcalc", FileSource(benchmark), tmp_path / "out.jsonl", label_overrides=labels)
@@ -160,3 +161,11 @@ def test_labels_are_not_overwritten(tmp_path: Path) -> None:
 def test_labels_for_other_rows_are_refused(rows: list[Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(ExampleError, match=said):
         _corrected(tmp_path, rows)
+
+
+def test_labels_that_do_not_say_for_which_note_they_are_are_refused(tmp_path: Path) -> None:
+    """By its number alone a row of another release would get the label of another patient."""
+    benchmark = _csv(tmp_path / "test.csv", COLUMNS + LABELS, BENCHMARK)
+    labels = _csv(tmp_path / "labels.csv", ("Unique ID", "Calculator Name", *LABELS), [(1, "Clearance", 30, 28, 31)])
+    with pytest.raises(ExampleError, match=r"labels\.csv, row 1: field 'Patient Note' is missing"):
+        list(READERS["medcalc"].rows(FileSource(benchmark), "x", label_overrides=labels))

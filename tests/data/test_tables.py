@@ -52,6 +52,17 @@ def _arrow(*, stream: bool) -> bytes:
     return file.getvalue()
 
 
+def _joined(*, arrow: bool) -> bytes:
+    """A table with two columns of one name, as a join leaves it."""
+    table, file = pyarrow.table([["a"], ["b"]], names=["note", "note"]), io.BytesIO()
+    if arrow:
+        with pyarrow.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
+    else:
+        pyarrow.parquet.write_table(table, file)
+    return file.getvalue()
+
+
 def _zstd(content: bytes) -> bytes:
     return bytes(pyarrow.compress(content, codec="zstd", asbytes=True))
 
@@ -153,8 +164,20 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "cut.zst": (_zstd(LINES.encode() * 50)[:-9], "cut short or damaged|not JSON"),
     "cut.parquet": (_parquet()[:-8], "not a whole parquet file"),
     "cut.arrow": (_arrow(stream=False)[:-40], "not a whole Arrow file"),
+    "joined.csv": (b"note,label, note\n1,2,3\n", ": has two columns 'note'; rename or remove one"),
+    "joined.parquet": (_joined(arrow=False), ": has two columns 'note'; rename or remove one"),
+    "joined.arrow": (_joined(arrow=True), ": has two columns 'note'; rename or remove one"),
+    "excel.csv": (b"a,b\n1," + b"x" * 32767 + b"\n", ", row 1: a cell has the 32767 characters at which Excel cuts"),
     "book.xlsx": (b"PK\x03\x04...", "is an Excel workbook or a zip archive; .*save the sheet as CSV UTF-8"),
     "rows.pkl": (b"\x80\x04\x95", "is a Python pickle"),
+    "page.csv": (
+        b'\n<!DOCTYPE html>\n<html lang="en"><meta content="width=1, scale=1">',
+        ": is a web page, not the file",
+    ),
+    "rows with a list.jsonl": (
+        b'{"note": "a", "data": [{"note": "b"}]}\n' * 2,
+        ": its first object has a list 'data', .* call that field otherwise",
+    ),
     "pointer.json": (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
 }
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recipes.data.choices import NoLabelError, TwoLabelsError, choice_of, is_missing
-from recipes.data.errors import UniqueIds
+from recipes.data.choices import NoLabelError, TwoLabelsError, choice_of, is_missing, parsed_cell
+from recipes.data.errors import ExampleError, UniqueIds
 from recipes.data.example import Example, example_from_row, worked_response
 from recipes.data.sources import Source
 from recipes.data.tables import Row
@@ -17,6 +18,18 @@ from reward_server.reference import form_fault, text_fault
 NO_LABEL = "has no label"
 TWO_LABELS = "its letter and its answer's text are two options"
 TWIN = "another option has the right one's text"
+_LIST = re.compile(r"\s*\[\s*['\"].*['\"]\s*\]\s*", re.DOTALL)
+
+
+# Fields that tell a set's rows where another kind would read them too, as a set of its own source and licence.
+_MARKS = {
+    "examples": {"id", "source", "task", "question", "answer"},
+    "mmlu-pro": {"category", "src"},
+    "medxpertqa": {"medical_task", "body_system"},
+    "mediq": {"facts", "context"},
+    "medical-o1": {"Complex_CoT"},
+    "medreason": {"reasoning", "dataset_name"},
+}
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,18 @@ class Reader:
     ids: str | None = None
 
 
+def rows_of(kind: str, source: Source) -> Iterator[Row]:
+    """The rows of a source. Raises ExampleError for one that another kind's fields tell."""
+    for row in source.rows():
+        for other, fields in _MARKS.items():
+            if other != kind and fields <= row.values.keys():
+                raise ExampleError(
+                    f"{row.where}: is a row of kind {other}, which its fields {', '.join(sorted(fields))} tell, not of "
+                    f"{kind}; name that kind, or take these columns away"
+                )
+        yield row
+
+
 class Ids:
     """The ids of one source's rows, by the file's own names for them.
 
@@ -70,7 +95,11 @@ class Ids:
 
 
 def text_of(row: Row, name: str, value: Any) -> str:
-    """A text, or a list of texts, a line each; empty for a missing one."""
+    """A text, or a list of texts, also as a table's cell holds one, a line each; empty for a missing one."""
+    if isinstance(value, str) and _LIST.fullmatch(value):
+        if (listed := parsed_cell(value)) is None:
+            raise row.wrong(name, "a list of texts in JSON's or Python's writing, with commas", value)
+        value = listed
     parts = value if isinstance(value, list | tuple) else [value]
     parts = ["" if is_missing(part) else part for part in parts]
     if not all(isinstance(part, str) for part in parts):

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from recipes.data.choices import is_missing, parsed_cell
 from recipes.data.example import Example
 from recipes.data.readers.base import NO_LABEL, Ids, LeftOut, Reader, choice_example, text_of
+from recipes.data.readers.medcalc import has_no_label
 from recipes.data.sources import Source
 from recipes.data.tables import Row
 from reward_server.reference import LETTERS
@@ -36,7 +37,7 @@ def _rows(
         if is_missing(row[label_column]):
             yield LeftOut(NO_LABEL, row.where)
             continue
-        if is_missing(row[note_column]):
+        if has_no_label(row[note_column]):
             yield LeftOut("has no note", row.where)
             continue
         known = list(classes) or _classes(row, classes_column)

@@ -1,9 +1,10 @@
 """MedCalc-Bench (Khandekar et al., 2024), v1.0 to v1.2 and Verified: CSV or the hub's parquet, all output types.
 
 `--label-overrides` takes labels from another file, such as the physician-corrected ones of arXiv 2512.19691: CSV with
-"Unique ID" or "Row Number", "Ground Truth Answer", "Lower Limit" and "Upper Limit". A label is replaced and nothing
-else, so that questions and ids are those of the benchmark; a gestational age in days becomes weeks and days. Row
-numbers differ between releases, so calculator and note of a row have to be those that the override was made for.
+"Unique ID" or "Row Number", "Calculator Name", "Patient Note", "Ground Truth Answer", "Lower Limit" and "Upper Limit".
+A label is replaced and nothing else, so that questions and ids are those of the benchmark; a gestational age in days
+becomes weeks and days. Row numbers differ between releases, so calculator and note of a row have to be those that the
+override was made for.
 
 Left out: the explanations, and checking a label against a calculation of our own.
 """
@@ -94,7 +95,7 @@ class _Overrides:
         if override is None:
             return None
         for name in ("Calculator Name", "Patient Note"):
-            if name in override.values and _words(override[name]) != _words(row[name]):
+            if _words(override[name]) != _words(row[name]):
                 raise ExampleError(
                     f"{override.where}: field '{name}': is not that of {row.where}; the override is for another release"
                 )

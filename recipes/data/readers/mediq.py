@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from recipes.data.example import Example
-from recipes.data.readers.base import Ids, LeftOut, Reader, choice_example, label_of, text_of
+from recipes.data.readers.base import Ids, LeftOut, Reader, choice_example, label_of, rows_of, text_of
 from recipes.data.sources import Source
 
 
 def _rows(source: Source, ids: str) -> Iterator[Example | LeftOut]:
     named = Ids(source, ids)
-    for row in source.rows():
+    for row in rows_of("mediq", source):
         patient = row.values.get("patient")
         yield choice_example(
             row,

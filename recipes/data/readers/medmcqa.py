@@ -22,6 +22,7 @@ def _rows(source: Source, ids: str, *, first_index: int | None = None) -> Iterat
     named = Ids(source, ids)
     first = first_index if first_index is not None else _first_index(source)
     for row in source.rows():
+        row["opa"]  # without it, it is another set's
         cop = _index(row)
         if isinstance(cop, int):
             cop = letter_at(row, "cop", cop, first=first, count=4)

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from recipes.data.choices import OPTION_FIELDS, split_options
 from recipes.data.example import Example
-from recipes.data.readers.base import Ids, LeftOut, Reader, choice_example, label_of, text_of
+from recipes.data.readers.base import Ids, LeftOut, Reader, choice_example, label_of, rows_of, text_of
 from recipes.data.sources import Source
 
 
 def _rows(source: Source, ids: str) -> Iterator[Example | LeftOut]:
     named = Ids(source, ids)
-    for row in source.rows():
+    for row in rows_of("medqa", source):
         if isinstance(row.values.get("data"), dict):  # openlifescienceai/medqa
             row = row.having(**row.values["data"])
         question = row["question" if "question" in row.values or "Question" not in row.values else "Question"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from recipes.data.example import Example
-from recipes.data.readers.base import Ids, LeftOut, Reader, choice_example, label_of, text_of
+from recipes.data.readers.base import Ids, LeftOut, Reader, choice_example, label_of, rows_of, text_of
 from recipes.data.sources import Source
 
 _REPEATED = "\nAnswer Choices:"
@@ -17,7 +17,7 @@ _REPEATED = "\nAnswer Choices:"
 
 def _rows(source: Source, ids: str) -> Iterator[Example | LeftOut]:
     named = Ids(source, ids)
-    for row in source.rows():
+    for row in rows_of("medxpertqa", source):
         if row.values.get("images") or row.values.get("image"):
             yield LeftOut("needs an image", row.where)
             continue

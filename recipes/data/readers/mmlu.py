@@ -70,6 +70,8 @@ def _files(source: Source, subjects: tuple[str, ...]) -> Iterator[tuple[Source, 
 def _answered(row: Row) -> Row:
     """The hub's answers count from 0, which `choice_of` cannot know."""
     answer = row["answer"]
+    if "choices" in row.values and isinstance(answer, str) and answer.strip().isdecimal():  # a table of the hub's rows
+        answer = int(answer)
     if not isinstance(answer, int | float) or is_missing(answer):  # a letter, or none
         return row
     return row.having(answer=letter_at(row, "answer", answer, first=0, count=4))

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from conversion import command
+from recipes.data.choices import parsed_cell
+from recipes.data.errors import ExampleError
 from recipes.data.example import Example
 from recipes.data.readers.base import Ids, LeftOut, Reader, choice_example, text_of
 from recipes.data.sources import Source
@@ -26,15 +28,24 @@ def _rows(
     first = next(rows, None)
     if first is None:
         return
-    test = set() if part == "all" else _test_ids(source, test_ids)
+    path, test = (None, set()) if part == "all" else _test_ids(source, test_ids)
+    found = False
     for row in (first, *rows):
-        identity = row.key or str(row["pubid"])
+        # pandas writes 123 as 123.0 where a column has gaps.
+        identity = row.key or str(row["pubid"]).removesuffix(".0")
         name = named.of(row, identity)
         split = "test" if identity in test else "train"
+        found |= split == "test"
         if part not in ("all", split):
             yield LeftOut(f"row of the official {split} split", row.where)
             continue
         context = row["CONTEXTS"] if row.key else row["context"]
+        if (
+            isinstance(context, str)
+            and context.startswith("{")
+            and not isinstance(context := parsed_cell(context), dict)
+        ):
+            raise row.wrong("context", "an object {\"contexts\": [...]} in JSON's or Python's writing", row["context"])
         decision = row["final_decision"]
         yield choice_example(
             row.having(options=_OPTIONS, answer_idx=_LETTERS.get(str(decision).strip().casefold(), decision)),
@@ -45,16 +56,22 @@ def _rows(
             license="MIT",
             meta={"split": None if part == "all" else split},
         )
+    if path and not found:
+        raise ExampleError(
+            f"{path}: names no row of {source.name}, so that nothing tells the official test rows, which must not be "
+            "trained on; expected the authors' test_ground_truth.json; a file without test rows is read by --part all"
+        )
 
 
-def _test_ids(source: Source, given: Path | None) -> set[str]:
+def _test_ids(source: Source, given: Path | None) -> tuple[Path, set[str]]:
+    """The file of the official test rows, and the keys in it, which are their ids."""
     path = given or (source.path.with_name("test_ground_truth.json") if source.path else None)
     if path is None or not path.is_file():
         raise FileNotFoundError(
             f"{path or 'test_ground_truth.json'}: missing; it names the official test rows, which must not be trained "
             "on; name it with --test-ids, or read all rows with --part all"
         )
-    return {str(key) for row in read_rows(path) for key in row.values}
+    return path, {str(key) for row in read_rows(path) for key in row.values}
 
 
 READER = Reader(

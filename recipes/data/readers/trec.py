@@ -34,6 +34,7 @@ _OPTIONS = {
 _QUESTION = "Is the patient eligible for this clinical trial?"
 # The published topics have bare ampersands, which are no XML; a bare "<" of a comparison is meant for those to come.
 _BARE = re.compile(r"&(?!(?:[a-zA-Z]+|#[0-9]+|#x[0-9a-fA-F]+);)|<(?=[\s0-9=])")
+_YEAR = re.compile(r"(?<!\d)20\d\d(?!\d)")
 # Where a trial's XML keeps what a prompt shows, and the name that TrialGPT's rows have for it.
 _PARTS = (
     ("Title", "brief_title", "brief_title"),
@@ -49,8 +50,15 @@ _PARTS = (
 
 
 def _rows(source: Source, ids: str, *, topics: Path, judgements: Path) -> Iterator[Example | LeftOut]:
-    patients = _topics(topics)
+    patients, task = _topics(topics)
+    years = [set(_YEAR.findall(text)) for text in (f"{task} {topics.name}", judgements.name)]
+    if all(years) and not years[0] & years[1]:
+        raise ExampleError(
+            f"{judgements}: is of {', '.join(sorted(years[1]))} by its name, and {topics} of "
+            f"{', '.join(sorted(years[0]))}; topics of every year have the same numbers: name files of one year"
+        )
     judged = _judgements(judgements, patients)
+    unjudged = set(patients) - {topic for pairs in judged.values() for topic, _, _ in pairs}
     for trial, text, where in _trials(source, judged):
         for topic, grade, _ in judged.pop(trial, ()):
             yield example_from_row(
@@ -67,12 +75,15 @@ def _rows(source: Source, ids: str, *, topics: Path, judgements: Path) -> Iterat
                 },
                 where,
             )
+    for topic in patients:
+        if topic in unjudged:
+            yield LeftOut("a topic without a judgement; are these of another year?", f"{topics}, topic {topic}")
     for pairs in judged.values():
         yield from (LeftOut(f"its trial is not in {source.name}", where) for _, _, where in pairs)
 
 
-def _topics(path: Path) -> dict[str, str]:
-    """The patients' notes by number."""
+def _topics(path: Path) -> tuple[dict[str, str], str]:
+    """The patients' notes by number, and the task, which has a year in it."""
     with _text(path) as file:
         content = file.read(MAX_ROW_CHARS)
     root = _parsed(_BARE.sub(lambda bare: "&amp;" if bare[0] == "&" else "&lt;", content), str(path))
@@ -86,7 +97,7 @@ def _topics(path: Path) -> dict[str, str]:
         found[number] = note.strip()
     if not found:
         raise ExampleError(f"{path}: holds no <topic number=...>; expected TREC's topics in XML")
-    return found
+    return found, root.get("task", "")
 
 
 def _judgements(path: Path, patients: dict[str, str]) -> dict[str, list[tuple[str, int, str]]]:

@@ -79,5 +79,10 @@ class Answers:
         self._partial.unlink()
 
 
+def answers_digest(rows: Sequence[Mapping[str, Any]]) -> str:
+    """SHA-256 of the file that `Answers.publish` writes of these rows."""
+    return hashlib.sha256(_lines(rows)).hexdigest()
+
+
 def _lines(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()

@@ -137,6 +137,13 @@ def _edited(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     path.write_text(json.dumps(result))
 
 
+def _rows_edited(path: Path, change: Callable[[list[dict[str, Any]]], Any]) -> None:
+    answers = path.with_suffix(".jsonl")
+    rows = [json.loads(line) for line in answers.read_text().splitlines()]
+    change(rows)
+    answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -155,6 +162,26 @@ def _edited(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
         (
             lambda a, b: b.with_suffix(".jsonl").write_bytes(a.with_suffix(".jsonl").read_bytes()),
             r"after.jsonl: 12 questions of task choice with accuracy 0.2500, and after.json counts 11 with 0.9091",
+        ),
+        (
+            # Another evaluation's of the same accuracy: the digest alone knows them.
+            lambda a, b: [
+                _edited(b, lambda r: r.update(answers_sha256=file_digest(b.with_suffix(".jsonl")))),
+                _rows_edited(b, lambda rows: [each.update(response="other") for each in rows]),
+            ],
+            r"after.jsonl: not the answers that after.json counts, by their digest; run",
+        ),
+        (
+            lambda a, b: _rows_edited(b, lambda rows: rows.extend(rows[:1])),
+            r"after.jsonl:13: a second row of sample 0 of 'q0'; run",
+        ),
+        (
+            lambda a, b: _rows_edited(b, lambda rows: rows[1].update(status="wrong")),
+            r"after.jsonl:2: status is 'wrong', expected one of correct, incorrect",
+        ),
+        (
+            lambda a, b: _rows_edited(b, lambda rows: rows[0].update(order=5)),
+            r"after.jsonl:1: order is 5, expected str",
         ),
         (lambda a, b: b.with_suffix(".jsonl").unlink(), r"after.jsonl: cannot be read \(No such file"),
         (lambda a, b: b.unlink(), r"after.json: cannot be read"),

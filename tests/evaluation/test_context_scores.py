@@ -88,7 +88,7 @@ def test_f1_counts_words() -> None:
 
 def test_the_command_reads_and_writes_beside_the_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answers, questions = tmp_path / "after.jsonl", tmp_path / "questions.jsonl"
-    answers.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    answers.write_text("".join(json.dumps({**row, "sample": n}) + "\n" for n, row in enumerate(ROWS)))
     write_examples(questions, map(_example, KINDS))
     with mock.patch.object(sys, "argv", ["context_scores", str(answers), str(questions)]):
         main()

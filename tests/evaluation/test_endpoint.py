@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from conversion.digests import file_digest
 from recipes.data.errors import ExampleError
 from recipes.data.example import Example, write_examples
 from recipes.evaluate import evaluate
@@ -172,6 +173,7 @@ def test_an_evaluation_that_was_killed_goes_on_to_the_same_file(
     ] * 2
     assert {(r["source"], r["subject"]) for r in rows if r["id"] == "t"} == {("MediQ", "nutrition")}
     assert result["weights"] == f"endpoint m at {first.url}"
+    assert result["answers_sha256"] == file_digest(whole / "evaluation" / "a.jsonl")
     assert result["measured"]["decoding"] == {
         **{"temperature": 0.7, "max_new_tokens": 1024, "sampler": "endpoint", "samples": 2, "shuffles": 2},
         **{"short": True, "seed": 0},

@@ -14,7 +14,7 @@ import pytest
 from conversion.digests import file_digest
 from conversion.errors import ConversionError
 from recipes.data.example import Example, write_examples
-from recipes.evaluation.comparison import compare
+from recipes.evaluation.comparison import compare, notes
 from recipes.evaluation.page import write_page
 from recipes.evaluation.reading import read_evaluated
 from recipes.evaluation.summary import summarize
@@ -78,6 +78,21 @@ def test_questions_are_compared_one_by_one(tmp_path: Path) -> None:
     assert found["test"] == "McNemar's exact test"
     backwards = compare(b, a)["all"]
     assert (backwards["gained"], backwards["lost"], backwards["p"]) == (1, 8, whole["p"])
+
+
+def test_what_a_comparison_does_not_know_is_said(tmp_path: Path) -> None:
+    """An endpoint's name is no weights; what training saw or cannot tell is said of either side."""
+    a, b = two(tmp_path)
+    _edited(a, lambda r: r.update(weights="endpoint m at u", seen={"questions": 0, "unread": ["all, since ..."]}))
+    _edited(b, lambda r: r.update(weights="endpoint m at u", seen={"questions": 1, "contexts": 2, "unread": []}))
+    assert notes(compare(read_evaluated(a), read_evaluated(b)))[1:] == [
+        "both asked the same model at the same endpoint, which shows no weights: what differs is sampling, or the "
+        "model behind it",
+        "training data of before that the questions were not compared with: all, since ...",
+        "1 questions are left out: after has no scored answer to them",
+        "1 questions are in the training data of after: no held-out result",
+        "2 questions ask about notes that the training data of after ask about too",
+    ]
 
 
 def test_several_answers_are_one_question(tmp_path: Path) -> None:

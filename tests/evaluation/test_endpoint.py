@@ -29,7 +29,17 @@ from recipes.runtime.loading import load
 from recipes.runtime.rules import Stage
 from reward_server.process import RewardServerProcess
 from tests.conftest import finish, start
-from tests.evaluation.openai_standin import CUT, ERROR_IN_200, GARBAGE, HANG, KEY, NO_REASON, Standin
+from tests.evaluation.openai_standin import (
+    COUNTS_MORE,
+    COUNTS_NONE,
+    CUT,
+    ERROR_IN_200,
+    GARBAGE,
+    HANG,
+    KEY,
+    NO_REASON,
+    Standin,
+)
 
 Serve = Callable[..., Standin]
 
@@ -87,6 +97,16 @@ def test_failures_that_pass_are_waited_out(serve: Serve, capsys: pytest.CaptureF
         ([400], EndpointError, r"HTTP 400: trouble.*; mend what it refuses and start again"),
         ([413], TooLongError, r"HTTP 413"),
         ([503] * 99, EndpointError, r"no answer in \d+ attempts and \d s, at last: HTTP 503: .*see its log"),
+        (
+            [COUNTS_NONE],
+            EndpointError,
+            r"counts 0 tokens in an answer of \d+ characters, asked for with max_tokens=50",
+        ),
+        (
+            [COUNTS_MORE],
+            EndpointError,
+            r"counts 51 tokens .* with max_tokens=50; take an endpoint that",
+        ),
         ([HANG] * 9, EndpointError, r"no answer in \d attempts and \d s, at last: no answer within 0 s"),
     ],
 )

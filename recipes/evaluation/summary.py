@@ -173,7 +173,8 @@ def table(result: Mapping[str, Any]) -> list[str]:
 
 
 def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of text as lines with their columns under one another."""
+    """Rows of text as lines with their columns under one another; a line end within a cell is a space."""
+    cells = [[" ".join(cell.splitlines()) for cell in row] for row in cells]
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     return [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()

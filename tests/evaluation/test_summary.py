@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from recipes.evaluation.questions import by_question
-from recipes.evaluation.summary import described, summarize
+from recipes.evaluation.summary import aligned, described, summarize
 
 
 def row(
@@ -132,3 +132,4 @@ def test_subjects_of_any_kind_and_a_question_of_which_only_a_variant_fitted() ->
     result = summarize([*rows, row("q6", "A", group="text", variant="short")])
     assert list(result["sets"]["MedQA"]["subjects"]) == ["9", "10", "['y']", "x", "{'z': 1}"]
     assert result["questions"] == 6
+    assert aligned([["a\nb", "1"], ["c", "2"]]) == ["a b  1", "c    2"]

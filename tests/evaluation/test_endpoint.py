@@ -254,7 +254,9 @@ def test_a_think_budget_closes_what_is_open_and_the_answer_follows(
         assert row["status"] in ("correct", "incorrect")
     begun = [each for each in server.asked if each["max_tokens"] == 2]
     assert len(begun) == len(rows) < len(server.asked)
-    asked = begun[0]["prompt"] if template == "base" else begun[0]["messages"][-1]["content"]
+    texts = [each["prompt"] if template == "base" else each["messages"][-1]["content"] for each in begun]
+    # Requests come in no order.
+    asked = next(text for text in texts if "Which metal is number 0?" in text)
     assert "Question: Which is 1?\n" in asked
     assert "Answer:\n<think>metals</think><answer>A</answer>\n\nQuestion: Which metal is number 0?" in asked
     assert asked.endswith("\nAnswer:\n") == (template == "base")

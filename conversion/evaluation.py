@@ -25,6 +25,8 @@ from conversion.digests import SHOWN
 from conversion.errors import ConversionError
 
 AGAIN = "run `python -m recipes.evaluate` again"
+# What the `weights` of a result begin with whose model stood behind an endpoint, which shows none.
+ENDPOINT = "endpoint "
 _SHARES = ("accuracy", "stderr", "format_error_share")
 
 

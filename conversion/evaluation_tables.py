@@ -9,9 +9,10 @@ SET_COLUMNS = ("set", "questions", "accuracy", "95% interval", "unreadable", "cu
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table with a head; a bar within a cell is escaped."""
+    """A table with a head; a bar within a cell is escaped, and a line end is a space."""
     lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    cells = [[" ".join(str(cell).splitlines()).replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
 
 
 def set_columns(result: Mapping[str, Any]) -> tuple[str, ...]:

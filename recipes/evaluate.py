@@ -43,7 +43,7 @@ _MANY = 256
 def evaluate(config: Config) -> None:
     """Evaluates on all ranks; rank 0 writes the result."""
     # These bring torch and transformers: --help and a mistake in a setting are answered without.
-    from recipes.evaluation.answers import Answers
+    from recipes.evaluation.answers import Answers, answers_digest
     from recipes.evaluation.measure import measured, seen_in_training
     from recipes.evaluation.page import write_page
     from recipes.rollout.scoring import Response, check_rows, check_unscored, reward_definition, score_responses
@@ -84,11 +84,11 @@ def evaluate(config: Config) -> None:
                     answers.add([answer_row(asked[a.question], a, s) for a, s in zip(portion, scores, strict=True)])
         check_unscored(unscored, count, config.reward)
     if answers is not None:
-        rows = dict(sorted(_keys(asked, answers.rows).items())).values()
+        rows = list(dict(sorted(_keys(asked, answers.rows).items())).values())
         dropped = sum(asked[n].variant == PLAIN for n in respondent.left_out)
-        result = {**about, "dropped": dropped, **summarize(list(rows))}
+        result = {**about, "answers_sha256": answers_digest(rows), "dropped": dropped, **summarize(rows)}
         replace_file(target, (json.dumps(result, indent=1) + "\n").encode())
-        answers.publish(list(rows))
+        answers.publish(rows)
         if result["tasks"]:
             write_page(target)
         print(described(result))

@@ -86,7 +86,12 @@ class Example:
         """The answer as a person would write it."""
         if isinstance(self.answer, dict):
             return f"{self.answer['weeks']} weeks, {self.answer['days']} days"
-        return f"{self.answer:g}" if isinstance(self.answer, float | int) else self.answer
+        if isinstance(self.answer, str):
+            return self.answer
+        # Six digits, or as many as a right answer needs.
+        lower, upper = (self.answer if limit is None else limit for limit in (self.lower, self.upper))
+        short = f"{self.answer:g}"
+        return short if "e" not in short and lower <= float(short) <= upper else f"{self.answer:.15g}"
 
     def to_json(self) -> str:
         """One line of JSON without the fields that are unset."""

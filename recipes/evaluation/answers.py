@@ -44,7 +44,10 @@ class Answers:
         self._partial = target.with_name(f".{target.stem}.{key}.partial")
         for other in target.parent.glob(f".{glob.escape(target.stem)}.{'?' * len(key)}.partial"):
             if other != self._partial:
-                other.unlink(missing_ok=True)
+                if count := other.read_bytes().count(b"\n"):
+                    said = "rows of the same name that were begun under other settings are deleted"
+                    print(f"{target}: {count} {said}", file=sys.stderr, flush=True)
+                other.unlink()
         self.rows: list[dict[str, Any]] = []
         whole = 0
         with naming(self._partial), self._partial.open("ab+") as file:
@@ -77,6 +80,11 @@ class Answers:
         """Writes the answers in order under the file's own name; raises OSError, and those that came are kept."""
         replace_file(self._target, _lines(rows))
         self._partial.unlink()
+
+
+def answers_digest(rows: Sequence[Mapping[str, Any]]) -> str:
+    """SHA-256 of the file that `Answers.publish` writes of these rows."""
+    return hashlib.sha256(_lines(rows)).hexdigest()
 
 
 def _lines(rows: Sequence[Mapping[str, Any]]) -> bytes:

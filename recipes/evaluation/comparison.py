@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from conversion.errors import ConversionError
-from conversion.evaluation import AGAIN, differences, shown
+from conversion.evaluation import AGAIN, ENDPOINT, differences, shown
 from recipes.data.example import REPORT_GROUPS
 from recipes.evaluation import statistics
 from recipes.evaluation.questions import Question, by_question
@@ -188,10 +188,20 @@ def notes(comparison: Mapping[str, Any]) -> list[str]:
         "paired bootstrap intervals over questions"
     ]
     if comparison["a"]["weights"] == comparison["b"]["weights"]:
-        found.append("both measured the same weights: what differs is sampling")
+        found.append(
+            "both asked the same model at the same endpoint, which shows no weights: what differs is sampling, or the "
+            "model behind it"
+            if str(comparison["a"]["weights"]).startswith(ENDPOINT)
+            else "both measured the same weights: what differs is sampling"
+        )
     for side, title in zip(("a", "b"), titles(comparison), strict=True):
         if count := comparison["left_out"][side]:
             found.append(f"{count} questions are left out: {title} has no scored answer to them")
-        if count := (comparison[side]["seen"] or {}).get("questions"):
+        seen = comparison[side]["seen"] or {}
+        if count := seen.get("questions"):
             found.append(f"{count} questions are in the training data of {title}: no held-out result")
+        if count := seen.get("contexts"):
+            found.append(f"{count} questions ask about notes that the training data of {title} ask about too")
+        if unread := seen.get("unread"):
+            found.append(f"training data of {title} that the questions were not compared with: {', '.join(unread)}")
     return found

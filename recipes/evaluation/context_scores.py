@@ -40,7 +40,8 @@ from recipes.evaluation.reading import read_answers
 from recipes.monitor.run_folder import replace_file
 from reward_server.client import SERVER_FAULTS
 
-_NAMED = r"{}\s+passages?\W*:\W*([^\n<]*)"
+# The rest of the label's line; where that holds no word, the lines below with numbers alone.
+_NAMED = r"{}\s+passages?[^\w\n]*:([^\w\n<]*\w[^\n<]*|[^\w\n<]*(?:\n[^a-zA-Z\n<]*\d[^a-zA-Z\n<]*(?=[\n<]|$))*)"
 _SUB_ANSWER = re.compile(r"sub-?\s?answer\s+(\d+)\W*?:\s*([^\n<]*)", re.IGNORECASE)
 
 

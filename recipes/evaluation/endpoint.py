@@ -102,7 +102,7 @@ class Endpoint:
 
         Args:
             prompt: messages, or text.
-            parameters: of the request beside model and prompt.
+            parameters: of the request beside model and prompt, `max_tokens` among them.
 
         Raises:
             TooLongError: see there.
@@ -119,7 +119,7 @@ class Endpoint:
                 async with asyncio.timeout(min(self._config.attempt_timeout_s, left)):
                     answer = await self._http.post(place, json=body)
                 if answer.status_code == 200:
-                    return _read(answer, chat)
+                    return _read(answer, chat, int(parameters["max_tokens"]))
                 self._check(place, answer)
                 said, wait = self._described(answer), max(wait, retry_after(answer))
             except (TimeoutError, httpx.TimeoutException):
@@ -170,7 +170,7 @@ class Endpoint:
             print(line, file=sys.stderr, flush=True)
 
 
-def _read(answer: httpx.Response, chat: bool) -> Reply:
+def _read(answer: httpx.Response, chat: bool, limit: int) -> Reply:
     """The reply in an answer of status 200.
 
     Raises:
@@ -191,6 +191,11 @@ def _read(answer: httpx.Response, chat: bool) -> Reply:
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
     if type(tokens) is not int or tokens < 0:
         raise EndpointError(f"{answer.request.url}: tells no usage.completion_tokens, which an evaluation counts")
+    if tokens > limit or (not tokens and (text or reasoning)):
+        raise EndpointError(
+            f"{answer.request.url}: counts {tokens} tokens in an answer of {len(text + reasoning)} characters, asked "
+            f"for with max_tokens={limit}; take an endpoint that keeps max_tokens and counts what it writes"
+        )
     stopped = choice.get("stop_reason")
     return Reply(text, reasoning, tokens, reason == "length", stopped if isinstance(stopped, str) else None)
 

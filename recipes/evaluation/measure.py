@@ -13,7 +13,7 @@ from conversion.digests import file_digest
 from recipes.data.contamination import LIKENESSES
 from recipes.data.example import Example, iterate_examples
 from recipes.data.held_out import HeldOut
-from recipes.runtime.config import Config, EvaluationConfig
+from recipes.runtime.config import Config, EvaluationConfig, ModelConfig
 from recipes.runtime.origin import STATE_FILE, data_files, read_state, training_files
 from recipes.runtime.rules import asks_endpoint
 
@@ -30,6 +30,7 @@ def measured(config: Config, reward: Mapping[str, str]) -> dict[str, Any]:
     """
     remote = asks_endpoint(config)
     sampler = "endpoint" if remote else config.rollout.sampler
+    precision = config.model.precision
     return {
         "data": data_files(config.data.test),
         "reward": {**reward, "match": config.reward.match, "format": config.reward.format},
@@ -38,8 +39,10 @@ def measured(config: Config, reward: Mapping[str, str]) -> dict[str, Any]:
             "temperature": config.evaluation.temperature,
             "max_new_tokens": config.rollout.max_new_tokens,
             **({} if remote else {"max_length": config.model.max_length}),
-            # Another program rounds otherwise, and greedy answers part where two tokens are all but as likely.
+            # Who rounds otherwise, as another program or precision, parts greedy answers where two tokens are all but
+            # as likely.
             **({} if sampler == "embedded" else {"sampler": sampler}),
+            **({} if remote or precision == ModelConfig().precision else {"precision": precision}),
             **_asked_for(config),
         },
     }
@@ -69,7 +72,7 @@ def _asked_for(config: Config) -> dict[str, Any]:
 def seen_in_training(examples: Sequence[Example], checkpoint: Path | None) -> dict[str, Any]:
     """How many questions the training of a checkpoint has seen, in any stage, as `recipes.data.contamination` tells.
 
-    Of a model behind an endpoint, no `checkpoint`, nothing is known.
+    Of a model behind an endpoint, no `checkpoint`, and of one that was converted, nothing is known.
 
     Returns:
         `questions`: how many it has seen, or all but; `contexts`: of how many others it has seen the note or abstract
@@ -82,8 +85,13 @@ def seen_in_training(examples: Sequence[Example], checkpoint: Path | None) -> di
     seen: dict[str, set[str]] = {likeness: set() for likeness in LIKENESSES}
     unread: list[str] = []
     origin = read_state(checkpoint).get("origin")
-    if origin is None and (checkpoint / STATE_FILE).exists():
-        unread.append("all, since an older release trained it")
+    if origin is None:
+        trained = (checkpoint / STATE_FILE).exists()
+        unread.append(
+            "all, since an older release trained it"
+            if trained
+            else "all, since a converted model does not tell what trained it"
+        )
     for file in training_files(origin):
         path = Path(file["path"])
         if not path.is_file() or file_digest(path) != file["sha256"]:

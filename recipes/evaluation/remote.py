@@ -17,6 +17,7 @@ import threading
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence, Set
 from typing import Any
 
+from conversion.evaluation import ENDPOINT
 from recipes.data.prompts import STOPS, base_text, messages
 from recipes.data.variants import Asked
 from recipes.evaluation.asking import Answer, Key, opens_thinking
@@ -41,7 +42,7 @@ class Remote:
         """See `Respondent.about`; an endpoint shows no weights."""
         endpoint = self._config.evaluation.endpoint
         name = f"{endpoint.model} at {str(endpoint.url).rstrip('/')}"
-        return {"checkpoint": name, "weights": f"endpoint {name}"}
+        return {"checkpoint": name, "weights": f"{ENDPOINT}{name}"}
 
     def prepare(self, asked: Sequence[Asked]) -> None:
         """See `Respondent.prepare`."""

@@ -62,16 +62,20 @@ def intervals(values: ArrayLike, least: float = 0.0) -> list[Interval]:
 def interval_of_mean(groups: Sequence[ArrayLike], least: float = 0.0) -> Interval:
     """Bootstrap interval of the mean over groups of the mean over a group's questions; each group is resampled alone.
 
+    A group that is alike within adds its share of its own interval on both sides, of which resamples say nothing.
+
     Args:
-        groups: values a question, of each group; where all groups are alike within, the mean of their intervals.
+        groups: values a question, of each group.
         least: as for `interval`.
     """
     columns = [np.asarray(values, dtype=float) for values in groups]
-    alike = [ends for column in columns if (ends := _alike(column, least)) is not None]
-    if len(alike) == len(columns):
-        return sum(low for low, _ in alike) / len(alike), sum(high for _, high in alike) / len(alike)
     means = [_resampled(column[:, None], SEED + index) for index, column in enumerate(columns)]
-    return _ends(np.mean(means, axis=0))[0]
+    low, high = _ends(np.mean(means, axis=0))[0]
+    for column in columns:
+        if (ends := _alike(column, least)) is not None:
+            low -= (float(column[0]) - ends[0]) / len(columns)
+            high += (ends[1] - float(column[0])) / len(columns)
+    return low, high
 
 
 def _resampled(array: NDArray[np.float64], seed: int = SEED) -> NDArray[np.float64]:

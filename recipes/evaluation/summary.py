@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from recipes.data.example import REPORT_GROUPS
+from recipes.data.variants import PLAIN
 from recipes.evaluation import statistics
-from recipes.evaluation.questions import INVALID, Question, Row, by_question, is_scored
+from recipes.evaluation.questions import INVALID, Question, Row, by_question, is_scored, variant_of
 from recipes.evaluation.robustness import order_bias, transfer
 
 
@@ -33,7 +34,7 @@ def summarize(rows: Sequence[Row]) -> dict[str, Any]:
     counted = {name: figures(own, grid) for name, own in tasks.items()}
     count = max(1, len(tasks))
     return {
-        "questions": len({row["id"] for row in rows}),
+        "questions": len({row["id"] for row in rows if variant_of(row) == PLAIN}),
         "answers": len(rows),
         "unscored": sum(not is_scored(row) for row in rows),
         "tasks": counted,
@@ -85,7 +86,7 @@ def figures(questions: Sequence[Question], grid: Sequence[int]) -> dict[str, Any
         "interval": intervals[0],
         "format_error_share": _answers(questions, lambda row: row["status"] in INVALID),
         **{status: sum(row["status"] == status for row in rows) for status in INVALID},
-        "cut_share": _answers(questions, lambda row: bool(row["cut"])) if "cut" in rows[0] else None,
+        "cut_share": _answers(questions, lambda row: bool(row["cut"])) if all("cut" in row for row in rows) else None,
         "contradiction_share": sum(compared) / len(compared) if compared else None,
         "mean_tokens": _answers(questions, lambda row: row["tokens"]),
         "agreement": _mean(agreements) if agreements else None,
@@ -115,11 +116,12 @@ def _curve(values: np.ndarray, intervals: Sequence[statistics.Interval], grid: S
 
 def _parts(questions: Sequence[Question], key: str) -> list[tuple[str, list[Question]]]:
     """Questions by a key of theirs, in its order; those without it are in none."""
-    found: dict[Any, list[Question]] = {}
+    found: dict[str, list[Question]] = {}
     for question in questions:
         if question.first.get(key) is not None:
-            found.setdefault(question.first[key], []).append(question)
-    return [(str(name), found[name]) for name in sorted(found)]
+            # A subject is whatever JSON a file of questions has; a calculator is a number.
+            found.setdefault(str(question.first[key]), []).append(question)
+    return sorted(found.items(), key=lambda part: (int(part[0]), "") if part[0].isdecimal() else (math.inf, part[0]))
 
 
 def _answers(questions: Sequence[Question], value: Callable[[Row], float]) -> float:
@@ -171,7 +173,8 @@ def table(result: Mapping[str, Any]) -> list[str]:
 
 
 def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of text as lines with their columns under one another."""
+    """Rows of text as lines with their columns under one another; a line end within a cell is a space."""
+    cells = [[" ".join(cell.splitlines()) for cell in row] for row in cells]
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     return [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()

@@ -115,7 +115,9 @@ LIMITS: dict[str, _Range] = {
     "reward.length_target": _COUNT,
     "reward.length_buffer": _COUNT,
     "data.shots": _NOT_NEGATIVE,
-    **{f"evaluation.{key}": _COUNT for key in ("samples", "max_think_tokens", "endpoint.concurrency")},
+    # maj@k is counted in floating-point numbers, which do not hold the ways to choose half of more.
+    "evaluation.samples": _Range(1, 1024),
+    **{f"evaluation.{key}": _COUNT for key in ("max_think_tokens", "endpoint.concurrency")},
     "evaluation.temperature": _NOT_NEGATIVE,
     "evaluation.top_k": _NOT_NEGATIVE,
     "evaluation.top_p": _Range(0, 1, above=True),

@@ -338,7 +338,16 @@ def test_whatever_is_read_can_be_written_scored_and_taught() -> None:
 
 @pytest.mark.parametrize(
     ("row", "gold"),
-    [(CHOICE, "B"), (NUMBER, "2"), (DATE, "02/29/2024"), (DURATION, "3 weeks, 0 days"), (TEXT, "zinc")],
+    [
+        (CHOICE, "B"),
+        (NUMBER, "2"),
+        (NUMBER | {"answer": 22.857142857, "lower": 21.7, "upper": 24.0}, "22.8571"),
+        (NUMBER | {"answer": 1234567.891, "lower": 1234567.89, "upper": 1234567.9}, "1234567.891"),
+        (NUMBER | {"answer": 0.00001, "lower": 0.0, "upper": 1.0}, "1e-05"),
+        (DATE, "02/29/2024"),
+        (DURATION, "3 weeks, 0 days"),
+        (TEXT, "zinc"),
+    ],
 )
 def test_gold_as_a_person_writes_it(row: dict[str, Any], gold: str, tmp_path: Path) -> None:
     [example] = read_examples(_file(tmp_path / "rows.jsonl", row))

@@ -32,9 +32,10 @@ def test_information_gain_is_that_of_plain_transformers(
         (examples[0].id, "<think>" + "Again and again. " * 100, "plain"),
         ("unknown", THINK, "plain"),
     ]
+    gold = {e.id: e.gold() for e in examples}
     found = [
-        {"id": identity, "group": "text", "response": response, "answer": "", "tokens": 1, "variant": variant}
-        | {"status": "incorrect" if number else "correct", "sample": number}
+        {"id": identity, "group": "text", "response": response, "tokens": 1, "variant": variant}
+        | {"answer": gold.get(identity, ""), "status": "incorrect" if number else "correct", "sample": number}
         for number, (identity, response, variant) in enumerate(rows)
     ]
     folder = tmp_path / "run" / "evaluation"

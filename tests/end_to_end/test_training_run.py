@@ -130,7 +130,8 @@ def test_evaluation(warm_checkpoint: Path, embedded_data: Path, tmp_path: Path) 
         result = json.loads((output / "evaluation" / "before.json").read_text())
         assert result["weights"] == open_checkpoint(warm_checkpoint).digest(read=False)
         assert result["measured"]["data"][0]["sha256"] == file_digest(embedded_data / "test.jsonl")
-        assert (result["dropped"], result["unscored"], result["seen"]) == (0, 0, {"questions": 0, "unread": []})
+        assert (result["dropped"], result["unscored"]) == (0, 0)
+        assert result["seen"] == {"questions": 0, "contexts": 0, "unread": []}
         assert {name: task["questions"] for name, task in result["tasks"].items()} == {
             "choice": 10,
             "calculation": 10,

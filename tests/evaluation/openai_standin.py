@@ -12,6 +12,7 @@ from typing import Any
 
 # What a request may meet instead of an answer: a status, or one of these.
 HANG, CUT, GARBAGE, ERROR_IN_200, NO_REASON = "hang", "cut", "garbage", "error in 200", "no finish reason"
+COUNTS_NONE, COUNTS_MORE = "counts no token", "counts more tokens than it may write"
 KEY = "sk-very-secret"
 
 
@@ -59,6 +60,9 @@ class Standin:
                         found = answer(body, apart)
                         if trouble == NO_REASON:
                             found["choices"][0]["finish_reason"] = None
+                        if trouble in (COUNTS_NONE, COUNTS_MORE):
+                            wrong = 0 if trouble == COUNTS_NONE else body["max_tokens"] + 1
+                            found["usage"]["completion_tokens"] = wrong
                         self._send(200, json.dumps(found))
                         return
 

@@ -14,7 +14,7 @@ import pytest
 from conversion.digests import file_digest
 from conversion.errors import ConversionError
 from recipes.data.example import Example, write_examples
-from recipes.evaluation.comparison import compare
+from recipes.evaluation.comparison import compare, notes
 from recipes.evaluation.page import write_page
 from recipes.evaluation.reading import read_evaluated
 from recipes.evaluation.summary import summarize
@@ -80,6 +80,21 @@ def test_questions_are_compared_one_by_one(tmp_path: Path) -> None:
     assert (backwards["gained"], backwards["lost"], backwards["p"]) == (1, 8, whole["p"])
 
 
+def test_what_a_comparison_does_not_know_is_said(tmp_path: Path) -> None:
+    """An endpoint's name is no weights; what training saw or cannot tell is said of either side."""
+    a, b = two(tmp_path)
+    _edited(a, lambda r: r.update(weights="endpoint m at u", seen={"questions": 0, "unread": ["all, since ..."]}))
+    _edited(b, lambda r: r.update(weights="endpoint m at u", seen={"questions": 1, "contexts": 2, "unread": []}))
+    assert notes(compare(read_evaluated(a), read_evaluated(b)))[1:] == [
+        "both asked the same model at the same endpoint, which shows no weights: what differs is sampling, or the "
+        "model behind it",
+        "training data of before that the questions were not compared with: all, since ...",
+        "1 questions are left out: after has no scored answer to them",
+        "1 questions are in the training data of after: no held-out result",
+        "2 questions ask about notes that the training data of after ask about too",
+    ]
+
+
 def test_several_answers_are_one_question(tmp_path: Path) -> None:
     """q1: 1 of 2 to 2 of 4 right, no change; q2: 0 to 1 of 4, gained. Curves end at the 2 answers that both have."""
     a = [row(q, said, sample=n) for q, given in (("q1", "AB"), ("q2", "BB")) for n, said in enumerate(given)]
@@ -137,6 +152,13 @@ def _edited(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     path.write_text(json.dumps(result))
 
 
+def _rows_edited(path: Path, change: Callable[[list[dict[str, Any]]], Any]) -> None:
+    answers = path.with_suffix(".jsonl")
+    rows = [json.loads(line) for line in answers.read_text().splitlines()]
+    change(rows)
+    answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -155,6 +177,26 @@ def _edited(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
         (
             lambda a, b: b.with_suffix(".jsonl").write_bytes(a.with_suffix(".jsonl").read_bytes()),
             r"after.jsonl: 12 questions of task choice with accuracy 0.2500, and after.json counts 11 with 0.9091",
+        ),
+        (
+            # Another evaluation's of the same accuracy: the digest alone knows them.
+            lambda a, b: [
+                _edited(b, lambda r: r.update(answers_sha256=file_digest(b.with_suffix(".jsonl")))),
+                _rows_edited(b, lambda rows: [each.update(response="other") for each in rows]),
+            ],
+            r"after.jsonl: not the answers that after.json counts, by their digest; run",
+        ),
+        (
+            lambda a, b: _rows_edited(b, lambda rows: rows.extend(rows[:1])),
+            r"after.jsonl:13: a second row of sample 0 of 'q0'; run",
+        ),
+        (
+            lambda a, b: _rows_edited(b, lambda rows: rows[1].update(status="wrong")),
+            r"after.jsonl:2: status is 'wrong', expected one of correct, incorrect",
+        ),
+        (
+            lambda a, b: _rows_edited(b, lambda rows: rows[0].update(order=5)),
+            r"after.jsonl:1: order is 5, expected str",
         ),
         (lambda a, b: b.with_suffix(".jsonl").unlink(), r"after.jsonl: cannot be read \(No such file"),
         (lambda a, b: b.unlink(), r"after.json: cannot be read"),

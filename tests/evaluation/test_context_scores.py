@@ -12,7 +12,7 @@ import pytest
 
 from conversion.evaluation import EvaluationError
 from recipes.data.example import Example, write_examples
-from recipes.evaluation.context_scores import context_scores, main
+from recipes.evaluation.context_scores import _Answer, context_scores, main
 
 KINDS = {
     "relevant": ("relevant", "relevant"),
@@ -86,9 +86,26 @@ def test_f1_counts_words() -> None:
     assert context_scores(rows, [_example("relevant")])["integration"]["f1"] == pytest.approx((2 * 3 / 9 + 1) / 2)
 
 
+@pytest.mark.parametrize(
+    ("response", "irrelevant", "false"),
+    [
+        ("Irrelevant passages:\nFalse passages: 2", set(), {2}),
+        ("Irrelevant passages:\nSub-answer 1: 5 mg", set(), None),
+        ("**Irrelevant passages:** 1, 3\n2 mg is meant", {1, 3}, None),
+        ("Irrelevant passages:\n- 1\n- 2\nFalse passages:\n\n4</think>", {1, 2}, set()),
+        ("Irrelevant passages: none\n2. The false passage: is 3", set(), {3}),
+    ],
+)
+def test_a_label_without_numbers_takes_none_of_the_next(
+    response: str, irrelevant: set[int], false: set[int] | None
+) -> None:
+    answer = _Answer("A", True, response, {})
+    assert (answer.named("irrelevant"), answer.named("false")) == (irrelevant, false)
+
+
 def test_the_command_reads_and_writes_beside_the_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answers, questions = tmp_path / "after.jsonl", tmp_path / "questions.jsonl"
-    answers.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    answers.write_text("".join(json.dumps({**row, "sample": n}) + "\n" for n, row in enumerate(ROWS)))
     write_examples(questions, map(_example, KINDS))
     with mock.patch.object(sys, "argv", ["context_scores", str(answers), str(questions)]):
         main()

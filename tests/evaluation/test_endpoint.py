@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from conversion.digests import file_digest
 from recipes.data.errors import ExampleError
 from recipes.data.example import Example, write_examples
 from recipes.evaluate import evaluate
@@ -28,7 +29,17 @@ from recipes.runtime.loading import load
 from recipes.runtime.rules import Stage
 from reward_server.process import RewardServerProcess
 from tests.conftest import finish, start
-from tests.evaluation.openai_standin import CUT, ERROR_IN_200, GARBAGE, HANG, KEY, NO_REASON, Standin
+from tests.evaluation.openai_standin import (
+    COUNTS_MORE,
+    COUNTS_NONE,
+    CUT,
+    ERROR_IN_200,
+    GARBAGE,
+    HANG,
+    KEY,
+    NO_REASON,
+    Standin,
+)
 
 Serve = Callable[..., Standin]
 
@@ -86,6 +97,16 @@ def test_failures_that_pass_are_waited_out(serve: Serve, capsys: pytest.CaptureF
         ([400], EndpointError, r"HTTP 400: trouble.*; mend what it refuses and start again"),
         ([413], TooLongError, r"HTTP 413"),
         ([503] * 99, EndpointError, r"no answer in \d+ attempts and \d s, at last: HTTP 503: .*see its log"),
+        (
+            [COUNTS_NONE],
+            EndpointError,
+            r"counts 0 tokens in an answer of \d+ characters, asked for with max_tokens=50",
+        ),
+        (
+            [COUNTS_MORE],
+            EndpointError,
+            r"counts 51 tokens .* with max_tokens=50; take an endpoint that",
+        ),
         ([HANG] * 9, EndpointError, r"no answer in \d attempts and \d s, at last: no answer within 0 s"),
     ],
 )
@@ -172,6 +193,7 @@ def test_an_evaluation_that_was_killed_goes_on_to_the_same_file(
     ] * 2
     assert {(r["source"], r["subject"]) for r in rows if r["id"] == "t"} == {("MediQ", "nutrition")}
     assert result["weights"] == f"endpoint m at {first.url}"
+    assert result["answers_sha256"] == file_digest(whole / "evaluation" / "a.jsonl")
     assert result["measured"]["decoding"] == {
         **{"temperature": 0.7, "max_new_tokens": 1024, "sampler": "endpoint", "samples": 2, "shuffles": 2},
         **{"short": True, "seed": 0},
@@ -232,8 +254,9 @@ def test_a_think_budget_closes_what_is_open_and_the_answer_follows(
         assert row["status"] in ("correct", "incorrect")
     begun = [each for each in server.asked if each["max_tokens"] == 2]
     assert len(begun) == len(rows) < len(server.asked)
-    prompts = [each["prompt"] if template == "base" else each["messages"][-1]["content"] for each in begun]
-    [asked] = [prompt for prompt in prompts if "Which metal is number 0?" in prompt]
+    texts = [each["prompt"] if template == "base" else each["messages"][-1]["content"] for each in begun]
+    # Requests come in no order.
+    asked = next(text for text in texts if "Which metal is number 0?" in text)
     assert "Question: Which is 1?\n" in asked
     assert "Answer:\n<think>metals</think><answer>A</answer>\n\nQuestion: Which metal is number 0?" in asked
     assert asked.endswith("\nAnswer:\n") == (template == "base")

@@ -151,10 +151,10 @@ def test_the_command_counts_both_verdicts_by_category_and_on_corrected_labels(tm
         own = {"id": identity, "meta": {"subject": subjects[calculator], "calculator": calculator}}
         kept["questions"].append(dataclasses.replace(example, **own).to_json())
         kept["corrected"] += [dataclasses.replace(corrected, **own).to_json()] if corrected else []
-    common = {"group": "calculation", "tokens": 1, "answer": ""}
+    common = {"group": "calculation", "tokens": 1, "answer": "22.86"}
     rows = [
-        json.dumps({"id": identity, "response": answered(answer), "status": status, **common})
-        for identity, (_, answer, status, _) in asked.items()
+        json.dumps({**common, "id": identity, "response": answered(answer), "status": status, "answer": example.gold()})
+        for identity, (example, answer, status, _) in asked.items()
     ]
     rows.append(
         json.dumps({"id": "1", "response": answered("1"), "status": "incorrect", "variant": "shuffled 1", **common})
@@ -171,6 +171,12 @@ def test_the_command_counts_both_verdicts_by_category_and_on_corrected_labels(tm
     assert list(found) == ["lab", "physical", "risk", "all"]
     assert found["risk"] == {column: {"answers": 1, "right": 1.0} for column in ("server", "script")}
     assert found["lab"]["corrected_server"] == {"answers": 1, "right": 1.0}
+    # With the corrected labels in the questions' place, the server's verdicts are by other ones than the script's.
+    wrong = subprocess.run(
+        [*command[:-1], str(tmp_path / "corrected.jsonl")], timeout=60, capture_output=True, text=True, check=False
+    )
+    assert wrong.returncode == 1
+    assert "after.jsonl: '2' was graded by the label '80.85', and in the files named it is '87.23'" in wrong.stderr
     # An answer to what nobody asked is no answer that can be judged.
     (tmp_path / "questions.jsonl").write_text(kept["questions"][0] + "\n")
     failed = subprocess.run(command, timeout=60, capture_output=True, text=True, check=False)

@@ -59,8 +59,10 @@ def endpoint(running: Endpoint) -> Endpoint:
 def _files(folder: Path, rows: dict[str, str] = ROWS) -> tuple[Path, Path]:
     answers, questions = folder / "after.jsonl", folder / "questions.jsonl"
     group = {"traced": "choice", "plain": "text"}
+    gold = {example.id: example.gold() for example in EXAMPLES}
+    common = {"tokens": 1, "status": "correct"}
     found = [
-        {"id": k, "group": group.get(k, "choice"), "response": v, "answer": "B", "tokens": 1, "status": "correct"}
+        {"id": k, "group": group.get(k, "choice"), "response": v, "answer": gold.get(k, "B"), **common}
         for k, v in rows.items()
     ]
     answers.write_text("".join(json.dumps(row) + "\n" for row in found))

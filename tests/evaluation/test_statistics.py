@@ -103,6 +103,12 @@ def test_all_right_is_no_certainty() -> None:
     assert interval([1.0] * 10, least=-1) == (pytest.approx(1 - 2 * 0.3085, abs=1e-4), 1.0)
 
 
+def test_a_task_that_is_all_right_keeps_its_width_in_the_mean_over_tasks() -> None:
+    """One right answer is between 0.025 and 1, and the mean over it and another task no surer than that allows."""
+    low, high = interval_of_mean([[1.0], [0.0, 1.0] * 500])
+    assert (low, high) == pytest.approx((0.75 - 0.975 / 2 - 1.96 * 0.0158 / 2, 0.75 + 1.96 * 0.0158 / 2), abs=0.002)
+
+
 def test_a_question_without_a_quantity_is_left_out_of_it_alone() -> None:
     values = np.array([[1.0, 1.0], [0.0, np.nan], [1.0, 0.0], [0.0, np.nan]] * 50)
     both, second = intervals(values)[0], intervals(values)[1]
@@ -114,3 +120,8 @@ def test_the_mean_over_tasks_weighs_tasks() -> None:
     """Tasks of 400 and 100 questions at 0.5: errors 0.025 and 0.05, of the mean sqrt(0.025^2 + 0.05^2) / 2."""
     low, high = interval_of_mean([[1, 0] * 200, [1, 0] * 50])
     assert (low, high) == pytest.approx((0.5 - 1.96 * 0.02795, 0.5 + 1.96 * 0.02795), abs=0.006)
+
+
+def test_the_most_answers_that_may_be_asked_for_can_be_counted() -> None:
+    """Ways to choose 512 of 1,024 are just below the largest floating-point number."""
+    assert majority_at_k([400], [300, 1], 323, 512) == pytest.approx(1.0, abs=1e-3)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from recipes.evaluation.questions import by_question
-from recipes.evaluation.summary import described, summarize
+from recipes.evaluation.summary import aligned, described, summarize
 
 
 def row(
@@ -124,3 +124,12 @@ def test_answers_of_an_older_release_are_read() -> None:
     assert (result["sets"], result["tasks"]["text"]["cut_share"]) == ({}, None)
     assert by_question([old], "short") == []
     assert summarize([])["all"] is None
+
+
+def test_subjects_of_any_kind_and_a_question_of_which_only_a_variant_fitted() -> None:
+    """Subjects are what a file of questions has; of q6 the plain form was too long, so that it is in `dropped`."""
+    rows = [row(f"q{n}", "A", subject=subject) for n, subject in enumerate([10, "x", ["y"], {"z": 1}, 9, None])]
+    result = summarize([*rows, row("q6", "A", group="text", variant="short")])
+    assert list(result["sets"]["MedQA"]["subjects"]) == ["9", "10", "['y']", "x", "{'z': 1}"]
+    assert result["questions"] == 6
+    assert aligned([["a\nb", "1"], ["c", "2"]]) == ["a b  1", "c    2"]

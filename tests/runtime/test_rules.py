@@ -144,6 +144,7 @@ def remote() -> Config:
     ("key", "value", "said"),
     [
         ("evaluation.samples", 8, "evaluation.samples=8 at evaluation.temperature=0 are one and the same answer"),
+        ("evaluation.samples", 1025, "evaluation.samples=1025: expected at least 1 and at most 1024"),
         ("evaluation.max_think_tokens", 1024, "leaves no room for an answer in rollout.max_new_tokens=1024"),
         ("data.shots", 2, "data.shots and data.few_shot belong together"),
         ("data.few_shot", "f.jsonl", "data.shots and data.few_shot belong together"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,10 @@ import pytest
 from conversion.checkpoint import open_checkpoint
 from conversion.tokenizer_check import encode, read_tokenizer
 from recipes.data.example import Example, write_examples
-from recipes.evaluate import evaluate
-from recipes.runtime.loading import load
-from recipes.runtime.rules import Stage
+from recipes.evaluation.answers import Answers
+from tests.conftest import finish, start
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def process_group() -> Iterator[None]:
-    """A process group of this process alone."""
-    import torch.distributed as dist
-
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+pytestmark = [pytest.mark.slow, pytest.mark.multiprocess]
 
 
 @pytest.fixture
@@ -39,17 +28,8 @@ def thinking(tiny_hf: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_an_evaluation_goes_on_in_the_middle_of_a_portion(
-    thinking: Path, process_group: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_evaluation_goes_on_in_the_middle_of_a_portion(thinking: Path, tmp_path: Path) -> None:
     """Two questions a portion, so that 5 answers are one portion of 4 and a part of the next."""
-    from recipes.evaluation import policy
-    from recipes.evaluation.answers import Answers
-
-    monkeypatch.setenv("MEDATRON_DEVICE", "cpu")
-    monkeypatch.setattr(policy, "_FEWEST", 4)
-    monkeypatch.setattr(policy, "_MOST", 4)
-    monkeypatch.setattr(policy, "_QUESTIONS_AT_ONCE", 2)
     options = {"A": "zinc", "B": "iron"}
     rows = [Example(f"q{n}", "s", "choice", f"Which metal is {n}?", "A", options=options) for n in range(3)]
     write_examples(tmp_path / "test.jsonl", [*rows, Example("long", "s", "text", "so " * 300, "iron")])
@@ -58,7 +38,11 @@ def test_an_evaluation_goes_on_in_the_middle_of_a_portion(
         settings = [f"output={tmp_path}", f"name={name}", f"model.path={thinking}", "seed=3", "data.style=plain"]
         settings += ["evaluation.samples=2", "evaluation.temperature=30", "evaluation.short=true"]
         settings += ["evaluation.max_think_tokens=6", "evaluation.shuffles=1", f"data.test=[{tmp_path / 'test.jsonl'}]"]
-        evaluate(load([*settings, "model.max_length=128", "rollout.max_new_tokens=16"], Stage.EVALUATE))
+        settings += ["model.max_length=128", "rollout.max_new_tokens=16", "parallel.processes=1"]
+        log = tmp_path / f"{name}.log"
+        process = start([sys.executable, "-m", "tests.end_to_end.small_portions", *settings], log)
+        said = finish(process, log, 120)
+        assert process.returncode == 0, said
         folder = tmp_path / "evaluation"
         return (folder / f"{name}.jsonl").read_bytes(), json.loads((folder / f"{name}.json").read_text())
 

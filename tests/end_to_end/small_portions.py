@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from recipes.evaluate import evaluate
 from recipes.evaluation import policy
 from recipes.runtime.launch import run

@@ -20,7 +20,7 @@ The last line is one JSON object:
     questions_per_s     of `embedded`, `vllm`, `harness` (its best)
     seconds             whole commands: of all questions, and of two
     harness_batches     questions a second by batch size
-    same_answers        share of answers that embedded sampler and harness give alike, to the letter (greedy ones)
+    same_answers        share of answers that embedded sampler and harness give alike, to the letter; null where they are drawn
     ratio_to_harness    of the embedded sampler, in questions a second; `whole_ratio` in seconds of whole commands
     vllm_ratio          of vLLM
     cores, date
@@ -196,7 +196,8 @@ def result(
 ) -> dict[str, Any]:
     speed = {name: (questions - 2) / (whole - few) for name, (whole, few) in seconds.items()}
     best = max(harness, key=speed.__getitem__)
-    alike = [ours == theirs for ours, theirs in zip(embedded.answers, harness[best].answers, strict=True)]
+    pairs = list(zip(embedded.answers, harness[best].answers, strict=True))
+    alike = sum(ours == theirs for ours, theirs in pairs) / len(pairs)
     return {
         "questions_per_s": {
             "embedded": round(speed["embedded"], 1),
@@ -205,7 +206,7 @@ def result(
         },
         "seconds": {name: [round(second, 1) for second in pair] for name, pair in seconds.items()},
         "harness_batches": {side.batch: round(speed[name], 1) for name, side in harness.items()},
-        "same_answers": round(sum(alike) / len(alike), 4),
+        "same_answers": round(alike, 4) if harness[best].samples == 1 else None,
         "ratio_to_harness": round(speed["embedded"] / speed[best], 2),
         "whole_ratio": round(seconds[best][0] / seconds["embedded"][0], 2),
         "vllm_ratio": round(speed["vllm"] / speed[best], 2) if "vllm" in speed else None,

@@ -31,7 +31,8 @@ from recipes.planning.layout import layout_of
 from recipes.planning.memory import saved_bytes
 from recipes.runtime.config import Config, ConfigError
 from recipes.runtime.loading import load
-from recipes.runtime.rules import Stage, asks_endpoint, validate_model
+from recipes.runtime.model_rules import validate_model
+from recipes.runtime.rules import Stage, asks_endpoint
 
 if TYPE_CHECKING:
     from recipes.data.prompts import Form

@@ -15,7 +15,8 @@ from conversion.architecture import MegatronArchitecture
 from recipes.planning.advice import fitting_share
 from recipes.planning.estimate import Plan
 from recipes.runtime.config import Config, ConfigError, VLLMConfig
-from recipes.runtime.rules import Stage, validate, validate_model
+from recipes.runtime.model_rules import validate_model
+from recipes.runtime.rules import Stage, validate
 
 _MICRO_BATCHES = (4096, 8192, 16384, 32768)
 

@@ -21,6 +21,12 @@ class ConfigError(ValueError):
     """A configuration that cannot run; the message names the keys, what was expected and the fix."""
 
 
+def require(condition: bool, message: str) -> None:
+    """Raises ConfigError with the message unless the condition holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
 @dataclass
 class ModelConfig:
     """The checkpoint to start from.

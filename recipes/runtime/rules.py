@@ -1,7 +1,8 @@
 """What a configuration must be to run: limits of every number, choices of every name, and rules between keys.
 
-A stage is held to what it uses: SFT has no opinion on rollouts, nor a canary on either. `validate_model` holds the
-rules that need the model's architecture. Left out: whether files are there, which whoever opens them says.
+A stage is held to what it uses: SFT has no opinion on rollouts, nor a canary on either. The rules that need
+the model's architecture: `recipes.runtime.model_rules`. Left out: whether files are there, which whoever opens them
+says.
 """
 
 from __future__ import annotations
@@ -15,14 +16,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from recipes.data.contamination import LIKENESSES
-from recipes.runtime.config import Config, ConfigError, RolloutConfig
+from recipes.runtime.config import Config, RolloutConfig, require
 
 _KINDS = ("choice", "calculation", "text")
 _COMPONENTS = ("answer", "format", "length")
 # Names of checkpoints have six digits.
 _MOST_STEPS = 999_999
 _MONTH_MINUTES = 43_200
-_SCORES = 1e9
 
 
 class Stage(Enum):
@@ -174,7 +174,7 @@ def validate(config: Config, stage: Stage) -> None:
     for key, allowed in CHOICES.items():
         if key == "engine" or stage.uses(key):
             value = _value(config, key)
-            _require(value in allowed, f"{key}={value}: expected one of {', '.join(allowed)}")
+            require(value in allowed, f"{key}={value}: expected one of {', '.join(allowed)}")
     for key, limits in LIMITS.items():
         if key == "seed" or stage.uses(key):
             _check_limits(config, key, limits)
@@ -194,7 +194,7 @@ def validate(config: Config, stage: Stage) -> None:
     if stage.uses("evaluation.samples"):
         _check_evaluation(config)
     strange = set(config.trainer.trackers) - {"wandb", "mlflow"}
-    _require(
+    require(
         not stage.uses("trainer.trackers") or not strange,
         f"trainer.trackers: {sorted(strange)} are not known; expected wandb, mlflow",
     )
@@ -203,11 +203,6 @@ def validate(config: Config, stage: Stage) -> None:
 def asks_endpoint(config: Config) -> bool:
     """Whether an evaluation asks an endpoint, and no checkpoint."""
     return config.evaluation.endpoint.url is not None
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
 
 
 def _value(config: Config, key: str) -> Any:
@@ -221,21 +216,21 @@ def _check_limits(config: Config, key: str, limits: _Range) -> None:
     value = _value(config, key)
     why = "a group of one has no advantage; " if key == "rollout.group_size" else ""
     if key == "optimizer.betas":
-        _require(len(value) == 2, f"{key}={list(value)}: expected two numbers, such as [0.9,0.95]")
+        require(len(value) == 2, f"{key}={list(value)}: expected two numbers, such as [0.9,0.95]")
     for each in value if isinstance(value, Sequence) else (value,):
         shown = list(value) if isinstance(value, Sequence) else value
-        _require(each is None or limits.holds(each), f"{key}={shown}: {why}expected {limits}")
+        require(each is None or limits.holds(each), f"{key}={shown}: {why}expected {limits}")
 
 
 def _check_names(config: Config, stage: Stage) -> None:
     remote = stage is Stage.EVALUATE and asks_endpoint(config)
     for key in ("output",) if remote else ("output", "model.path"):
-        _require(
+        require(
             not stage.uses("output") or bool(_value(config, key).strip()),
             f"{key}= is empty; is a variable of the shell unset? Give it as {key}=FOLDER",
         )
     name = config.name
-    _require(
+    require(
         bool(name.strip()) and name == PurePath(name).name and name != "..",
         f"name={name}: expected a name that a file can have, without /",
     )
@@ -244,7 +239,7 @@ def _check_names(config: Config, stage: Stage) -> None:
 def _check_parallel(config: Config, stage: Stage) -> None:
     parallel = config.parallel
     layout = parallel.tensor * parallel.pipeline
-    _require(
+    require(
         parallel.processes % layout == 0,
         f"parallel.processes={parallel.processes} is not divisible by tensor x pipeline = {parallel.tensor} x "
         f"{parallel.pipeline}; set parallel.processes to a multiple of {layout}",
@@ -252,16 +247,16 @@ def _check_parallel(config: Config, stage: Stage) -> None:
     data_parallel = parallel.processes // layout
     batch_key = "trainer.batch" if stage is Stage.SFT else "rollout.prompts"
     batch = _value(config, batch_key)
-    _require(
+    require(
         batch % data_parallel == 0 or not stage.uses(batch_key),
         f"{batch_key}={batch} is not divisible by the data parallel size {data_parallel} (parallel.processes="
         f"{parallel.processes} / tensor {parallel.tensor} / pipeline {parallel.pipeline}); choose a multiple of it",
     )
-    _require(
+    require(
         not parallel.sequence or parallel.tensor > 1,
         "parallel.sequence=true divides activations over tensor parallel ranks; set parallel.tensor above 1",
     )
-    _require(
+    require(
         config.engine == "megatron" or not parallel.sequence,
         "parallel.sequence=true: engine=nemo_aligner has no sequence parallelism; set it to false or engine=megatron",
     )
@@ -269,16 +264,16 @@ def _check_parallel(config: Config, stage: Stage) -> None:
 
 def _check_precision(config: Config, stage: Stage) -> None:
     fp8 = config.model.fp8
-    _require(
+    require(
         config.engine == "megatron" or fp8 in ("none", "delayed"),
         f"model.fp8={fp8}: engine=nemo_aligner scales FP8 by delayed scaling alone; set model.fp8=delayed "
         "or engine=megatron",
     )
-    _require(
+    require(
         fp8 == "none" or config.model.precision == "bfloat16",
         f"model.fp8={fp8} computes beside bfloat16; set model.precision=bfloat16",
     )
-    _require(
+    require(
         fp8 == "none" or config.algorithm.importance != "none" or not stage.uses("algorithm.importance"),
         f"model.fp8={fp8}: responses are sampled in bfloat16 and trained on in FP8; set "
         "algorithm.importance=truncated (or masked) to correct for it",
@@ -287,71 +282,71 @@ def _check_precision(config: Config, stage: Stage) -> None:
 
 def _check_algorithm(config: Config) -> None:
     algorithm, prompts = config.algorithm, config.rollout.prompts
-    _require(
+    require(
         config.rollout.sampler == "embedded" or algorithm.importance != "none",
         "rollout.sampler=vllm computes other probabilities than the trainer; set algorithm.importance=truncated (or "
         "masked) to correct for it, or choose rollout=vllm, which does",
     )
-    _require(
+    require(
         algorithm.surrogate == "clip" or (algorithm.ratio == "token" and algorithm.dual_clip is None),
         "algorithm.surrogate=cispo weighs tokens: set algorithm.ratio=token and algorithm.dual_clip=null",
     )
-    _require(
+    require(
         algorithm.importance_low <= algorithm.importance_high,
         f"algorithm.importance_low={algorithm.importance_low} is above importance_high={algorithm.importance_high}",
     )
-    _require(
+    require(
         prompts % algorithm.mini_batches == 0,
         f"algorithm.mini_batches={algorithm.mini_batches} does not divide rollout.prompts={prompts}",
     )
-    _require(
+    require(
         algorithm.tasks != "per_task" or algorithm.advantage in ("dr_grpo", "rloo"),
         f"algorithm.tasks=per_task divides by the task's deviation, and algorithm.advantage={algorithm.advantage} by "
         "another one as well; set algorithm.advantage=dr_grpo or rloo",
     )
-    _require(
+    require(
         (algorithm.tasks == "logistic") == bool(algorithm.task_medians) and set(algorithm.task_medians) <= set(_KINDS),
         "algorithm.tasks=logistic and algorithm.task_medians={choice: M, calculation: M, text: M} belong together",
     )
-    _require(
+    require(
         (algorithm.tasks == "components") == bool(algorithm.component_weights)
         and set(algorithm.component_weights) <= set(_COMPONENTS),
         "algorithm.tasks=components and algorithm.component_weights={answer: W, format: W, length: W} belong together",
     )
     for kind, median in algorithm.task_medians.items():
-        _require(math.isfinite(median), f"algorithm.task_medians.{kind}={median}: expected a finite number")
+        require(math.isfinite(median), f"algorithm.task_medians.{kind}={median}: expected a finite number")
     _check_weights("algorithm.component_weights", algorithm.component_weights)
 
 
 def _check_rollout(config: Config, stage: Stage) -> None:
     rollout = config.rollout
-    _require(
+    require(
         rollout.max_new_tokens < config.model.max_length or (stage is Stage.EVALUATE and asks_endpoint(config)),
         f"rollout.max_new_tokens={rollout.max_new_tokens} leaves no room for a prompt in model.max_length="
         f"{config.model.max_length}",
     )
-    _require(
+    require(
         rollout.min_new_tokens is None or rollout.min_new_tokens <= rollout.max_new_tokens,
         f"rollout.min_new_tokens={rollout.min_new_tokens}: expected 1 to rollout.max_new_tokens="
         f"{rollout.max_new_tokens}",
     )
-    _require("" not in rollout.stop, "rollout.stop holds an empty string, which every text contains; remove it")
-    _require(
+    require("" not in rollout.stop, "rollout.stop holds an empty string, which every text contains; remove it")
+    require(
         rollout.sampler == "vllm" or rollout.tensor <= 1,
         f"rollout.tensor={rollout.tensor}: embedded sampling takes 0 (the trainer's layout) or 1 (each rank alone); "
         "set one of these, or rollout=vllm",
     )
     warn, stop = mismatch_limits(config)
-    _require(
+    require(
         warn <= stop,
         f"rollout.mismatch_warn={warn:g} is above rollout.mismatch_stop={stop:g}; nobody would be warned",
     )
     for url in rollout.vllm.urls:
-        _require(
+        require(
             _is_url(url),
             f"rollout.vllm.urls={list(rollout.vllm.urls)}: expected http://HOST:PORT each, or none to start servers",
         )
-    _require(
+    require(
         rollout.sampler == "embedded"
         or rollout.temperature == 1
         or not (rollout.top_k or rollout.top_p < 1)
@@ -363,17 +358,17 @@ def _check_rollout(config: Config, stage: Stage) -> None:
 
 
 def _check_ahead(rollout: RolloutConfig) -> None:
-    _require(
+    require(
         rollout.sampler == "vllm",
         "rollout.ahead=1 samples while the model trains, which the embedded sampler cannot: it is that model; choose "
         "rollout=vllm, or set rollout.ahead=0",
     )
-    _require(
+    require(
         rollout.max_batches == 1,
         f"rollout.max_batches={rollout.max_batches} draws further prompts once responses are scored, and "
         "rollout.ahead=1 has begun the next step's by then; set max_batches=1 or ahead=0",
     )
-    _require(
+    require(
         not rollout.vllm.sleep,
         "rollout.vllm.sleep=true gives GPUs up while the trainer computes, which is when rollout.ahead=1 samples; set "
         "sleep=false and give servers GPUs of their own, or set rollout.ahead=0",
@@ -390,27 +385,27 @@ def mismatch_limits(config: Config) -> tuple[float, float]:
 def _check_reward(config: Config) -> None:
     reward = config.reward
     for url in (reward.url or "").split(",") if reward.url else ():
-        _require(
+        require(
             _is_url(url),
             f"reward.url={reward.url}: expected http://HOST:PORT, several with commas between, or null to start a "
             "server for the run",
         )
-    _require(bool(reward.preset.strip()), "reward.preset= is empty; give the name of a preset, such as gated")
-    _require(
+    require(bool(reward.preset.strip()), "reward.preset= is empty; give the name of a preset, such as gated")
+    require(
         reward.attempt_timeout_s <= reward.total_timeout_s,
         f"reward.attempt_timeout_s={reward.attempt_timeout_s:g} is above reward.total_timeout_s="
         f"{reward.total_timeout_s:g}; one request cannot take longer than all of them",
     )
-    _require(
+    require(
         (reward.length_mode == "none") == (reward.length_target is None),
         "reward.length_mode and reward.length_target belong together: set both, or mode none and no target",
     )
-    _require(
+    require(
         (reward.length_shape == "dapo") == (reward.length_buffer is not None)
         and (reward.length_shape != "dapo" or reward.length_mode == "max"),
         "reward.length_shape=dapo needs reward.length_mode=max and reward.length_buffer; other shapes take no buffer",
     )
-    _require(
+    require(
         reward.length_buffer is None or reward.length_target is None or reward.length_buffer <= reward.length_target,
         f"reward.length_buffer={reward.length_buffer} is above reward.length_target={reward.length_target}; the "
         "buffer lies before the target",
@@ -430,17 +425,17 @@ def _is_url(text: str) -> bool:
 def _check_data(config: Config) -> None:
     data = config.data
     unknown = set(data.mix) - set(_KINDS)
-    _require(not unknown, f"data.mix: {sorted(unknown)} are not kinds of task; expected choice, calculation, text")
+    require(not unknown, f"data.mix: {sorted(unknown)} are not kinds of task; expected choice, calculation, text")
     _check_weights("data.mix", data.mix)
     strange = set(data.allow_contamination) - set(LIKENESSES)
     known = ", ".join(LIKENESSES)
-    _require(not strange, f"data.allow_contamination: {sorted(strange)} are not known; expected any of {known}")
-    _require(
+    require(not strange, f"data.allow_contamination: {sorted(strange)} are not known; expected any of {known}")
+    require(
         (data.shots > 0) == bool((data.few_shot or "").strip()),
         "data.shots and data.few_shot belong together: set a number and a file of worked examples, or neither",
     )
     for key in ("train", "validation", "test"):
-        _require(
+        require(
             all(file.strip() for file in getattr(data, key)),
             f"data.{key} names a file without a name; is a variable of the shell unset?",
         )
@@ -448,37 +443,37 @@ def _check_data(config: Config) -> None:
 
 def _check_evaluation(config: Config) -> None:
     evaluation, endpoint = config.evaluation, config.evaluation.endpoint
-    _require(
+    require(
         evaluation.samples == 1 or evaluation.temperature > 0,
         f"evaluation.samples={evaluation.samples} at evaluation.temperature=0 are one and the same answer; set a "
         "temperature, such as 0.6, or samples=1",
     )
-    _require(
+    require(
         evaluation.max_think_tokens is None or evaluation.max_think_tokens < config.rollout.max_new_tokens,
         f"evaluation.max_think_tokens={evaluation.max_think_tokens} leaves no room for an answer in "
         f"rollout.max_new_tokens={config.rollout.max_new_tokens}",
     )
-    _require(
+    require(
         (endpoint.url is None) == (endpoint.model is None),
         "evaluation.endpoint.url and evaluation.endpoint.model belong together: set both, or neither",
     )
     if endpoint.url is None:
         return
-    _require(
+    require(
         _is_url(endpoint.url) and "@" not in urlsplit(endpoint.url.strip()).netloc,
         "evaluation.endpoint.url: expected http://HOST:PORT/v1, without a name or password in it; a key is read from "
         "MEDATRON_ENDPOINT_KEY",
     )
-    _require(bool((endpoint.model or "").strip()), "evaluation.endpoint.model= is empty; name the model as it is there")
-    _require(
+    require(bool((endpoint.model or "").strip()), "evaluation.endpoint.model= is empty; name the model as it is there")
+    require(
         not config.model.path,
         f"model.path={config.model.path} and evaluation.endpoint.url={endpoint.url}: give the one that is to answer",
     )
-    _require(
+    require(
         config.parallel.processes == 1 and config.rollout.sampler == "embedded",
         "evaluation.endpoint.url is asked by one process and no sampler; set parallel.processes=1 and rollout=default",
     )
-    _require(
+    require(
         endpoint.attempt_timeout_s <= endpoint.total_timeout_s,
         f"evaluation.endpoint.attempt_timeout_s={endpoint.attempt_timeout_s:g} is above total_timeout_s="
         f"{endpoint.total_timeout_s:g}; one request cannot take longer than all of them",
@@ -487,49 +482,5 @@ def _check_evaluation(config: Config) -> None:
 
 def _check_weights(key: str, weights: dict[str, float]) -> None:
     for name, weight in weights.items():
-        _require(_NOT_NEGATIVE.holds(weight), f"{key}.{name}={weight}: expected {_NOT_NEGATIVE}")
-    _require(not weights or any(weights.values()), f"{key}={weights}: expected one weight above 0 at least")
-
-
-def float32_attention(config: Config, *, heads: int) -> str | None:
-    """A warning for GPUs where attention in float32 would take more than 1 GB of a layer; None where not.
-
-    torch's fused kernels for CUDA take half precision, or no grouped queries (up to 2.13), so the scores of a sequence
-    are written out: heads / tensor x max_length^2 values of 4 bytes, at a layer and sequence.
-    """
-    length = config.model.max_length
-    size = 4 * heads / config.parallel.tensor * length**2
-    if config.model.precision != "float32" or size <= _SCORES:
-        return None
-    return (
-        f"model.precision=float32: attention writes out {size / 1e9:.1f} GB of scores a layer for a sequence of "
-        f"model.max_length={length} tokens, and more beside them; set model.precision=bfloat16 to train on GPUs"
-    )
-
-
-def validate_model(config: Config, *, layers: int, heads: int, query_groups: int, context: int) -> None:
-    """The rules that need the model's architecture.
-
-    Args:
-        layers, heads, query_groups: of the checkpoint; query groups are its key-value heads.
-        context: the longest sequence its configuration allows, in tokens.
-
-    Raises:
-        ConfigError: naming the key and the values that would work.
-    """
-    tensor, pipeline = config.parallel.tensor, config.parallel.pipeline
-    _require(
-        query_groups % tensor == 0 and heads % tensor == 0,
-        f"parallel.tensor={tensor} does not divide the model's {query_groups} key-value heads ({heads} attention "
-        f"heads); use one of {[n for n in range(1, query_groups + 1) if query_groups % n == 0]}",
-    )
-    _require(
-        layers % pipeline == 0,
-        f"parallel.pipeline={pipeline} does not divide the model's {layers} layers; use one of "
-        f"{[n for n in range(1, layers + 1) if layers % n == 0]}",
-    )
-    _require(
-        config.model.max_length <= context,
-        f"model.max_length={config.model.max_length} is over the model's context of {context} tokens; set it to at "
-        "most that, or to 0 for what the model allows",
-    )
+        require(_NOT_NEGATIVE.holds(weight), f"{key}.{name}={weight}: expected {_NOT_NEGATIVE}")
+    require(not weights or any(weights.values()), f"{key}={weights}: expected one weight above 0 at least")

@@ -9,7 +9,7 @@ import pytest
 
 from recipes.runtime.config import ClusterConfig, ConfigError, from_yaml, to_yaml
 from recipes.runtime.loading import CONFIGS, load
-from recipes.runtime.rules import validate_model
+from recipes.runtime.model_rules import validate_model
 
 NEEDED = ("output=run", "model.path=checkpoint")
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))

@@ -12,7 +12,8 @@ import pytest
 from recipes.runtime.config import Config, ConfigError
 from recipes.runtime.loading import load
 from recipes.runtime.overrides import leaves
-from recipes.runtime.rules import CHOICES, LIMITS, Stage, float32_attention, validate
+from recipes.runtime.model_rules import float32_attention
+from recipes.runtime.rules import CHOICES, LIMITS, Stage, validate
 
 NEEDED = ("output=run", "model.path=checkpoint")
 _NUMBERS = (int, float, int | None, float | None, tuple[float, float])

@@ -33,7 +33,7 @@ from recipes.rl.losses import Loss, supervised_loss
 from recipes.runtime import platform
 from recipes.runtime.config import Config
 from recipes.runtime.launch import is_leader
-from recipes.runtime.rules import float32_attention, validate_model
+from recipes.runtime.model_rules import float32_attention, validate_model
 
 _CALIBRATION_PASSES = 2
 # Of a bucket in which weights come together for sampling.

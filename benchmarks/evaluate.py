@@ -20,7 +20,7 @@ The last line is one JSON object:
     questions_per_s     of `embedded`, `vllm`, `harness` (its best)
     seconds             whole commands: of all questions, and of two
     harness_batches     questions a second by batch size
-    same_answers        share of answers that embedded sampler and harness give alike, to the letter; null where they are drawn
+    same_answers        share of answers that embedded sampler and harness give alike; null where they are drawn
     ratio_to_harness    of the embedded sampler, in questions a second; `whole_ratio` in seconds of whole commands
     vllm_ratio          of vLLM
     cores, date

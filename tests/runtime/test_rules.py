@@ -11,8 +11,8 @@ import pytest
 
 from recipes.runtime.config import Config, ConfigError
 from recipes.runtime.loading import load
-from recipes.runtime.overrides import leaves
 from recipes.runtime.model_rules import float32_attention
+from recipes.runtime.overrides import leaves
 from recipes.runtime.rules import CHOICES, LIMITS, Stage, validate
 
 NEEDED = ("output=run", "model.path=checkpoint")

@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
-from string import Template
 from typing import Any
 
 from recipes.data.example import Example
 from recipes.evaluation.comparison import points
 from recipes.evaluation.questions import Row
-from recipes.monitor.report import asset, content_hash
+from recipes.monitor.page import framed
 from recipes.monitor.report_charts import Frame, axes, axis_domain, format_value, inline_json, stretched
 from recipes.monitor.report_data import task_name
 from recipes.monitor.report_samples import filter_buttons, highlight
@@ -55,24 +54,19 @@ def document(
         sections: HTML by heading, with the headings that have none left out.
     """
     shown = {heading: html for heading, html in sections.items() if html}
-    style = asset("report_page.css") + files("recipes.evaluation").joinpath("page.css").read_text(encoding="utf-8")
-    script = asset("report_page.js")
-    return Template(files("recipes.evaluation").joinpath("page.html").read_text(encoding="utf-8")).substitute(
-        style=style,
-        script=script,
-        style_hash=content_hash(style),
-        script_hash=content_hash(script),
-        kind=escape(kind),
-        title=escape(title),
+    notes = "".join(f'<p class="card notice" role="note">{escape(notice)}</p>' for notice in notices)
+    parts = "".join(
+        f'<section id="{_anchor(heading)}" aria-labelledby="{_anchor(heading)}-title">'
+        f'<h2 id="{_anchor(heading)}-title">{escape(heading)}</h2>{html}</section>'
+        for heading, html in shown.items()
+    )
+    return framed(
+        f'{notes}<dl class="tiles">{tiles}</dl>{parts}',
+        kind=kind,
+        title=title,
         subtitle=subtitle,
-        links="".join(f'<a href="#{_anchor(heading)}">{escape(heading)}</a>' for heading in shown),
-        notices="".join(f'<p class="card notice" role="note">{escape(notice)}</p>' for notice in notices),
-        tiles=tiles,
-        sections="".join(
-            f'<section id="{_anchor(heading)}" aria-labelledby="{_anchor(heading)}-title">'
-            f'<h2 id="{_anchor(heading)}-title">{escape(heading)}</h2>{html}</section>'
-            for heading, html in shown.items()
-        ),
+        links={_anchor(heading): heading for heading in shown},
+        style=files("recipes.evaluation").joinpath("page.css").read_text(encoding="utf-8"),
     )
 
 

@@ -9,17 +9,15 @@ Left out: phases of training dynamics (they need statistics over whole rollouts)
 from __future__ import annotations
 
 import argparse
-import base64
-import hashlib
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from string import Template
 
 from conversion import command
+from recipes.monitor.page import NOT_MEDICAL, asset, framed
 from recipes.monitor.report_charts import evaluation_chart, format_value, line_chart, smooth
 from recipes.monitor.report_curves import CHARTS
 from recipes.monitor.report_data import RunData, in_task_order, read_run, task_name
@@ -27,8 +25,8 @@ from recipes.monitor.report_evaluations import Evaluation, TaskResult
 from recipes.monitor.report_samples import sample_cards
 from recipes.monitor.run_folder import RunFolderError, replace_file, report_path
 
-_NOT_MEDICAL = "Not for medical use"
 _SYNTHETIC = "Synthetic-data demonstration / not for medical use"
+_LINKS = {"results": "Results", "curves": "Training curves", "samples": "Sample answers", "config": "Configuration"}
 _CONFIG_KEY = re.compile(r"^(\s*(?:- )?)([^\s:#][^:#]*)(:)(?=\s|$)", re.MULTILINE)
 
 
@@ -49,15 +47,7 @@ def write_report(run_dir: Path | str) -> Path:
 def _page(run: RunData) -> str:
     charts = [line_chart(chart, run.rows, run.not_finite) for chart in CHARTS]
     absent = [chart.title for chart, html in zip(CHARTS, charts, strict=True) if not html]
-    style, script = asset("report_page.css"), asset("report_page.js")
-    return Template(asset("report_page.html")).substitute(
-        style=style,
-        script=script,
-        style_hash=content_hash(style),
-        script_hash=content_hash(script),
-        name=escape(run.name),
-        subtitle=_subtitle(run),
-        banner=_SYNTHETIC if run.synthetic else _NOT_MEDICAL,
+    main = Template(asset("report_main.html")).substitute(
         notice=_notice(run),
         tiles=_tiles(run),
         results=_left_out(run.left_out) + _results(run.evaluations),
@@ -69,6 +59,14 @@ def _page(run: RunData) -> str:
         sample_count=len(run.samples),
         summary=_summary(run.summary),
         config=_CONFIG_KEY.sub(r'\1<span class="key">\2</span>\3', escape(run.config_text, quote=False)),
+    )
+    return framed(
+        main,
+        kind="Medatron training report",
+        title=run.name,
+        subtitle=_subtitle(run),
+        links=_LINKS,
+        banner=_SYNTHETIC if run.synthetic else NOT_MEDICAL,
     )
 
 
@@ -278,16 +276,6 @@ def _summary(summary: Mapping[str, object]) -> str:
         return ""
     items = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(str(value))}</dd></div>" for key, value in facts.items())
     return f'<dl class="card facts">{items}</dl>'
-
-
-def asset(name: str) -> str:
-    """Return one of the files that a page is made of."""
-    return files("recipes.monitor").joinpath(name).read_text(encoding="utf-8")
-
-
-def content_hash(content: str) -> str:
-    """Return the hash by which a page's policy knows its style or script."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,6 +16,7 @@ from conversion import megatron_to_hf
 from conversion.checkpoint import open_checkpoint
 from conversion.digests import file_digest
 from recipes.data.example import read_examples
+from recipes.monitor.phases import Phase
 from recipes.monitor.rollouts import read_rollouts
 from recipes.runtime.config import from_yaml
 from recipes.runtime.run_folder import RunFolder, last_checkpoint
@@ -58,6 +59,24 @@ def test_a_run_writes_its_folder(finished: Path, warm_checkpoint: Path, tmp_path
     assert RunFolder(finished).steps() == [STEPS]
     exported = megatron_to_hf.convert(last_checkpoint(finished), tmp_path / "hf")
     assert (exported / "model.safetensors").is_file()
+
+
+def test_a_run_that_has_drifted_into_cheating_ends_where_that_is_asked_for(
+    finished: Path, settings: Settings, tmp_path: Path
+) -> None:
+    """What was recorded says that from step 2 on every response gave its answer away; the next step is not kept."""
+    folder = shutil.copytree(finished, tmp_path / "run")
+    rows = metrics(folder)
+    for row in rows:
+        honest = row["step"] == 1
+        row |= {phase.metric: float(phase is Phase.DIRECT_ANSWER and not honest) for phase in Phase}
+        row[Phase.CONCISE_STRUCTURER.metric] = float(honest)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    longer = settings(folder, f"trainer.steps={STEPS + 1}", "monitor.stop_on_hacking=true")
+    said = run("recipes.grpo", *longer, log=tmp_path / "log", fails=True)
+    assert f"step {STEPS + 1}: the policy is paid for cheating" in said
+    assert "Traceback" not in said
+    assert RunFolder(folder).steps() == [STEPS]
 
 
 def test_a_resumed_run_is_the_same_run(finished: Path, begun: Path, settings: Settings, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ PPO_STEPS: dict[str, tuple[str, str, list[str]]] = {
     "tp2": ("tp2", "ppo", [SMALL]),
     "tp2 sequence parallel": ("tp2", "vapo", [SMALL, SEQUENCE]),
     "pp2": ("pp2", "ppo", [SMALL]),
-    "dp2": ("dp2", "vapo", []),
+    "dp2 in turns": ("dp2", "vapo", ["critic.offload=true"]),
     "dp2 small micro-batches": ("dp2", "ppo", [SMALL]),
     "tp2 pp2 sequence parallel": ("tp2 pp2", "ppo", [SMALL, SEQUENCE, RECOMPUTE]),
 }

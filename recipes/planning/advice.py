@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from recipes.planning.estimate import Plan
 from recipes.planning.hardware import OURS
 from recipes.planning.memory import verdict
@@ -12,7 +14,7 @@ _SHARE = 0.15
 
 def advice(plan: Plan) -> list[str]:
     """Sentences: first on memory where it is short, then on the longest phase and its largest parts."""
-    return [*_servers(plan), *_memory(plan), *_node_memory(plan), *_time(plan)]
+    return [*_servers(plan), *_critic(plan), *_memory(plan), *_node_memory(plan), *_time(plan)]
 
 
 def fitting_share(plan: Plan) -> float:
@@ -22,6 +24,25 @@ def fitting_share(plan: Plan) -> float:
     """
     held = sum(plan.memory.always.values()) - plan.memory.always.get("vLLM", 0.0)
     return max(0, int(20 * (0.9 - held / plan.gpu.memory) + 1e-9)) / 20
+
+
+def _critic(plan: Plan) -> list[str]:
+    """On taking turns, where that decides whether the plan fits or is not needed for it."""
+    if plan.critic is None:
+        return []
+    settings = plan.config.critic
+    critic = dataclasses.replace(settings, offload=not settings.offload)
+    other = dataclasses.replace(plan, config=dataclasses.replace(plan.config, critic=critic))
+    sizes = f"{other.memory.peak / 1e9:.0f} GB in place of {plan.memory.peak / 1e9:.0f}"
+    seconds = f"{abs(other.step_seconds - plan.step_seconds):.0f} s a step"
+    if settings.offload:
+        beside = "Policy and critic fit on the GPUs beside each other: critic.offload=false"
+        return [f"{beside} takes {sizes} and saves {seconds}."] if other.verdict == "fits" else []
+    if plan.verdict != "does not fit":
+        return []
+    if other.verdict == "does not fit":
+        return [f"Policy and critic do not fit in turns either ({sizes}): critic.offload=true is not enough."]
+    return [f"Set critic.offload=true: policy and critic then take turns on the GPUs, {sizes}, for {seconds}."]
 
 
 def _servers(plan: Plan) -> list[str]:
@@ -53,8 +74,9 @@ def _memory(plan: Plan) -> list[str]:
     memory, layout = plan.memory, plan.layout
     if verdict(memory, plan.gpu.memory) == "fits" or "vLLM" in memory.always:
         return []
-    parts = memory.parts
-    largest = max(parts, key=lambda name: parts[name])
+    when = max(memory.peaks, key=lambda phase: memory.peaks[phase])
+    parts = memory.phases[when]
+    largest = max(parts, key=lambda part: parts[part])
     remedies = {
         "KV cache": "lower rollout.prompts, rollout.group_size or rollout.max_new_tokens, or use more GPUs",
         "activations": (
@@ -69,8 +91,7 @@ def _memory(plan: Plan) -> list[str]:
         "vLLM": f"set rollout.vllm.memory_share to {fitting_share(plan):g} at most",
     }
     remedy = remedies.get(largest, "raise parallel.tensor (within a node) or parallel.pipeline")
-    peaks = {"training": memory.training_peak, "sampling": memory.sampling_peak, "saving": memory.saving_peak}
-    when = max(peaks, key=lambda name: peaks[name])
+    when = {"critic training": "training the critic", "critic saving": "saving the critic"}.get(when, when)
     state = "is short" if memory.peak > plan.gpu.memory else "is nearly full"
     return [f"Memory {state} while {when}, most of it {largest} ({parts[largest] / 1e9:.1f} GB): {remedy}."]
 

@@ -140,20 +140,6 @@ class AlgorithmConfig:
 
 
 @dataclass
-class CriticConfig:
-    """STAND-IN."""
-
-    path: str | None = None
-    learning_rate: float = 1e-5
-    warmup_steps: int = 0
-    clip: float | None = None
-    epochs: int = 1
-    mini_batches: int = 1
-    alone_steps: int = 0
-    offload: bool = False
-
-
-@dataclass
 class VLLMConfig:
     """Servers of vLLM, which sample with rollout.sampler=vllm; see docs/rollouts.md.
 
@@ -421,7 +407,6 @@ class Config:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
-    critic: CriticConfig = field(default_factory=CriticConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -46,7 +46,7 @@ DOCUMENT = ROOT / "docs" / "plan.md"
 BEGIN, END = "<!-- table: python benchmarks/plan.py --write -->\n", "<!-- end of table -->\n"
 ATTENTION = {"fa2": 0.35, "fa3": 0.55}
 ALLOWED = 25.0
-# NeMo-RL and NeMo-Aligner train on packed rows of one sequence's limit.
+# NeMo-RL trains on packed rows of one sequence's limit; NeMo-Aligner packs nothing, but has no pipeline here either.
 PACKED = 4096
 
 
@@ -79,8 +79,8 @@ def step_seconds(row: dict[str, Any]) -> float:
     rollout = Rollout(row["groups"], row["copies"], row["prompt"], row["response"], limit)
     generator = Generator("engine", **({"tensor": 1} | row["generate"]))
     generation = sum(generation_seconds(model, generator, rollout).values())
-    forward = row["forwards"] * sum(pass_seconds(model, rollout.tokens, rollout.span, trained="nothing").values())
-    update = training(model, rollout, row["updates"])
+    forward = row["forwards"] * sum(pass_seconds(model, *computed(row, rollout), trained="nothing").values())
+    update = training(model, rollout, row)
     handing = handover(row | {"gpus": model.layout.gpus}) if row.get("handover", True) else 0.0
     if row.get("overlapped"):
         return max(generation, forward + update) + handing
@@ -109,19 +109,26 @@ def with_server(
     """
     model = dataclasses.replace(_trainer(row | {"train": row["critic"]}), critic=True)
     rounds = math.ceil(rollout.responses / (generator.gpus / generator.tensor) / (generator.rows or rollout.responses))
-    passes = 2 * sum(pass_seconds(model, rollout.tokens, rollout.span, trained="nothing").values())
+    passes = 2 * sum(pass_seconds(model, *computed(row, rollout), trained="nothing").values())
     answers = passes + rounds * swap_seconds(model) / 2
-    started = max(training(model, rollout, row["updates"]), before + generation / rounds)
+    started = max(training(model, rollout, row), before + generation / rounds)
     answered = max(started + answers, before + generation + answers / rounds)
     return max(before + generation + after, answered)
 
 
-def training(model: Model, rollout: Rollout, updates: int) -> float:
-    """Seconds of an epoch over a rollout in so many updates."""
-    passes = pass_seconds(
-        model, rollout.tokens, rollout.span, trained="all", updates=updates, recomputes_output=False
-    )
+def training(model: Model, rollout: Rollout, row: dict[str, Any]) -> float:
+    """Seconds of an epoch over a rollout."""
+    updates = row["updates"]
+    passes = pass_seconds(model, *computed(row, rollout), trained="all", updates=updates, recomputes_output=False)
     return sum(passes.values()) + updates * sum(update_seconds(model).values())
+
+
+def computed(row: dict[str, Any], rollout: Rollout) -> tuple[float, float]:
+    """Tokens of a pass, and how many each attends to: packed, or every row as long as the longest response."""
+    if not row.get("padded"):
+        return rollout.tokens, rollout.span
+    length = rollout.prompt_tokens + rollout.longest(rollout.responses)
+    return rollout.responses * length, length / 2
 
 
 def _trainer(row: dict[str, Any]) -> Model:

@@ -93,7 +93,7 @@ def critic_architecture(config: Config, policy: MegatronArchitecture) -> Megatro
     Raises:
         ConfigError: as `architecture_of`.
     """
-    if config.algorithm.advantage != "gae":
+    if not config.algorithm.has_critic:
         return None
     if not config.critic.path:
         return policy

@@ -40,13 +40,13 @@ def with_critic(
     """
     own = state_bytes(critic, layout, critic=True)
     state = {_named(part): size for part, size in own.items()}
+    policys = stage_parameters(policy, layout.tensor, layout.pipeline)
     held = stage_parameters(critic, layout.tensor, layout.pipeline, critic=True)
     kept, tokens = activation_bytes(critic, layout, rollout, longest_prompt)
-    gathered, host_saving = saved_bytes(held, layout.data)
+    gathered, host_saving = saved_bytes(held, layout.data, earlier=policys)
     if offload:
         always = memory.always
         there = {part: size for part, size in always.items() if part not in own} | state
-        policys = stage_parameters(policy, layout.tensor, layout.pipeline)
         host = memory.host | {"policy": policys * _moved(layout), "critic": held * _moved(layout)}
     else:
         always = there = memory.always | state
@@ -55,8 +55,7 @@ def with_critic(
         memory,
         always=always,
         host=host,
-        # A save writes both, and what it gathered of the first lies there until both are written.
-        host_saving=memory.host_saving + host_saving,
+        host_saving=max(memory.host_saving, host_saving),
         critic={
             "critic training": there | {_named("activations"): kept + hidden_bytes(critic, layout, tokens)},
             "critic saving": there | {"gathered optimizer state": gathered},

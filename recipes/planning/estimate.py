@@ -148,7 +148,7 @@ class Plan:
             "scoring": {"reward server": rollout.responses / _SCORES_A_SECOND},
         }
         charged = algorithm.reads_reference and algorithm.kl_place == "reward"
-        if algorithm.importance != "none" or charged:
+        if algorithm.importance != "none":
             phases["log-probabilities"] = forward
         if algorithm.reads_reference:
             passes = 1 if charged else algorithm.epochs

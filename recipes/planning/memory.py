@@ -114,15 +114,18 @@ def state_bytes(architecture: MegatronArchitecture, layout: Layout, *, critic: b
     }
 
 
-def saved_bytes(held: float, data: int) -> tuple[float, float]:
+def saved_bytes(held: float, data: int, *, earlier: float = 0.0) -> tuple[float, float]:
     """Bytes on a GPU and, for each, in host memory while a save gathers the state of `held` parameters.
+
+    A save of several models gathers one after the other, and keeps in host memory what it has: of `earlier` parameters.
 
     Every data parallel rank receives the float32 main weights and two moments of all, one of the three after another on
     its GPU beside its own share, and keeps them in host memory; there the last comes twice more, as received and as
     joined, beside the rank's own shares (megatron/core/optimizer/distrib_optimizer.py, get_parameter_state_dp_zero).
     The rank that writes then copies each tensor out of them (strategies/filesystem_async.py, _clone_if_needed).
     """
-    return 4 * held * (1 + 1 / data), held * max(12 + 12, 12 + 8 + 12 / data)
+    gathering, copying = 12 * earlier + (12 + 8 + 12 / data) * held, (12 + 12) * (earlier + held)
+    return 4 * held * (1 + 1 / data), max(gathering, copying)
 
 
 def layer_activations(architecture: MegatronArchitecture, layout: Layout) -> float:

@@ -16,7 +16,7 @@ from conversion.architecture import MegatronArchitecture
 from recipes.planning.advice import fitting_share
 from recipes.planning.architectures import critic_architecture
 from recipes.planning.estimate import Plan
-from recipes.runtime.config import Config, ConfigError, VLLMConfig
+from recipes.runtime.config import Config, ConfigError, VLLMConfig, require
 from recipes.runtime.model_rules import validate_model
 from recipes.runtime.rules import Stage, validate
 
@@ -61,6 +61,11 @@ def check_layout(config: Config, architecture: MegatronArchitecture) -> None:
     _check_model(config, architecture)
     critic = critic_architecture(config, architecture)
     if critic and config.critic.path:
+        require(
+            critic.vocab_size == architecture.vocab_size,
+            f"critic.path={config.critic.path}: a vocabulary of {critic.vocab_size} tokens, and the policy has "
+            f"{architecture.vocab_size}; give a model of its family, or null",
+        )
         try:
             _check_model(config, critic)
         except ConfigError as error:
@@ -123,10 +128,10 @@ def splits(fitting: Sequence[Plan]) -> list[Plan]:
 
 
 def sweep(plan: Plan) -> tuple[list[Plan], int]:
-    """Plans of the legal layouts that fit, fastest first, and how many do not fit.
+    """Plans of the legal layouts that fit GPUs and nodes, fastest first, and how many do not.
 
     Seconds are compared to a tenth, since that is more than they are worth; the one with more memory left goes first.
     """
     found = list(_candidates(plan))
-    fitting = [p for p in found if p.verdict != "does not fit"]
+    fitting = [p for p in found if p.verdict != "does not fit" and p.node_memory <= p.gpu.node_memory]
     return sorted(fitting, key=lambda p: (round(p.step_seconds, 1), p.memory.peak)), len(found) - len(fitting)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -178,8 +179,10 @@ def _splits(best: Sequence[Plan]) -> list[str]:
     servers = first.servers
     assert servers is not None
     advised = f"ROLLOUT_NODES={first.assumptions.rollout_nodes} ROLLOUT_TENSOR={servers.tensor}"
-    if servers.colocated:
-        advised += f" EXTRA=rollout.vllm.memory_share={servers.share:g}"
+    extra = [f"rollout.vllm.memory_share={servers.share:g}"] if servers.colocated else []
+    extra += ["critic.offload=true"] if first.critic and first.config.critic.offload else []
+    if extra:
+        advised += f" EXTRA={shlex.quote(' '.join(extra))}"
     return [*lines, f"Recommended, as settings of slurm/*.sh: {advised}"]
 
 

@@ -30,19 +30,22 @@ def _critic(plan: Plan) -> list[str]:
     """On taking turns, where that decides whether the plan fits or is not needed for it."""
     if plan.critic is None:
         return []
-    settings = plan.config.critic
-    critic = dataclasses.replace(settings, offload=not settings.offload)
+    critic = dataclasses.replace(plan.config.critic, offload=not plan.config.critic.offload)
     other = dataclasses.replace(plan, config=dataclasses.replace(plan.config, critic=critic))
+    limit = plan.gpu.memory
     sizes = f"{other.memory.peak / 1e9:.0f} GB in place of {plan.memory.peak / 1e9:.0f}"
     seconds = f"{abs(other.step_seconds - plan.step_seconds):.0f} s a step"
-    if settings.offload:
-        beside = "Policy and critic fit on the GPUs beside each other: critic.offload=false"
-        return [f"{beside} takes {sizes} and saves {seconds}."] if other.verdict == "fits" else []
-    if plan.verdict != "does not fit":
+    if not critic.offload:
+        fits = verdict(other.memory, limit) == "fits"
+        said = f"Policy and critic fit beside each other: critic.offload=false takes {sizes} and saves {seconds}."
+        return [said] if fits else []
+    if verdict(plan.memory, limit) != "does not fit":
         return []
-    if other.verdict == "does not fit":
-        return [f"Policy and critic do not fit in turns either ({sizes}): critic.offload=true is not enough."]
-    return [f"Set critic.offload=true: policy and critic then take turns on the GPUs, {sizes}, for {seconds}."]
+    if verdict(other.memory, limit) == "does not fit":
+        return [f"critic.offload=true, by which policy and critic take turns on the GPUs, is not enough: {sizes}."]
+    said = f"Set critic.offload=true: policy and critic then take turns on the GPUs, {sizes}, for {seconds}."
+    # Where it is too much already, `_node_memory` says so of the plan itself.
+    return [said, *([] if _node_memory(plan) else _node_memory(other, "then takes"))]
 
 
 def _servers(plan: Plan) -> list[str]:
@@ -61,12 +64,13 @@ def _servers(plan: Plan) -> list[str]:
     return said
 
 
-def _node_memory(plan: Plan) -> list[str]:
+def _node_memory(plan: Plan, takes: str = "takes") -> list[str]:
     if plan.node_memory <= plan.gpu.node_memory:
         return []
     return [
-        f"A save takes {plan.node_memory / 1e9:.0f} GB of a node's memory, and it has {plan.gpu.node_memory / 1e9:.0f} "
-        "(cluster.node_memory_gb): raise parallel.pipeline or parallel.tensor, so that a rank has fewer parameters."
+        f"A save {takes} {plan.node_memory / 1e9:.0f} GB of a node's memory, and it has "
+        f"{plan.gpu.node_memory / 1e9:.0f} (cluster.node_memory_gb): raise parallel.pipeline or parallel.tensor, so "
+        "that a rank has fewer parameters."
     ]
 
 

@@ -73,7 +73,9 @@ def critic_phases(policy: Model, critic: Model, tokens: float, span: float, sett
         settings: of the critic.
     """
     updates = settings.epochs * settings.mini_batches
-    train = pass_seconds(critic, tokens * settings.epochs, span, trained="all", updates=updates)
+    train = pass_seconds(
+        critic, tokens * settings.epochs, span, trained="all", updates=updates, recomputes_output=False
+    )
     # Each goes out and comes in again.
     rate = policy.gpu.host / (2 * _moved(policy.layout))
     turns = {"policy": policy.held / rate, "critic": critic.held / rate}

@@ -33,9 +33,12 @@ def ppo(make: Callable[[], MegatronEngine], task: dict[str, Any]) -> dict[str, A
     fresh.load(saved)
     found["resumed"] = _step(fresh, second)
     critic = _critic(fresh)
+    found["names"] = [name for name, _ in critic.module.named_parameters()]
+    if fresh.config.critic.offload:
+        found["bytes"] = _bytes(fresh)
+        return found
     gradient_as_weights(fresh.model, fresh.module)
     gradient_as_weights(critic.wrapped.model, critic.module)
-    found["names"] = [name for name, _ in critic.module.named_parameters()]
     if critic.module.post_process:
         found["head"] = critic.module.output_layer.weight[0].tolist()
     fresh.save(gradient, {})
@@ -54,6 +57,16 @@ def gradient_as_weights(model: Any, module: Any) -> None:
         parameter.data.copy_(parameter.main_grad)
 
 
+def _bytes(engine: MegatronEngine) -> list[list[list[int]]]:
+    """Of weights and gradients of policy and critic where they compute, after whoever is to compute has come."""
+    found = []
+    for act in (("policy",), ("critic",)):
+        engine._need(*act, training=True)
+        buffers = [buffer for each in (engine.wrapped, _critic(engine).wrapped) for buffer in each.model.buffers]
+        found.append([[t.untyped_storage().nbytes() for t in (b.param_data, b.grad_data)] for b in buffers])
+    return found
+
+
 def _critic(engine: MegatronEngine) -> Critic:
     assert isinstance(engine.critic, Critic)
     return engine.critic
@@ -62,6 +75,7 @@ def _critic(engine: MegatronEngine) -> Critic:
 def _with_head(engine: MegatronEngine, head: list[float]) -> MegatronEngine:
     """With values from the start: from a head of zeros no gradient comes to the layers."""
     module = _critic(engine).module
+    engine._need("critic")
     if module.post_process:
         module.output_layer.weight.data.copy_(torch.tensor([head]))
     return engine

@@ -3,7 +3,8 @@
 Asks every question of `data.test`: of a Megatron checkpoint or a Hugging Face folder, by the engine itself or by
 servers of vLLM (`rollout=vllm`), or of any model behind an OpenAI-compatible endpoint (`evaluation.endpoint.url` and
 `.model` in place of `model.path`). Greedily or `evaluation.samples` times; where asked for, choice questions also with
-their options in other orders (`evaluation.shuffles`) and without any (`evaluation.short`). The reward server grades.
+their options in other orders (`evaluation.shuffles`) and without any (`evaluation.short`), and every question at
+several budgets of tokens (`evaluation.budgets`). The reward server grades.
 
 RUN/evaluation/NAME.json holds what the answers come to (`recipes.evaluation.summary`), digests of the weights, the data
 and all else that defines the result (`conversion.evaluation`), and how many questions were left out. The answers are in
@@ -16,17 +17,19 @@ Left out: the prompts of published benchmarks, which ask for forms of answers th
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.data.example import read_examples
+from recipes.data.example import Example, read_examples
+from recipes.data.prompts import LengthTarget
 from recipes.data.variants import PLAIN, Asked, variants
 from recipes.evaluation.questions import is_scored
 from recipes.evaluation.summary import described, summarize
 from recipes.monitor.run_folder import evaluation_lock_path, evaluation_path, replace_file
 from recipes.rollout.consistency import contradicts
-from recipes.runtime.config import Config
+from recipes.runtime.config import Config, EvaluationConfig
 from recipes.runtime.launch import is_leader, run
 from recipes.runtime.rules import Stage, asks_endpoint
 from recipes.runtime.versions import versions
@@ -54,7 +57,7 @@ def evaluate(config: Config) -> None:
     about: dict[str, Any] = {}
     respondent = _respondent(config)
     examples = read_examples(*config.data.test)
-    asked = list(variants(examples, shuffles=config.evaluation.shuffles, short=config.evaluation.short))
+    asked = list(_variants(examples, config.evaluation))
     if is_leader():
         # Where this cannot be, nobody wants to hear of it after an hour of answers.
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +78,8 @@ def evaluate(config: Config) -> None:
         unscored: list[Score] = []
         with closing(respondent.answers(done)) as portions:
             for portion in portions:
-                responses = [Response(asked[a.question].example, a.text, a.tokens) for a in portion]
+                put = [asked[a.question] for a in portion]
+                responses = [Response(q.example, a.text, a.tokens, q.length) for q, a in zip(put, portion, strict=True)]
                 scores = score_responses(responses, client, config.reward)
                 count, unscored = count + len(scores), unscored + [each for each in scores if each.reward is None]
                 # A share of few is none yet.
@@ -114,7 +118,15 @@ def answer_row(asked: Asked, answer: Answer, score: Score) -> dict[str, Any]:
         "extracted": score.extracted,
         "cut": answer.cut,
     }
+    if asked.length is not None:
+        row |= {"budget": asked.length.tokens, "budget_mode": asked.length.mode}
     return row if asked.order is None else {**row, "order": asked.order}
+
+
+def _variants(examples: Sequence[Example], config: EvaluationConfig) -> Iterator[Asked]:
+    mode: Any = config.budget_mode  # one of LengthTarget's, as the configuration has checked
+    budgets = [LengthTarget(mode, tokens) for tokens in config.budgets]
+    return variants(examples, shuffles=config.shuffles, short=config.short, budgets=budgets)
 
 
 def _keys(asked: list[Asked], rows: list[dict[str, Any]]) -> dict[tuple[int, int], dict[str, Any]]:

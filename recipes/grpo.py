@@ -31,6 +31,7 @@ def train(config: Config) -> None:
     from recipes.monitor.monitor import TrainingMonitor
     from recipes.rollout.ahead import Batches
     from recipes.rollout.collect import collect
+    from recipes.rollout.lengths import Targets, training_form
     from recipes.rollout.metrics import (
         critic_metrics,
         rollout_metrics,
@@ -38,7 +39,7 @@ def train(config: Config) -> None:
         speed_metrics,
         update_metrics,
     )
-    from recipes.rollout.prompts import make_prompts, prompt_form
+    from recipes.rollout.prompts import make_prompts
     from recipes.rollout.rows import prompt_order, training_rows
     from recipes.rollout.scoring import RewardError, check_rows, check_same_reward, reward_definition
     from recipes.rollout.server import reward_client
@@ -64,7 +65,7 @@ def train(config: Config) -> None:
     prompts, dropped = make_prompts(
         examples,
         tokenizer,
-        prompt_form(config),
+        training_form(config, tokenizer),
         max_tokens=config.model.max_length - (config.rollout.min_new_tokens or config.rollout.max_new_tokens),
     )
     learn = valued_data if config.algorithm.has_critic else training_data
@@ -77,7 +78,7 @@ def train(config: Config) -> None:
         check_rows([prompt.example for prompt in prompts], client, config.reward)
         engine = stack.enter_context(closing(create_engine(config)))
         sampler = stack.enter_context(closing(create_sampler(config, engine, [prompt.ids for prompt in prompts])))
-        batches = Batches(prompts, order, sampler, config, stop_ids(tokenizer))
+        batches = Batches(prompts, order, sampler, config, stop_ids(tokenizer), Targets(config, tokenizer))
         saving = Saving(config, engine)
         step, seconds, skipped = 0, 0.0, 0
         if (latest := folder.latest()) is not None:

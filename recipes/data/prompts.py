@@ -6,9 +6,11 @@ many chat templates take the reasoning out of earlier turns, and a model would b
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from recipes.data.errors import ExampleError
 from recipes.data.example import Example, question_words, worked_response
@@ -54,19 +56,38 @@ def question_text(example: Example, style: str) -> str:
 
 
 @dataclass(frozen=True)
+class LengthTarget:
+    """How long a response should be.
+
+    Attributes:
+        mode: "max" (not longer) or "exact" (as long).
+        tokens: of the whole response, without its prompt; at least 1.
+        said: whether the prompt says it; otherwise it is the reward's alone.
+    """
+
+    mode: Literal["max", "exact"]
+    tokens: int
+    said: bool = True
+
+    def sentence(self) -> str:
+        """Med-U1's instruction (`scripts/data/deepscaler_dataset.py` of its released code)."""
+        return f"Think for {'maximum ' if self.mode == 'max' else ''}{self.tokens} tokens."
+
+
+@dataclass(frozen=True)
 class Form:
     """How a run puts its questions.
 
     Attributes:
         style: "plain" is the bare question; "med_u1" and "med_rlvr" add the papers' system prompt and instruction.
-        length_target: tokens to think for at most (Med-U1's max mode); said in the prompt unless the style is plain.
+        length: what the question asks of the response's length; worked examples, which keep to none, ask for none.
         template: "chat", or "base" for plain text without turns.
         shots: worked examples before every question.
         few_shot: to take them from: the first of the question's task, the question itself excepted.
     """
 
     style: str
-    length_target: int | None = None
+    length: LengthTarget | None = None
     template: str = "chat"
     shots: int = 0
     few_shot: Sequence[Example] = ()
@@ -78,7 +99,10 @@ def messages(example: Example, form: Form) -> list[dict[str, str]]:
     Raises:
         ExampleError: there are too few worked examples of its task.
     """
-    shown = [f"Question: {_asked(shot, form)}\nAnswer:\n{_worked(shot)}" for shot in _shots(example, form)]
+    shown = [
+        f"Question: {_asked(shot, dataclasses.replace(form, length=None))}\nAnswer:\n{_worked(shot)}"
+        for shot in _shots(example, form)
+    ]
     user = _asked(example, form)
     if shown or form.template == "base":
         user = "\n\n".join([*shown, f"Question: {user}"])
@@ -93,11 +117,11 @@ def base_text(chat: list[dict[str, str]]) -> str:
 
 
 def _asked(example: Example, form: Form) -> str:
+    instructions = [] if form.style == "plain" else [_INSTRUCTION[example.task]]
+    if form.length is not None and form.length.said:
+        instructions.append(form.length.sentence())
     text = question_text(example, form.style)
-    if form.style == "plain":
-        return text
-    length = "" if form.length_target is None else f" Think for maximum {form.length_target} tokens."
-    return f"{text}\n{_INSTRUCTION[example.task]}{length}"
+    return f"{text}\n{' '.join(instructions)}" if instructions else text
 
 
 def _shots(example: Example, form: Form) -> list[Example]:

@@ -1,4 +1,4 @@
-"""The same question asked otherwise: its options in another order, or without its options.
+"""The same question asked otherwise: its options in another order, without its options, or at a budget of tokens.
 
 Left out of these are options that speak of others ("all of the above", "A and C"), which mean nothing elsewhere.
 """
@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from recipes.data.example import Example
+from recipes.data.prompts import LengthTarget
 from reward_server.reference import reference_fault
 
-PLAIN, SHUFFLED, SHORT = "plain", "shuffled", "short"
+PLAIN, SHUFFLED, SHORT, BUDGET = "plain", "shuffled", "short", "budget"
 _REFERS = re.compile(
     r"\b(?:all|none|any|both|neither|either|each|two|three|more|one) (?:of |than )?(?:\w+ )?"
     r"(?:above|below|these|those|them|following|preceding|others?|options?|choices?|answers?)\b"
@@ -32,22 +33,27 @@ class Asked:
 
     Attributes:
         example: with options, answer and task as they are asked; the id is the question's.
-        variant: "plain", "shuffled 1", "shuffled 2" and so on, or "short".
+        variant: "plain", "shuffled 1", "shuffled 2" and so on, "short", or "budget 256" and the like.
         order: of shuffled options, the original letters as they are shown.
+        length: of a budget, what is asked of the response's length.
     """
 
     example: Example
     variant: str = PLAIN
     order: str | None = None
+    length: LengthTarget | None = None
 
 
-def variants(examples: Sequence[Example], *, shuffles: int, short: bool) -> Iterator[Asked]:
+def variants(
+    examples: Sequence[Example], *, shuffles: int, short: bool, budgets: Sequence[LengthTarget] = ()
+) -> Iterator[Asked]:
     """Every question plain, and then in its other variants, which are a function of the question alone.
 
     Args:
         examples: the questions.
         shuffles: further orders of a choice question's options, all different; two options have one other order.
         short: also without options.
+        budgets: also at each of them.
     """
     for example in examples:
         yield Asked(example)
@@ -56,6 +62,9 @@ def variants(examples: Sequence[Example], *, shuffles: int, short: bool) -> Iter
                 yield Asked(reordered(example, order), f"{SHUFFLED} {number}", order)
         if short and (asked := without_options(example)) is not None:
             yield Asked(asked, SHORT)
+        for budget in budgets:
+            # A copy of its own: who leaves a question out that is too long knows it by its identity.
+            yield Asked(dataclasses.replace(example), f"{BUDGET} {budget.tokens}", length=budget)
 
 
 def reordered(example: Example, order: str) -> Example:

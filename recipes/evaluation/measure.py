@@ -13,6 +13,7 @@ from conversion.digests import file_digest
 from recipes.data.contamination import LIKENESSES
 from recipes.data.example import Example, iterate_examples
 from recipes.data.held_out import HeldOut
+from recipes.rollout.prompts import common_target
 from recipes.runtime.config import Config, EvaluationConfig, ModelConfig
 from recipes.runtime.origin import STATE_FILE, data_files, read_state, training_files
 from recipes.runtime.rules import asks_endpoint
@@ -55,7 +56,10 @@ def prompts_shown(config: Config) -> dict[str, Any]:
         OSError: the file of worked examples cannot be read.
     """
     data = config.data
-    found: dict[str, Any] = {"style": data.style, "length_target": config.reward.length_target}
+    target = common_target(config)
+    found: dict[str, Any] = {"style": data.style, "length_target": target and target.tokens}
+    if target is not None and target.mode == "exact":
+        found["length_mode"] = target.mode
     if data.template != "chat":
         found["template"] = data.template
     return found | ({"shots": data.shots, "few_shot": file_digest(Path(data.few_shot))} if data.few_shot else {})
@@ -64,7 +68,7 @@ def prompts_shown(config: Config) -> dict[str, Any]:
 def _asked_for(config: Config) -> dict[str, Any]:
     """How often and how else questions are asked, where that is not the default."""
     defaults, found = EvaluationConfig(), config.evaluation
-    names = ("samples", "top_k", "top_p", "max_think_tokens", "shuffles", "short")
+    names = ("samples", "top_k", "top_p", "max_think_tokens", "shuffles", "short", "budgets", "budget_mode")
     other = {name: value for name in names if (value := getattr(found, name)) != getattr(defaults, name)}
     return other | ({"seed": config.seed} if found.temperature else {})
 

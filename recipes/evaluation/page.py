@@ -20,6 +20,7 @@ from conversion.evaluation import shown
 from conversion.evaluation_tables import markdown_table, set_columns, set_rows
 from recipes.data.example import Example
 from recipes.data.variants import PLAIN
+from recipes.evaluation.budget_parts import TITLE, budget_markdown, budget_section
 from recipes.evaluation.page_parts import (
     CARDS,
     Curve,
@@ -45,6 +46,7 @@ from recipes.monitor.report_data import task_name
 from recipes.monitor.run_folder import replace_file
 
 _PERCENT = ("0", "50", "100%")
+_FIGURES = ("tasks", "sets", "all", "order", "transfer", "budgets")
 _OUTCOMES = {"correct": ("✓", "Correct"), "incorrect": ("✗", "Incorrect"), "malformed": ("?", "No readable answer")}
 
 
@@ -68,7 +70,8 @@ def evaluation_markdown(evaluated: Evaluated) -> str:
     result = evaluated.result
     about = [*uncovered(result), *(f"{key}: {value}" for key, value in _repeat(evaluated).items())]
     lines = "\n".join(f"- {each}" for each in about)
-    return f"## {evaluated.name}\n\n{markdown_table(set_columns(result), set_rows(result))}\n\n{lines}\n"
+    more = budget_markdown(result["budgets"])
+    return f"## {evaluated.name}\n\n{markdown_table(set_columns(result), set_rows(result))}\n\n{lines}\n{more}"
 
 
 def evaluation_page(evaluated: Evaluated) -> str:
@@ -87,6 +90,7 @@ def evaluation_page(evaluated: Evaluated) -> str:
         tiles=_tiles(result),
         sections={
             "Accuracy": _accuracy(result),
+            TITLE: budget_section(result["budgets"]),
             "Several answers a question": _several(whole),
             "Options in another order": _order(result["order"]),
             "Without options": _transfer(result["transfer"]),
@@ -276,7 +280,7 @@ def _plain(values: Mapping[str, Any]) -> str:
 
 
 def _all_settings(result: Mapping[str, Any]) -> str:
-    kept = {key: result[key] for key in result if key not in ("tasks", "sets", "all", "order", "transfer")}
+    kept = {key: result[key] for key in result if key not in _FIGURES}
     return (
         '<details class="card yaml"><summary>Everything that NAME.json says of how it was measured</summary>'
         f"<pre>{escape(json.dumps(kept, indent=1, ensure_ascii=False), quote=False)}</pre></details>"

@@ -153,12 +153,22 @@ def interval_bar(
     )
 
 
-def curve_card(name: str, title: str, curves: Sequence[Curve], about: str) -> str:
-    """Lines over k, which doubles from mark to mark, with the bands of their intervals."""
+def curve_card(
+    name: str, title: str, curves: Sequence[Curve], about: str, *, of: str = "k", kind: str = "percent"
+) -> str:
+    """Lines over a number, on a logarithmic axis, with the bands of their intervals.
+
+    Args:
+        name: of the picture in the page.
+        title, about: plain text.
+        curves: one at least, with two numbers or more.
+        of: what the number is called.
+        kind: of the values, as `recipes.monitor.report_charts.Chart` has them.
+    """
     ks = sorted({k for curve in curves for k, _, _ in curve.points})
     values = [value for curve in curves for _, mean, interval in curve.points for value in (mean, *interval)]
-    ticks, low, high = axis_domain(min(values), max(values), "percent")
-    frame = Frame(0.0, math.log2(ks[-1]), low, high)
+    ticks, low, high = axis_domain(min(values), max(values), kind)
+    frame = Frame(math.log2(ks[0]), math.log2(ks[-1]), low, high)
     bands, lines, ends = [], [], []
     for curve in reversed(curves):
         points = [(math.log2(k), mean, interval) for k, mean, interval in curve.points]
@@ -171,10 +181,10 @@ def curve_card(name: str, title: str, curves: Sequence[Curve], about: str) -> st
             for x, mean in middle
         ]
     data = {
-        "kind": "percent",
+        "kind": kind,
         "frame": [frame.x0, frame.x1, frame.y0, frame.y1],
         "steps": [math.log2(k) for k in ks],
-        "names": [f"k = {k}" for k in ks],
+        "names": [f"{of} = {k:,}" for k in ks],
         "series": [
             {
                 "label": curve.label,
@@ -186,16 +196,16 @@ def curve_card(name: str, title: str, curves: Sequence[Curve], about: str) -> st
         "dots": True,
     }
     said = "; ".join(
-        f"{curve.label} from {share(curve.points[0][1])} at k = {curve.points[0][0]} to {share(curve.points[-1][1])} "
-        f"at k = {curve.points[-1][0]}"
+        f"{curve.label} from {format_value(curve.points[0][1], kind)} at {of} = {curve.points[0][0]} to "
+        f"{format_value(curve.points[-1][1], kind)} at {of} = {curve.points[-1][0]}"
         for curve in curves
     )
     legend = "".join(
         f'<li><svg class="swatch" width="28" height="12" aria-hidden="true"><line class="soft {curve.tone}" x1="1" '
-        f'x2="27" y1="6" y2="6"/></svg>{escape(curve.label)} <b>{share(curve.points[-1][1])}</b></li>'
+        f'x2="27" y1="6" y2="6"/></svg>{escape(curve.label)} <b>{format_value(curve.points[-1][1], kind)}</b></li>'
         for curve in curves
     )
-    names = [(math.log2(k), str(k)) for k in ks]
+    names = [(math.log2(k), f"{k:,}") for k in ks]
     return f"""
 <figure class="card chart" id="chart-{name}">
 <figcaption><h3>{escape(title)}</h3></figcaption>
@@ -204,24 +214,27 @@ def curve_card(name: str, title: str, curves: Sequence[Curve], about: str) -> st
 <svg class="canvas" role="img" aria-labelledby="{name}-title {name}-desc" width="100%" height="100%">
 <title id="{name}-title">{escape(title)}</title>
 <desc id="{name}-desc">{escape(said)}.</desc>
-{axes(frame, ticks, "percent", names)}
+{axes(frame, ticks, kind, names)}
 {stretched("".join(bands + lines))}{"".join(ends)}
 </svg>
 <div class="hit"></div><div class="cursor" hidden></div><div class="tip" role="status" hidden></div>
 <script type="application/json" class="data">{inline_json(data)}</script>
 </div>
 <p class="healthy"><b>How to read it.</b> {escape(about)}</p>
-{_curve_values(title, curves, ks)}
+{_curve_values(title, curves, ks, of, kind)}
 </figure>"""
 
 
-def _curve_values(title: str, curves: Sequence[Curve], ks: Sequence[int]) -> str:
+def _curve_values(title: str, curves: Sequence[Curve], ks: Sequence[int], of: str, kind: str) -> str:
+    def said(value: float) -> str:
+        return format_value(value, kind)
+
     head = "".join(f'<th scope="col">{escape(curve.label)}</th>' for curve in curves)
     found = [{k: (mean, interval) for k, mean, interval in curve.points} for curve in curves]
     body = "".join(
-        f'<tr><th scope="row">{k}</th>'
+        f'<tr><th scope="row">{k:,}</th>'
         + "".join(
-            f"<td>{share(own[k][0])}<small>{share(own[k][1][0])} to {share(own[k][1][1])}</small></td>"
+            f"<td>{said(own[k][0])}<small>{said(own[k][1][0])} to {said(own[k][1][1])}</small></td>"
             if k in own
             else "<td>–</td>"
             for own in found
@@ -231,7 +244,7 @@ def _curve_values(title: str, curves: Sequence[Curve], ks: Sequence[int]) -> str
     )
     return (
         '<details class="values"><summary>Values as a table</summary><div class="scroll"><table>'
-        f'<caption class="unseen">{escape(title)}</caption><thead><tr><th scope="col">k</th>{head}</tr></thead>'
+        f'<caption class="unseen">{escape(title)}</caption><thead><tr><th scope="col">{of}</th>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div></details>"
     )
 

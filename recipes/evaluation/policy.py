@@ -73,8 +73,9 @@ class Policy:
         """See `Respondent.prepare`."""
         config = self._config
         room = config.model.max_length - config.rollout.max_new_tokens
-        examples = [each.example for each in asked]
-        prompts, _ = make_prompts(examples, self._tokenizer, prompt_form(config), max_tokens=room)
+        examples, form = [each.example for each in asked], prompt_form(config)
+        targets = [each.length or form.length for each in asked]
+        prompts, _ = make_prompts(examples, self._tokenizer, form, targets, max_tokens=room)
         places = iter(range(len(examples)))
         # Those that fit, in the order of the questions.
         self._prompts = {next(n for n in places if examples[n] is prompt.example): prompt for prompt in prompts}

@@ -49,7 +49,10 @@ class Remote:
         form = prompt_form(self._config)
         if not asked:
             raise DataError("no data files are named; give them as data.test=[FILE,...]")
-        self._asked, self._prompts = asked, [messages(each.example, form) for each in asked]
+        self._asked = asked
+        self._prompts = [
+            messages(each.example, dataclasses.replace(form, length=each.length or form.length)) for each in asked
+        ]
 
     def answers(self, done: Set[Key]) -> Generator[list[Answer]]:
         """See `Respondent.answers`. Left early, or by an error, it gives up what is under way."""

@@ -9,6 +9,7 @@ invalid ones (malformed, no_answer) are wrong, and counted.
     sets     figures of each set (`source`), with its subjects and calculators
     all      figures of all questions
     order, transfer   what other variants of the questions show (`recipes.evaluation.robustness`); null without them
+    budgets  figures at every budget of tokens (`recipes.evaluation.budgets`); null without them
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from recipes.data.example import REPORT_GROUPS
 from recipes.data.variants import PLAIN
 from recipes.evaluation import statistics
+from recipes.evaluation.budgets import asked_in, budget_figures, budget_table
 from recipes.evaluation.questions import INVALID, Question, Row, by_question, is_scored, variant_of
 from recipes.evaluation.robustness import order_bias, transfer
 
@@ -52,6 +54,7 @@ def summarize(rows: Sequence[Row]) -> dict[str, Any]:
         },
         "order": order_bias(rows),
         "transfer": transfer(rows),
+        "budgets": budget_figures(rows),
         "statistics": {
             "resamples": statistics.RESAMPLES,
             "confidence": statistics.CONFIDENCE,
@@ -214,4 +217,6 @@ def _about_variants(result: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"without options, {asked['questions']} questions: {asked['choice']:.1%} to {asked['short']:.1%}{kept}"
         )
+    if budgets := result["budgets"]:
+        lines += [f"asked to {asked_in(budgets['mode'])}:", *aligned(budget_table(budgets))]
     return lines

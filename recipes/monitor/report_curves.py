@@ -61,6 +61,18 @@ CHARTS = (
         from_zero=True,
     ),
     Chart(
+        "obedience",
+        "Length as asked",
+        "percent",
+        (
+            Line("length/error", "Off an exact target, mean share of it", "orange"),
+            Line("length/within_share", "Within a maximum", "blue"),
+        ),
+        "The first falls and the second rises while accuracy does not fall; what is left of the first is what the "
+        "policy cannot count. Where only the shortest targets are missed, they are shorter than any answer can be.",
+        from_zero=True,
+    ),
+    Chart(
         "format",
         "Format errors and truncation",
         "percent",

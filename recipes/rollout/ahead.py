@@ -22,6 +22,7 @@ import numpy as np
 
 from recipes.data.prompts import STOPS
 from recipes.engines.base import Completion, Sampling
+from recipes.rollout.lengths import Targets
 from recipes.rollout.prompts import Prompt, PromptOrder
 from recipes.runtime.config import Config
 from recipes.runtime.phases import Phases
@@ -58,13 +59,21 @@ class Batches:
         sampler: asked for responses.
         config: of the run.
         stops: tokens that end a response.
+        targets: of the responses' lengths.
     """
 
     def __init__(
-        self, prompts: Sequence[Prompt], order: PromptOrder, sampler: Sampler, config: Config, stops: tuple[int, ...]
+        self,
+        prompts: Sequence[Prompt],
+        order: PromptOrder,
+        sampler: Sampler,
+        config: Config,
+        stops: tuple[int, ...],
+        targets: Targets,
     ) -> None:
         self._by_id = {prompt.example.id: prompt for prompt in prompts}
         self._order, self._sampler, self._config, self._stops = order, sampler, config, stops
+        self._targets = targets
         self._next: _Batch | None = None
         # Drawn for the next step, and not asked for.
         self._drawn: list[Prompt] = []
@@ -110,7 +119,7 @@ class Batches:
         """
         ahead: dict[str, Any] | None = None
         if self._next is not None:
-            ahead = {"prompts": [prompt.example.id for prompt in self._next.prompts]}
+            ahead = {"step": step + 1, "prompts": [prompt.example.id for prompt in self._next.prompts]}
             try:
                 batch, groups = self._finished(step)
             except RolloutError as error:
@@ -128,7 +137,9 @@ class Batches:
         if (ahead := state.get("ahead")) is not None:
             prompts = [self._by_id[each] for each in ahead["prompts"]]
             if self._config.rollout.ahead and "completions" in ahead:
-                self._next = _Batch(prompts, None, unpack(ahead["completions"]), ahead["seconds"])
+                # Of an older release, whose prompts all share one target, no step is known.
+                asked = self._targets.asked(prompts, ahead.get("step", 0), 0)
+                self._next = _Batch(asked, None, unpack(ahead["completions"]), ahead["seconds"])
             else:
                 self._drawn = prompts
 
@@ -138,6 +149,7 @@ class Batches:
 
     def _begin(self, step: int, number: int) -> None:
         prompts, self._drawn = self._drawn or self._order.next(self._config.rollout.prompts), []
+        prompts = self._targets.asked(prompts, step, number)
         sampling = _sampling(self._config, step, number, prompts, self._stops)
         self._next = _Batch(prompts, self._sampler.begin([prompt.ids for prompt in prompts], sampling))
 

@@ -49,6 +49,7 @@ def rollout_metrics(rollout: Rollout, teaches: Sequence[bool]) -> dict[str, floa
     metrics["length/mean"] = _mean(lengths)
     for share in (10, 50, 90, 100):
         metrics[f"length/p{share}"] = float(np.percentile(lengths, share))
+    metrics |= _target_metrics(everything)
     metrics["length/truncated_share"] = _mean([not t.completion.finished for t in everything])
     errors = [t for t in scored if t.score.status in ("malformed", "no_answer")]
     metrics["format/error_share"] = len(errors) / len(scored) if scored else float("nan")
@@ -63,6 +64,15 @@ def rollout_metrics(rollout: Rollout, teaches: Sequence[bool]) -> dict[str, floa
     metrics["groups/batches"] = float(rollout.batches)
     metrics["groups/null_reward_share"] = 1 - len(scored) / len(everything)
     return metrics
+
+
+def _target_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """How well responses keep to what was asked of their length; nothing of a mode in which nothing was asked."""
+    asked = [(t.prompt.length, len(t.completion.ids)) for t in trajectories]
+    errors = [abs(y - target.tokens) / target.tokens for target, y in asked if target and target.mode == "exact"]
+    within = [y <= target.tokens for target, y in asked if target and target.mode == "max"]
+    found = {"length/error": _mean(errors)} if errors else {}
+    return found | ({"length/within_share": _mean(within)} if within else {})
 
 
 def _is_mixed(group: Sequence[Trajectory]) -> bool:

@@ -6,6 +6,7 @@ next. Left out: packing prompts of like length together.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 from conversion.errors import TokenizerError
 from conversion.tokenizer_check import decode, encode, plain, render, same_text
 from recipes.data.example import Example, read_examples
-from recipes.data.prompts import Form, base_text, messages, trace_response, without_system
+from recipes.data.prompts import Form, LengthTarget, base_text, messages, trace_response, without_system
 from recipes.runtime.config import Config
 
 
@@ -46,27 +47,44 @@ class Prompt:
         ids: the same as tokens; they end where the model begins to write.
         opened: what the chat template has written of the response, from `<think>` on; mostly nothing. It is part of
             the response that is scored, and of no response that is sampled or trained on.
+        length: what is asked of the response's length.
     """
 
     example: Example
     text: str
     ids: tuple[int, ...]
     opened: str = ""
+    length: LengthTarget | None = None
 
 
 def prompt_form(config: Config, *, teaching: bool = False) -> Form:
     """How a run puts its questions; of `teaching`, SFT's, no length is asked.
 
+    Where prompts have targets of their own (`recipes.rollout.lengths`), the form has none.
+
     Raises:
         ExampleError, FileNotFoundError: of the file of worked examples.
     """
     data = config.data
-    target = None if teaching else config.reward.length_target
     shown = read_examples(data.few_shot) if data.few_shot else ()
-    return Form(data.style, target, data.template, data.shots, shown)
+    return Form(data.style, None if teaching else common_target(config), data.template, data.shots, shown)
 
 
-def render_prompts(examples: Sequence[Example], tokenizer: Any, form: Form) -> list[Prompt]:
+def common_target(config: Config) -> LengthTarget | None:
+    """The target that all prompts share; the plain style does not say it. None where there is none, or several."""
+    reward = config.reward
+    if reward.length_target is None or reward.length_mode == "mixed" or reward.length_none_share > 0:
+        return None
+    mode: Any = reward.length_mode  # max or exact, as the configuration has checked
+    return LengthTarget(mode, reward.length_target, said=config.data.style != "plain")
+
+
+def render_prompts(
+    examples: Sequence[Example],
+    tokenizer: Any,
+    form: Form,
+    targets: Sequence[LengthTarget | None] | None = None,
+) -> list[Prompt]:
     """Applies the chat template to every example, or makes plain text of it for a base model, and tokenises.
 
     Where the template has no system role, the style's system text goes in front of the user's. Plain text begins as
@@ -76,6 +94,7 @@ def render_prompts(examples: Sequence[Example], tokenizer: Any, form: Form) -> l
         examples: the questions.
         tokenizer: of the checkpoint, with a chat template where `form` wants one.
         form: how they are put.
+        targets: what is asked of each response's length, in place of the form's.
 
     Raises:
         DataError: there is no example, or the tokenizer has no chat template.
@@ -90,7 +109,11 @@ def render_prompts(examples: Sequence[Example], tokenizer: Any, form: Form) -> l
             "data.template=base for plain text, or put a chat_template.jinja, such as that of the instruct model, into "
             "the Hugging Face folder and convert it again"
         )
-    chats = [messages(example, form) for example in examples]
+    wanted = [form.length] * len(examples) if targets is None else targets
+    chats = [
+        messages(example, dataclasses.replace(form, length=target))
+        for example, target in zip(examples, wanted, strict=True)
+    ]
     if form.template == "chat" and not takes_system(tokenizer):
         chats = [without_system(chat) for chat in chats]
     beginning = _beginning(tokenizer)
@@ -106,8 +129,8 @@ def render_prompts(examples: Sequence[Example], tokenizer: Any, form: Form) -> l
     encoded = encode(tokenizer, texts)
     _check_carried(examples, chats, encoded, tokenizer)
     return [
-        Prompt(example, text, tuple(ids), _opened(text, _asked(chat)))
-        for example, chat, text, ids in zip(examples, chats, texts, encoded, strict=True)
+        Prompt(example, text, tuple(ids), _opened(text, _asked(chat)), target)
+        for example, chat, text, ids, target in zip(examples, chats, texts, encoded, wanted, strict=True)
     ]
 
 
@@ -128,12 +151,17 @@ def takes_system(tokenizer: Any) -> bool:
 
 
 def make_prompts(
-    examples: Sequence[Example], tokenizer: Any, form: Form, *, max_tokens: int
+    examples: Sequence[Example],
+    tokenizer: Any,
+    form: Form,
+    targets: Sequence[LengthTarget | None] | None = None,
+    *,
+    max_tokens: int,
 ) -> tuple[list[Prompt], int]:
     """The prompts of `render_prompts` that fit; nothing is ever cut.
 
     Args:
-        examples, tokenizer, form: see `render_prompts`.
+        examples, tokenizer, form, targets: see `render_prompts`.
         max_tokens: prompts longer than this are left out.
 
     Returns:
@@ -142,7 +170,7 @@ def make_prompts(
     Raises:
         DataError: see `render_prompts`; and when no prompt fits.
     """
-    rendered = render_prompts(examples, tokenizer, form)
+    rendered = render_prompts(examples, tokenizer, form, targets)
     prompts = [prompt for prompt in rendered if len(prompt.ids) <= max_tokens]
     if not prompts:
         shortest = min(len(prompt.ids) for prompt in rendered)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recipes.data.example import iterate_examples, read_examples
+from recipes.rollout.lengths import training_form
 from recipes.rollout.prompts import DataError, Prompt, RowError, prompt_form, render_prompts, trace_ids
 from recipes.rollout.rows import chosen, contamination, prompt_order
 from recipes.rollout.scoring import RewardError, check_rows, reward_definition
@@ -156,7 +157,8 @@ def _read(config: Config, stage: str, key: str, path: str, tokenizer: Any) -> Fi
     if not numbers:
         raise DataError(f"data.{key}: no row of {path} has a meta.trace to learn from")
     examples = [example for _, example in numbers.values()]
-    form = prompt_form(config, teaching=traces)
+    trained = (stage, key) == ("grpo", "train")
+    form = training_form(config, tokenizer) if trained else prompt_form(config, teaching=traces)
     with _named(key, path, {identity: number for identity, (number, _) in numbers.items()}):
         prompts = render_prompts(examples, tokenizer, form) if examples else []
         written = [len(trace_ids(prompt, tokenizer)) if traces else 0 for prompt in prompts]

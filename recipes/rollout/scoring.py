@@ -14,7 +14,9 @@ from typing import Any
 import torch
 
 from recipes.data.example import Example
+from recipes.data.prompts import LengthTarget
 from recipes.engines.base import Completion
+from recipes.rollout.lengths import least_target
 from recipes.rollout.prompts import Prompt, RowError
 from recipes.runtime.agreement import told_by_leader
 from recipes.runtime.config import RewardConfig
@@ -79,7 +81,7 @@ def score(
     decoded = [tokenizer.batch_decode([c.ids for c in group], skip_special_tokens=True) for group in completions]
     texts = [[prompt.opened + text for text in group] for prompt, group in zip(prompts, decoded, strict=True)]
     responses = [
-        Response(prompt.example, text, len(completion.ids))
+        Response(prompt.example, text, len(completion.ids), prompt.length)
         for prompt, group, group_texts in zip(prompts, completions, texts, strict=True)
         for completion, text in zip(group, group_texts, strict=True)
     ]
@@ -96,16 +98,17 @@ def score(
 
 @dataclass(frozen=True)
 class Response:
-    """What was answered to an example, and in how many tokens."""
+    """What was answered to an example, in how many tokens, and how many had been asked for."""
 
     example: Example
     text: str
     tokens: int
+    length: LengthTarget | None = None
 
 
 def score_responses(responses: Sequence[Response], client: RewardClient | None, config: RewardConfig) -> list[Score]:
     """Scores responses, in order; collective. RewardError: the server stayed away or refused, as in `score`."""
-    items = [_item(each.example, str(n), each.text, each.tokens, config) for n, each in enumerate(responses)]
+    items = [_item(each, str(n), config) for n, each in enumerate(responses)]
     scores: list[Score] = _told_by_leader(lambda asked: asked.score(config.preset, items)[1], client)
     return scores
 
@@ -156,9 +159,10 @@ def check_rows(examples: Sequence[Example], client: RewardClient | None, config:
         RowError: the server refuses an example.
         RewardError: it stayed away, or refuses preset or settings.
     """
+    target = least_target(config)
     items = [
-        _item(example, str(index), f"<think>-</think><answer>{_own_answer(example)}</answer>", 1, config)
-        for index, example in enumerate(examples)
+        _item(Response(example, f"<think>-</think><answer>{_own_answer(example)}</answer>", 1, target), str(n), config)
+        for n, example in enumerate(examples)
     ]
 
     def ask(asked: RewardClient) -> tuple[list[str], tuple[int, str] | None]:
@@ -193,23 +197,26 @@ def _refused(client: RewardClient, preset: str, items: Sequence[ScoreItem]) -> t
     return None
 
 
-def _item(example: Example, identity: str, text: str, tokens: int, config: RewardConfig) -> ScoreItem:
-    wanted = Length(
-        config.length_mode,  # type: ignore[arg-type]  # one of its values, as the configuration has checked
-        config.length_target,
-        tokens,
-        config.length_shape,  # type: ignore[arg-type]  # checked as the mode is
-        config.length_buffer,
-        config.length_only_correct,
-    )
+def _item(response: Response, identity: str, config: RewardConfig) -> ScoreItem:
+    example, target = response.example, response.length
+    length = None
+    if target is not None:
+        length = Length(
+            target.mode,
+            target.tokens,
+            response.tokens,
+            config.length_shape,  # type: ignore[arg-type]  # one of its values, as the configuration has checked
+            config.length_buffer,
+            config.length_only_correct,
+        )
     return ScoreItem(
         id=identity,
         task=example.task,
-        response=text,
+        response=response.text,
         reference=example.reference(),
-        match=config.match,  # type: ignore[arg-type]  # checked as the mode is
-        format=config.format,  # type: ignore[arg-type]  # checked as the mode is
-        length=wanted if config.length_mode != "none" else None,
+        match=config.match,  # type: ignore[arg-type]  # checked as the shape is
+        format=config.format,  # type: ignore[arg-type]  # checked as the shape is
+        length=length,
     )
 
 

@@ -272,7 +272,12 @@ class RewardConfig:
         match: how a choice answer is read, strict or lenient.
         format: the form that counts as right, strict or lenient (text may stand around the blocks).
         max_null_share: stop when more than this share of a step's samples could not be scored.
-        length_mode: none, max or exact; `length_target` is in tokens.
+        length_mode: none, max (not longer), exact (as long), or mixed: of each in turn, by `length_max_share`.
+        length_target: tokens of every response, with length_draw=fixed; the plain style does not say it.
+        length_draw: fixed, or uniform or log_uniform: a target for every prompt of every step, from length_low to
+            length_high, which every style says. An evaluation draws none: evaluation.budgets.
+        length_max_share: share of the prompts in maximum mode, with length_mode=mixed.
+        length_none_share: share of the prompts without a target.
         length_shape: preset, or l1 or dapo in place of the preset's own length term.
         length_buffer: tokens before the target over which DAPO's term falls.
         length_only_correct: length counts only where the answer is correct.
@@ -288,6 +293,11 @@ class RewardConfig:
     format: str = "strict"
     length_mode: str = "none"
     length_target: int | None = None
+    length_draw: str = "fixed"
+    length_low: int = 100
+    length_high: int = 2000
+    length_max_share: float = 0.5
+    length_none_share: float = 0.0
     length_shape: str = "preset"
     length_buffer: int | None = None
     length_only_correct: bool = False
@@ -357,6 +367,8 @@ class EvaluationConfig:
             follows; null lets it go on to rollout.max_new_tokens.
         shuffles: how many more times a choice question is asked, each time with its options in another order.
         short: ask choice questions without their options too, as text questions.
+        budgets: ask every question once more for each of these numbers of tokens, which the prompt says, in
+            `budget_mode`: exact or max.
         endpoint: whom to ask instead of `model.path`.
     """
 
@@ -367,6 +379,8 @@ class EvaluationConfig:
     max_think_tokens: int | None = None
     shuffles: int = 0
     short: bool = False
+    budgets: list[int] = field(default_factory=list)
+    budget_mode: str = "exact"
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)
 
 

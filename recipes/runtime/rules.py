@@ -70,6 +70,12 @@ def validate(config: Config, stage: Stage) -> None:
         _check_ahead(config.rollout)
     if stage.uses("reward.url"):
         _check_reward(config)
+    if stage is Stage.GRPO and config.reward.length_draw != "fixed":
+        require(
+            config.reward.length_high <= config.rollout.max_new_tokens,
+            f"reward.length_high={config.reward.length_high} is more than a response can have, rollout.max_new_tokens="
+            f"{config.rollout.max_new_tokens}; lower the one or raise the other",
+        )
     if stage.uses("data.mix"):
         _check_data(config)
     if stage.uses("evaluation.samples"):
@@ -316,18 +322,35 @@ def _check_reward(config: Config) -> None:
         f"reward.attempt_timeout_s={reward.attempt_timeout_s:g} is above reward.total_timeout_s="
         f"{reward.total_timeout_s:g}; one request cannot take longer than all of them",
     )
+    drawn = reward.length_draw != "fixed"
     require(
-        (reward.length_mode == "none") == (reward.length_target is None),
-        "reward.length_mode and reward.length_target belong together: set both, or mode none and no target",
+        (reward.length_mode == "none") == (reward.length_target is None) or drawn,
+        "reward.length_mode and reward.length_target belong together: set both, or mode none and no target; or draw "
+        "targets with reward.length_draw",
+    )
+    require(
+        not drawn or (reward.length_mode != "none" and reward.length_target is None),
+        f"reward.length_draw={reward.length_draw} draws the targets: set reward.length_mode to max, exact or mixed, "
+        "and reward.length_target=null",
+    )
+    require(
+        reward.length_none_share == 0 or reward.length_mode != "none",
+        f"reward.length_none_share={reward.length_none_share:g}: with reward.length_mode=none no prompt has a target; "
+        "set a mode, or the share to 0",
+    )
+    require(
+        reward.length_low <= reward.length_high,
+        f"reward.length_low={reward.length_low} is above reward.length_high={reward.length_high}",
     )
     require(
         (reward.length_shape == "dapo") == (reward.length_buffer is not None)
         and (reward.length_shape != "dapo" or reward.length_mode == "max"),
         "reward.length_shape=dapo needs reward.length_mode=max and reward.length_buffer; other shapes take no buffer",
     )
+    least, key = (reward.length_low, "low") if drawn else (reward.length_target, "target")
     require(
-        reward.length_buffer is None or reward.length_target is None or reward.length_buffer <= reward.length_target,
-        f"reward.length_buffer={reward.length_buffer} is above reward.length_target={reward.length_target}; the "
+        reward.length_buffer is None or least is None or reward.length_buffer <= least,
+        f"reward.length_buffer={reward.length_buffer} is above reward.length_{key}={least}; the "
         "buffer lies before the target",
     )
 
@@ -371,6 +394,12 @@ def _check_evaluation(config: Config) -> None:
     require(
         evaluation.max_think_tokens is None or evaluation.max_think_tokens < config.rollout.max_new_tokens,
         f"evaluation.max_think_tokens={evaluation.max_think_tokens} leaves no room for an answer in "
+        f"rollout.max_new_tokens={config.rollout.max_new_tokens}",
+    )
+    require(
+        len(set(evaluation.budgets)) == len(evaluation.budgets)
+        and all(0 < budget <= config.rollout.max_new_tokens for budget in evaluation.budgets),
+        f"evaluation.budgets={list(evaluation.budgets)}: expected different numbers of tokens, from 1 to "
         f"rollout.max_new_tokens={config.rollout.max_new_tokens}",
     )
     require(

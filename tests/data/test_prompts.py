@@ -7,19 +7,32 @@ from typing import Any
 import pytest
 
 from recipes.data.example import Example, Task
-from recipes.data.prompts import Form, messages, trace_response
+from recipes.data.prompts import Form, LengthTarget, messages, trace_response
 
 CHOICE = Example("1", "s", "choice", "Which?", "B", context="A note.", options={"A": "one", "B": "two"})
 
 
-def test_the_plain_style_is_the_bare_question() -> None:
-    assert messages(CHOICE, Form("plain", 50)) == [
-        {"role": "user", "content": "<Context>\nA note.\n</Context>\nWhich?\nOptions: one (A), two (B)"}
-    ]
+def test_the_plain_style_is_the_bare_question_with_the_length_that_is_to_be_said() -> None:
+    bare = "<Context>\nA note.\n</Context>\nWhich?\nOptions: one (A), two (B)"
+    for length, more in (
+        (None, ""),
+        (LengthTarget("max", 50, said=False), ""),
+        (LengthTarget("exact", 50), "\nThink for 50 tokens."),
+    ):
+        assert messages(CHOICE, Form("plain", length)) == [{"role": "user", "content": bare + more}]
+
+
+@pytest.mark.parametrize("style", ["med_u1", "med_rlvr"])
+def test_a_length_stands_behind_the_instruction_and_in_no_worked_example(style: str) -> None:
+    shown = Example("2", "s", "choice", "What else?", "A", options={"A": "one", "B": "two"})
+    form = Form(style, LengthTarget("exact", 300), shots=1, few_shot=[shown])
+    user = messages(CHOICE, form)[-1]["content"]
+    assert user.count("tokens.") == 1
+    assert user.endswith("within the <answer> tags. Think for 300 tokens.")
 
 
 def test_the_papers_styles_say_task_form_and_length() -> None:
-    system, user = messages(CHOICE, Form("med_u1", 512))
+    system, user = messages(CHOICE, Form("med_u1", LengthTarget("max", 512)))
     assert (system["role"], user["role"]) == ("system", "user")
     for tag in ("<think>", "</think>", "<answer>", "</answer>"):
         assert tag in system["content"]

@@ -73,6 +73,8 @@ def step_metrics(step: int, steps: int, noise: random.Random) -> dict[str, float
         "reward/component/length": 0.02 - 0.05 * (1 - grown),
         "length/mean": length,
         "length/p90": 1.5 * length + noise.gauss(0, 10),
+        "length/error": 0.2 + 0.5 * errors,
+        "length/within_share": 1 - 0.3 * errors,
         "length/truncated_share": 0.1 * errors,
         "format/error_share": errors,
         **_phases(errors, grown),

@@ -14,6 +14,7 @@ import pytest
 
 from recipes.engines.base import Completion, Sampling
 from recipes.rollout.ahead import Batches, pack, unpack
+from recipes.rollout.lengths import Targets
 from recipes.rollout.prompts import PromptOrder
 from recipes.runtime.config import Config
 from recipes.runtime.phases import Phases
@@ -52,7 +53,7 @@ class Sampler:
             raise self.fault
         return [
             [
-                Completion((*ids, sampling.seed % 97, n), (-1 / 3, -0.0, -1e-9, -7.25), n == 0, ((own, 4),))
+                Completion((len(ids), sum(ids), sampling.seed % 97, n), (-1 / 3, -0.0, -1e-9, -7.25), n == 0, ((own, 4),))
                 for n in range(sampling.copies)
             ]
             for ids in begun.prompts
@@ -62,14 +63,17 @@ class Sampler:
 class Run:
     """The loop's part: samples, observes, saves."""
 
-    def __init__(self, ahead: int, state: str | None = None) -> None:
+    def __init__(self, ahead: int, state: str | None = None, tokenizer: Any = None) -> None:
         self.config = Config()
         self.config.rollout.prompts, self.config.rollout.group_size, self.config.rollout.ahead = 4, 2, ahead
         self.config.rollout.max_new_tokens, self.config.model.max_length = 16, 64
         self.config.trainer.steps = STEPS
+        if tokenizer is not None:
+            self.config.reward.length_mode, self.config.reward.length_draw = "mixed", "uniform"
+            self.config.model.max_length = 512
         self.sampler = Sampler()
         order = PromptOrder(PROMPTS, mix={}, adaptive=True, seed=3)
-        self.batches = Batches(PROMPTS, order, self.sampler, self.config, (0,))
+        self.batches = Batches(PROMPTS, order, self.sampler, self.config, (0,), Targets(self.config, tokenizer))
         if state is not None:
             self.batches.restore(json.loads(state))
 
@@ -77,7 +81,7 @@ class Run:
         """What it trained on, and the metrics."""
         prompts, groups, metrics = self.batches.sample(step, 0, Phases())
         self.batches.observe(prompts, [int(p.example.id) % 3 == step % 3 for p in prompts])
-        return ([p.example.id for p in prompts], groups), metrics
+        return ([(p.example.id, p.length) for p in prompts], groups), metrics
 
     def state(self, step: int) -> str:
         return json.dumps(self.batches.state(step))
@@ -107,19 +111,26 @@ def test_without_it_every_step_trains_on_its_own_weights() -> None:
         assert json.loads(run.state(step))["ahead"] is None
 
 
+@pytest.mark.parametrize("drawn", [False, True])
 @pytest.mark.parametrize("ahead", [0, 1])
 @pytest.mark.parametrize("broken_after", [1, 4, STEPS - 1])
-def test_broken_off_and_resumed_it_trains_on_the_same(ahead: int, broken_after: int) -> None:
-    """Prompts, tokens, log-probabilities and versions, though the order depends on what was observed."""
-    whole, first = Run(ahead), Run(ahead)
+def test_broken_off_and_resumed_it_trains_on_the_same(
+    ahead: int, broken_after: int, drawn: bool, tokenizer: Any
+) -> None:
+    """Prompts, targets, tokens, log-probabilities and versions, though the order depends on what was observed."""
+    own = tokenizer if drawn else None
+    whole, first = Run(ahead, tokenizer=own), Run(ahead, tokenizer=own)
     wanted = [whole.step(step)[0] for step in range(1, STEPS + 1)]
     found = [first.step(step)[0] for step in range(1, broken_after + 1)]
     state = first.state(broken_after)
     # A save changes nothing for a run that goes on.
     assert first.step(broken_after + 1)[0] == wanted[broken_after]
-    second = Run(ahead, state)
+    second = Run(ahead, state, own)
     found += [second.step(step)[0] for step in range(broken_after + 1, STEPS + 1)]
     assert found == wanted
+    if drawn:
+        modes = {length.mode for asked, _ in found for _, length in asked}
+        assert modes == {"max", "exact"}
 
 
 def test_another_ahead_goes_on_with_the_same_prompts() -> None:
@@ -127,7 +138,7 @@ def test_another_ahead_goes_on_with_the_same_prompts() -> None:
     run = Run(1)
     for step in (1, 2, 3):
         run.step(step)
-    kept = json.loads(run.state(3))["ahead"]["prompts"]
+    kept = [(each, None) for each in json.loads(run.state(3))["ahead"]["prompts"]]
     without = Run(0, run.state(3))
     (ids, groups), metrics = without.step(4)
     assert ids == kept
@@ -149,7 +160,7 @@ def test_a_save_does_not_fail_for_what_cannot_be_sampled() -> None:
     with pytest.raises(RolloutError, match="no server is left"):
         run.step(2)
     (ids, groups), _ = Run(1, state).step(2)
-    assert ids == json.loads(state)["ahead"]["prompts"]
+    assert [each for each, _ in ids] == json.loads(state)["ahead"]["prompts"]
     assert groups[0][0].versions == ((1, 4),)
 
 

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
+from recipes.data.prompts import LengthTarget
 from recipes.monitor.phases import Phase
 from recipes.rollout.collect import Rollout
 from recipes.rollout.metrics import rollout_metrics, rollout_records, update_metrics
 from tests.rollout.samples import prompt, trajectory
 
 CHOICE, NUMBER = prompt("c", "choice"), prompt("n", "number")
+
+
+def test_how_well_lengths_are_kept_to_by_hand() -> None:
+    """Each mode over its own responses, scored or not; a prompt without a target counts nowhere."""
+    targets = [(LengthTarget("exact", 10), 5), (LengthTarget("exact", 20), 25), (LengthTarget("max", 8), 8)]
+    targets += [(LengthTarget("max", 8), 9), (LengthTarget("max", 8), 1)]
+    groups = [[trajectory(replace(CHOICE, length=target), 1.0, tokens=tokens)] for target, tokens in targets]
+    groups += [[trajectory(NUMBER, None, status="timeout", tokens=40)]]
+    found = rollout_metrics(Rollout(groups, groups, 1), [True] * 6)
+    assert found["length/error"] == pytest.approx((5 / 10 + 5 / 20) / 2)
+    assert found["length/within_share"] == pytest.approx(2 / 3)
+    exact = rollout_metrics(Rollout(groups[:2], groups[:2], 1), [True] * 2)
+    assert "length/error" in exact
+    assert "length/within_share" not in exact
 
 
 def test_rollout_metrics_by_hand() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from recipes.data.prompts import LengthTarget
 from recipes.engines.base import Completion
 from recipes.rollout.scoring import RewardError, check_unscored, reward_table, score
 from recipes.rollout.server import reward_client
@@ -51,17 +52,25 @@ def test_scores_come_back_in_place(process_group: None, tokenizer: Any) -> None:
     assert groups[1][0].completion is completions[1][0]
 
 
-def test_a_length_target_reaches_the_server(process_group: None, tokenizer: Any) -> None:
+def test_each_prompts_length_target_reaches_the_server(process_group: None, tokenizer: Any) -> None:
     """Tokens counted are those of the response: beyond the target, Med-U1's reward must fall."""
-    completions = [[_completion(tokenizer, "<think>" + "t " * 200 + "</think><answer>A</answer>")]]
-    config = RewardConfig(preset="med_u1", length_mode="max", length_target=10_000)
-    rewards = []
+    response = _completion(tokenizer, "<think>" + "t " * 200 + "</think><answer>A</answer>")
+    written = len(response.ids)
+    targets = [
+        *(LengthTarget("max", 10_000), LengthTarget("max", 8), LengthTarget("exact", written + 75)),
+        *(LengthTarget("exact", written), None),
+    ]
+    prompts = [dataclasses.replace(prompt(f"{n}", "choice"), length=target) for n, target in enumerate(targets)]
     with RewardServerProcess() as server, RewardClient(server.url) as client:
-        for target in (10_000, 8):
-            wanted = dataclasses.replace(config, length_target=target)
-            [[found]] = score([prompt("c", "choice")], completions, tokenizer=tokenizer, client=client, config=wanted)
-            rewards.append(found.score.reward or 0.0)
-    assert rewards[0] > rewards[1]
+        groups = score(
+            prompts,
+            [[response] for _ in prompts],
+            tokenizer=tokenizer,
+            client=client,
+            config=RewardConfig(preset="med_u1", length_mode="mixed", length_draw="uniform"),
+        )
+    terms = [t.score.components["length"] for [t] in groups]
+    assert terms == pytest.approx([1.0, (8 - written) / 500, 1 - 75 / 1500, 1.0, 0.0])
 
 
 def test_a_server_that_is_gone_is_an_error_and_never_a_zero(process_group: None, tokenizer: Any) -> None:

@@ -103,6 +103,29 @@ def test_nan_infinity_and_negative_numbers_are_refused_by_key(key: str, defaults
             [*(f"reward.length_{key}" for key in ("mode=max", "target=50", "shape=dapo", "buffer=60"))],
             "reward.length_buffer=60 is above reward.length_target=50",
         ),
+        (["reward.length_draw=uniform"], "reward.length_draw=uniform draws the targets: set reward.length_mode"),
+        (
+            [*(f"reward.length_{key}" for key in ("draw=log_uniform", "mode=max", "target=50"))],
+            "and reward.length_target=null",
+        ),
+        (
+            [*(f"reward.length_{key}" for key in ("draw=uniform", "mode=exact", "low=9", "high=8"))],
+            "reward.length_low=9 is above reward.length_high=8",
+        ),
+        (
+            [*(f"reward.length_{key}" for key in ("draw=uniform", "mode=exact")), "rollout.max_new_tokens=1000"],
+            "reward.length_high=2000 is more than a response can have, rollout.max_new_tokens=1000",
+        ),
+        (
+            [*(f"reward.length_{key}" for key in ("draw=uniform", "mode=max", "low=50", "shape=dapo", "buffer=60"))],
+            "reward.length_buffer=60 is above reward.length_low=50",
+        ),
+        (
+            [*(f"reward.length_{key}" for key in ("draw=uniform", "mode=mixed", "shape=dapo", "buffer=60"))],
+            "reward.length_shape=dapo needs reward.length_mode=max",
+        ),
+        (["reward.length_none_share=1"], "reward.length_none_share=1.0: expected at least 0 and below 1"),
+        (["reward.length_none_share=0.5"], "reward.length_none_share=0.5: with reward.length_mode=none"),
         (["data.mix={choice: 0}"], "data.mix={'choice': 0.0}: expected one weight above 0 at least"),
         (["data.mix={choice: 1, text: -1}"], "data.mix.text=-1.0: expected at least 0"),
         (["data.mix={choice: nan}"], "data.mix.choice=nan: expected at least 0"),

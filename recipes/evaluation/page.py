@@ -90,8 +90,8 @@ def evaluation_page(evaluated: Evaluated) -> str:
         tiles=_tiles(result),
         sections={
             "Accuracy": _accuracy(result),
-            TITLE: budget_section(result["budgets"]),
             "Several answers a question": _several(whole),
+            TITLE: budget_section(result["budgets"]),
             "Options in another order": _order(result["order"]),
             "Without options": _transfer(result["transfer"]),
             "Answers": _cards(evaluated),

@@ -37,7 +37,8 @@ def test_an_evaluation_goes_on_in_the_middle_of_a_portion(thinking: Path, tmp_pa
     def evaluated(name: str) -> tuple[bytes, dict[str, Any]]:
         settings = [f"output={tmp_path}", f"name={name}", f"model.path={thinking}", "seed=3", "data.style=plain"]
         settings += ["evaluation.samples=2", "evaluation.temperature=30", "evaluation.short=true"]
-        settings += ["evaluation.max_think_tokens=6", "evaluation.shuffles=1", f"data.test=[{tmp_path / 'test.jsonl'}]"]
+        settings += ["evaluation.max_think_tokens=6", "evaluation.shuffles=1", "evaluation.budgets=[8,16]"]
+        settings += [f"data.test=[{tmp_path / 'test.jsonl'}]"]
         settings += ["model.max_length=128", "rollout.max_new_tokens=16", "parallel.processes=1"]
         log = tmp_path / f"{name}.log"
         process = start([sys.executable, "-m", "tests.end_to_end.small_portions", *settings], log)
@@ -51,10 +52,17 @@ def test_an_evaluation_goes_on_in_the_middle_of_a_portion(thinking: Path, tmp_pa
     assert [(r["id"], r["variant"], r["sample"]) for r in found] == [
         (f"q{n}", variant, sample)
         for n in range(3)
-        for variant in ("plain", "shuffled 1", "short")
+        for variant in ("plain", "shuffled 1", "short", "budget 8", "budget 16")
         for sample in (0, 1)
     ]
     assert (result["dropped"], result["checkpoint"]) == (1, str(thinking))
+    asked = {(r["variant"], r["budget"], r["budget_mode"]) for r in found if "budget" in r}
+    assert asked == {("budget 8", 8, "exact"), ("budget 16", 16, "exact")}
+    for point in result["budgets"]["points"]:
+        own = [r["tokens"] for r in found if r.get("budget") == point["budget"]]
+        assert (point["questions"], point["answers"]) == (3, 6)
+        assert point["mean_tokens"] == pytest.approx(sum(own) / 6)
+        assert point["error"] == pytest.approx(sum(abs(y - point["budget"]) for y in own) / 6 / point["budget"])
     converted = open_checkpoint(tmp_path / "evaluation" / "whole.megatron")
     assert result["weights"] == converted.digest(read=False)
     assert len({row["response"] for row in found}) == len(found)

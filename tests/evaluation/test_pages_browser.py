@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ _SETS = ("MedQA", "MedXpertQA with a long name", "MMLU")
 
 
 def _rows(right: int) -> list[dict[str, Any]]:
-    """Eight answers to each of 24 questions, options in two orders, and without options."""
+    """Eight answers to each of 24 questions, options in two orders, without options, at three budgets."""
     rows = []
     for number in range(24):
         common = {"source": _SETS[number % 3], "subject": f"Subject {number % 4}"}
@@ -30,6 +31,10 @@ def _rows(right: int) -> list[dict[str, Any]]:
             said = "A" if (number * 5 + sample * 3) % 11 < right else "C" if sample % 5 else None
             rows.append(row(f"q{number}", said, sample=sample, cut=said is None, **common))
         rows.append(row(f"q{number}", "C", "D", variant="shuffled 1", order="BCDA", **common))
+        for budget in (64, 256, 1024):
+            asked = {"variant": f"budget {budget}", "budget": budget, "budget_mode": "exact"}
+            said = "A" if number % 24 < right * math.log2(budget) / 4 else "C"
+            rows.append(row(f"q{number}", said, tokens=40 + budget * (20 + number) // 32, **asked, **common))
         rows.append(row(f"q{number}", "aspirin", "heparin", group="text", variant="short", **common))
     return rows
 

@@ -45,6 +45,31 @@ def test_invalid_answers_are_wrong_and_faults_count_neither_way() -> None:
     assert summarize(shifted)["tasks"]["choice"]["format_error_share"] == 0.5
 
 
+def test_budgets_by_hand() -> None:
+    """Errors are means over questions; what is not scored, and what was asked without a budget, counts nowhere."""
+    rows = [row("q1", "A", tokens=500)]
+    for budget, first, second, third in ((20, 10, 30, 25), (100, 100, 50, 150)):
+        asked = {"variant": f"budget {budget}", "budget": budget, "budget_mode": "exact"}
+        rows += [row("q1", "A", tokens=first, **asked), row("q1", "B", tokens=second, sample=1, **asked)]
+        rows += [row("q2", "A", tokens=third, cut=True, **asked)]
+        rows += [row("q3", None, status="timeout", tokens=9999, **asked)]
+    result = summarize(rows)
+    found = result["budgets"]
+    assert found["mode"] == "exact"
+    small, large = found["points"]
+    assert (small["budget"], small["questions"], small["answers"], small["accuracy"]) == (20, 2, 3, 0.75)
+    assert small["error"] == pytest.approx(((0.5 + 0.5) / 2 + 0.25) / 2)
+    assert small["within_share"] == pytest.approx((0.5 + 0) / 2)
+    assert (small["mean_tokens"], small["cut_share"]) == (22.5, 0.5)
+    assert large["error"] == pytest.approx(((0 + 0.5) / 2 + 0.5) / 2)
+    assert large["within_share"] == pytest.approx(0.5)
+    assert large["spread"] == pytest.approx((60, 140))
+    said = described({"name": "a", "dropped": 0, "seen": {"questions": 0, "unread": []}, **result}).splitlines()
+    begin = said.index("asked to think for N tokens:")
+    assert said[begin + 2].split()[:3] == ["20", "2", "75.0%"]
+    assert summarize(rows[:1])["budgets"] is None
+
+
 def test_sets_weigh_questions_and_the_mean_weighs_tasks() -> None:
     """Three of four choices and none of one calculation: 3/5 of all questions, a mean of (0.75 + 0) / 2 over tasks."""
     rows = [row(f"c{n}", "A" if n else "B", subject="Anatomy" if n < 2 else "Surgery") for n in range(4)]

@@ -53,7 +53,9 @@ class Sampler:
             raise self.fault
         return [
             [
-                Completion((len(ids), sum(ids), sampling.seed % 97, n), (-1 / 3, -0.0, -1e-9, -7.25), n == 0, ((own, 4),))
+                Completion(
+                    (len(ids), sum(ids), sampling.seed % 97, n), (-1 / 3, -0.0, -1e-9, -7.25), n == 0, ((own, 4),)
+                )
                 for n in range(sampling.copies)
             ]
             for ids in begun.prompts

@@ -12,7 +12,7 @@ import numpy as np
 
 from recipes.data.variants import BUDGET
 from recipes.evaluation import statistics
-from recipes.evaluation.questions import Row, by_question, is_scored
+from recipes.evaluation.questions import Row, by_question, is_scored, variant_of
 
 _HEAD = ("Budget", "Questions", "Accuracy", "95% interval", "Mean error", "Within", "Cut off", "Tokens")
 
@@ -24,7 +24,8 @@ def budget_figures(rows: Sequence[Row]) -> dict[str, Any] | None:
     scored answers: `error` of |y - n| / n, `within_share` of y <= n, `mean_tokens` of y, `cut_share` of those that ran
     into the limit. `spread` holds the 10th and 90th percentile of y over answers; `accuracy` has its `interval`.
     """
-    modes = {row["budget"]: row["budget_mode"] for row in rows if "budget" in row and is_scored(row)}
+    asked = [row for row in rows if "budget" in row and is_scored(row)]
+    modes = {row["budget"]: row["budget_mode"] for row in asked if variant_of(row) == f"{BUDGET} {row['budget']}"}
     if not modes:
         return None
     return {"mode": next(iter(modes.values())), "points": [_point(rows, budget) for budget in sorted(modes)]}

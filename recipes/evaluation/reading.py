@@ -21,7 +21,7 @@ _KEYS: dict[str, tuple[type, ...]] = {"id": (str,), "group": (str,), "status": (
 _KEYS |= {"response": (str,), "answer": (str,)}
 # Of later releases, where a row has them.
 _LATER: dict[str, tuple[type, ...]] = {"variant": (str,), "sample": (int,), "cut": (bool,)}
-_LATER |= {"extracted": (str, NoneType), "order": (str,)}
+_LATER |= {"extracted": (str, NoneType), "order": (str,), "budget": (int,), "budget_mode": (str,)}
 
 
 @dataclass(frozen=True)

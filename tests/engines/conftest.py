@@ -79,6 +79,8 @@ PPO_STEPS: dict[str, tuple[str, str, list[str]]] = {
     "dp2 small micro-batches": ("dp2", "ppo", [SMALL]),
     "tp2 pp2 sequence parallel": ("tp2 pp2", "ppo", [SMALL, SEQUENCE, RECOMPUTE]),
 }
+# Policies beside critics that start from another model, tied and untied.
+CRITICS = (("qwen2-tied", "qwen3-untied"), ("qwen3-untied", "qwen2-tied"))
 # Models and precisions whose weights are handed over.
 EXPORTS = {
     "tp1": (("qwen2-tied", "float32"),),
@@ -300,6 +302,12 @@ class World:
             }
             for name, (wanted, setting, overrides) in PPO_STEPS.items()
             if wanted == layout
+        } | {
+            f"critic: {critic}": self.train_task(
+                *("algorithm=vapo", f"critic.path={self.checkpoint(critic)}"), model=policy, kind="critics"
+            )
+            for policy, critic in CRITICS
+            if layout == "pp2"
         }
 
     def _tasks(self, launch: str) -> dict[str, Results]:

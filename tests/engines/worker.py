@@ -40,7 +40,7 @@ from recipes.engines.megatron.engine import MegatronEngine  # noqa: E402
 from recipes.engines.nemo_aligner.cpu import GroupStepAdamW  # noqa: E402
 from recipes.runtime.launch import init_process_group  # noqa: E402
 from recipes.runtime.loading import load  # noqa: E402
-from tests.engines.ppo_steps import gradient_as_weights, ppo  # noqa: E402
+from tests.engines.ppo_steps import critics, gradient_as_weights, ppo  # noqa: E402
 from tests.engines.steps import batch_of, diverge, export_all, sample_all, sample_between, take_steps  # noqa: E402
 
 Task = dict[str, Any]
@@ -423,6 +423,7 @@ TASKS = {
     **{"bfloat16": bfloat16, "export": export, "refused export": refused_export, "between": between},
     **{"settings": settings, "fused adam": fused_adam},
     "ppo": lambda layout, task: ppo(lambda: _engine(layout, task), task),
+    "critics": lambda layout, task: critics(lambda: _engine(layout, task), task),
     **{"poisoned": poisoned, "diverged": diverged, "snapshot": snapshot, "broken save": broken_save, "hang": hang},
 }
 

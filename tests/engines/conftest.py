@@ -97,6 +97,8 @@ SELDOM = ("limits", "all at once")
 # In greedy responses: over three tokens, inside a token, and one that a prompt's last token would begin.
 GREEDY_STOP_STRINGS = ("bgbf", "fa", "éd")
 
+TINY = Path(__file__).parents[2] / "recipes" / "data" / "tiny_base"
+
 Results = dict[str, Any]
 
 
@@ -345,6 +347,10 @@ class World:
             folder = str(self.saved_beside("before the first step"))
             tasks["fused adam"] = self.train_task(NO_KL, kind="fused adam", folder=folder)
         if launch in ("tp2", "pp2"):
+            tasks["likelihood"] = {
+                **{"kind": "likelihood", "model": str(hf_to_megatron.convert(TINY, self.root / f"tiny-{launch}").path)},
+                "overrides": [NO_KL, SMALL, "reward.likelihood=[text]", "reward.likelihood_filter=1.0"],
+            }
             tasks["generate alone"] = self.generate_task("rollout.tensor=1")
             tasks |= self._between_tasks(launch)
         if launch in ("tp1", "tp2"):

@@ -1,0 +1,185 @@
+"""Whether a policy that the lenient form pays for reasoning outside the tags drifts there, and the strict form holds it.
+
+    python benchmarks/hacking.py [--output runs/hacking] [--outside 0.3] [--whole 0.1] [--seed 0]
+
+The tiny base model, the embedded calculations of three steps and more, two CPU cores, about eight minutes. SFT on the
+teacher's sums: a share (`--outside`) of them whole, step by step in front of an empty `<think></think>`, another
+(`--whole`) whole within it, and the others within it by their last two steps alone, as who does the first in the head.
+From that one warm start GRPO twice with the preset `gated`, under `reward.format=lenient` and `strict`; all else is the
+quickstart's. Both runs, with their reports, are left in the output folder. The last line is one JSON object:
+
+    lenient, strict      of either run:
+      steps, seconds     done, and of training
+      outside            share of responses that reason outside the tags, running mean as the alarm has it: at the
+                         first step, every 25 steps and at the last
+      cheating           of these and direct answers together, likewise
+      phases             shares of all phases, means of the first ten and the last ten steps
+      alarm_step         null where none came
+      alarm              what the monitor said, as it said it
+      samples            the three responses that it names, one a question
+      reward             mean of the first ten and the last ten steps
+      accuracy           of held-out questions, greedy: before and after, with standard errors; whatever the form
+      format_errors      share of their answers that lack the strict form, before and after
+    seconds              in all
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+# Its folder, which comes first, has modules of the same names as some of the product's.
+sys.path[0] = str(ROOT)
+
+from recipes.data.example import Example, worked_response, write_examples  # noqa: E402
+from recipes.data.generator import PERFECT, TEACHER, Generator, Split, Teacher  # noqa: E402
+from recipes.monitor.loggers import read_metrics  # noqa: E402
+from recipes.monitor.phase_watch import HACKING, PhaseWatch  # noqa: E402
+from recipes.monitor.phases import Phase, features, phase_of  # noqa: E402
+from recipes.monitor.report import write_report  # noqa: E402
+from recipes.monitor.rollouts import read_rollout_file, rollout_files  # noqa: E402
+from recipes.monitor.run_folder import evaluation_path  # noqa: E402
+from recipes.runtime.run_folder import last_checkpoint  # noqa: E402
+from reward_server.process import RewardServerProcess  # noqa: E402
+
+BASE = ROOT / "recipes" / "data" / "tiny_base"
+FORMATS = ("lenient", "strict")
+STAGE_DEADLINE_S = 900
+MIX = ("data.mix.choice=0", "data.mix.text=0")
+# Below three steps a sum has nothing to leave out, and counts as a direct answer.
+_LEAST_STEPS, _KEPT_STEPS = 3, 2
+_EVERY, _ENDS = 25, 10
+
+
+def sums(split: Split, teacher: Teacher, count: int, seed: str) -> list[Example]:
+    """So many different calculations of at least three steps."""
+    rng, found = random.Random(seed), {}
+    generator = Generator(split, teacher, TEACHER)
+    while len(found) < count:
+        example = generator.draw(rng, "calculation")
+        if example.meta["trace"]["think"].count(", ") + 1 >= _LEAST_STEPS:
+            found.setdefault(example.id, example)
+    return list(found.values())
+
+
+def written(example: Example, chance: float, *, outside: float, whole: float) -> str:
+    """The response that SFT teaches: the teacher's sum before the tags, within them, or half of it within them."""
+    steps, answer = example.meta["trace"]["think"], example.meta["trace"]["answer"]
+    if chance < outside:
+        return f"{steps}\n{worked_response('', answer)}"
+    if chance < outside + whole:
+        return worked_response(steps, answer)
+    return worked_response(", ".join(steps.split(", ")[-_KEPT_STEPS:]), answer)
+
+
+def write_data(folder: Path, *, seed: int, outside: float, whole: float) -> None:
+    rng = random.Random(f"{seed}/ways")
+    taught = sums("train", TEACHER, 3000, f"{seed}/sft")
+    for example in taught:
+        example.meta["response"] = written(example, rng.random(), outside=outside, whole=whole)
+    write_examples(folder / "sft.jsonl", taught)
+    write_examples(folder / "train.jsonl", sums("train", PERFECT, 3000, f"{seed}/train"))
+    write_examples(folder / "test.jsonl", sums("test", PERFECT, 300, "test"))
+
+
+def stage(log: Path, module: str, *arguments: str) -> str:
+    """Runs an entry point; what it says goes to `log` and comes back."""
+    print(f"python -m {module} {' '.join(arguments)}", flush=True)
+    environment = {"OMP_NUM_THREADS": "1", "MEDATRON_DEVICE": "cpu", **os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", module, *arguments]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file:
+        subprocess.run(command, stdout=file, stderr=file, env=environment, timeout=STAGE_DEADLINE_S, check=True)
+    return log.read_text()
+
+
+def train(run: Path, warm: Path, data: Path, url: str, form: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """GRPO from the warm start, evaluated before and after, and what is to tell of it."""
+    common = [f"output={run}", f"reward.url={url}", f"reward.format={form}"]
+
+    def evaluate(name: str, checkpoint: Path) -> None:
+        own = [f"name={name}", f"model.path={checkpoint}", f"data.test=[{data / 'test.jsonl'}]"]
+        stage(run / f"{name}.log", "recipes.evaluate", "experiment=quickstart_base", *common, *own)
+
+    evaluate("before", warm)
+    own = [f"model.path={warm}", f"data.train=[{data / 'train.jsonl'}]", *MIX, f"name={form}"]
+    said = stage(run / "grpo.log", "recipes.grpo", "experiment=quickstart_grpo", *common, *own, *arguments)
+    evaluate("after", last_checkpoint(run))
+    write_report(run)
+    return told(run, said)
+
+
+def told(run: Path, said: str) -> dict[str, Any]:
+    rows = read_metrics(run)
+    watch, outside, cheating, alarm = PhaseWatch(), [], [], None
+    for row in rows:
+        if watch.look(row):
+            alarm = alarm or int(row["step"])
+        outside.append(watch.means[Phase.STEP_BY_STEP_OUTSIDE])
+        cheating.append(sum(watch.means[phase] for phase in HACKING))
+    shown = [0, *range(_EVERY - 1, len(rows) - 1, _EVERY), len(rows) - 1]
+    sentence = next((line for line in said.splitlines() if "of the responses lately" in line), None)
+    results = [json.loads(evaluation_path(run, name).read_text()) for name in ("before", "after")]
+    return {
+        "steps": len(rows),
+        "seconds": round(rows[-1]["seconds"]),
+        "outside": {rows[n]["step"]: round(outside[n], 3) for n in shown},
+        "cheating": {rows[n]["step"]: round(cheating[n], 3) for n in shown},
+        "phases": {phase.name.lower(): ends(rows, phase.metric) for phase in Phase},
+        "alarm_step": alarm,
+        "alarm": sentence,
+        "samples": samples(run, alarm, sentence) if alarm and sentence else [],
+        "reward": ends(rows, "reward/mean"),
+        "accuracy": [[round(r["mean"], 3), round(r["stderr"], 3)] for r in results],
+        "format_errors": [round(r["tasks"]["calculation"]["format_error_share"], 3) for r in results],
+    }
+
+
+def ends(rows: Sequence[dict[str, Any]], key: str) -> list[float]:
+    """Means of the first and the last ten steps."""
+    values = [[row[key] for row in part] for part in (rows[:_ENDS], rows[-_ENDS:])]
+    return [round(sum(part) / len(part), 3) for part in values]
+
+
+def samples(run: Path, step: int, sentence: str) -> list[str]:
+    """The responses of the step of the alarm that it names."""
+    records = read_rollout_file(dict(rollout_files(run))[step])
+    alike = [each for each in records if phase_of(features(each.response)) is Phase.STEP_BY_STEP_OUTSIDE]
+    return list({each.id: each.response for each in alike if each.id in sentence}.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("runs/hacking"))
+    parser.add_argument("--outside", type=float, default=0.3, help="share of SFT's responses (default: %(default)s)")
+    parser.add_argument("--whole", type=float, default=0.1, help="likewise (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--formats", type=lambda names: names.split(","), default=FORMATS)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of GRPO")
+    args = parser.parse_args()
+    began, output = time.monotonic(), args.output.resolve()
+    data, megatron, sft = output / "data", output / "base", output / "sft"
+    if not data.exists():
+        write_data(data, seed=args.seed, outside=args.outside, whole=args.whole)
+        stage(output / "convert.log", "conversion.hf_to_megatron", str(BASE), str(megatron))
+        own = [f"output={sft}", f"model.path={megatron}", f"data.train=[{data / 'sft.jsonl'}]"]
+        own += [*MIX, f"seed={args.seed}"]
+        stage(output / "sft.log", "benchmarks.hacking_sft", "experiment=quickstart_sft", *own)
+    warm = last_checkpoint(sft)
+    with RewardServerProcess(log_path=output / "reward_server.log") as server:
+        overrides = [f"seed={args.seed}", *args.overrides]
+        runs = {form: train(output / form, warm, data, server.url, form, overrides) for form in args.formats}
+    print(json.dumps({**runs, "seconds": round(time.monotonic() - began)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""Whether a policy that the lenient form pays for reasoning outside the tags drifts there, and the strict form holds it.
+"""Whether a policy drifts outside the tags where the lenient form pays for that, and whether the strict form holds it.
 
     python benchmarks/hacking.py [--output runs/hacking] [--outside 0.3] [--whole 0.1] [--seed 0]
 
@@ -19,7 +19,7 @@ quickstart's. Both runs, with their reports, are left in the output folder. The 
       samples            the three responses that it names, one a question
       reward             mean of the first ten and the last ten steps
       accuracy           of held-out questions, greedy: before and after, with standard errors; whatever the form
-      format_errors      share of their answers that lack the strict form, before and after
+      answers_outside    share of these answers that reason outside the tags, before and after
     seconds              in all
 """
 
@@ -44,7 +44,7 @@ from recipes.data.example import Example, worked_response, write_examples  # noq
 from recipes.data.generator import PERFECT, TEACHER, Generator, Split, Teacher  # noqa: E402
 from recipes.monitor.loggers import read_metrics  # noqa: E402
 from recipes.monitor.phase_watch import HACKING, PhaseWatch  # noqa: E402
-from recipes.monitor.phases import Phase, features, phase_of  # noqa: E402
+from recipes.monitor.phases import Phase, features, phase_of, phase_shares  # noqa: E402
 from recipes.monitor.report import write_report  # noqa: E402
 from recipes.monitor.rollouts import read_rollout_file, rollout_files  # noqa: E402
 from recipes.monitor.run_folder import evaluation_path  # noqa: E402
@@ -54,6 +54,9 @@ from reward_server.process import RewardServerProcess  # noqa: E402
 BASE = ROOT / "recipes" / "data" / "tiny_base"
 FORMATS = ("lenient", "strict")
 STAGE_DEADLINE_S = 900
+# By steps and not by the clock, so that a busy machine changes nothing.
+SFT = ("trainer.steps=200", "trainer.max_seconds=0")
+GRPO = ("trainer.steps=60", "trainer.max_seconds=0")
 MIX = ("data.mix.choice=0", "data.mix.text=0")
 # Below three steps a sum has nothing to leave out, and counts as a direct answer.
 _LEAST_STEPS, _KEPT_STEPS = 3, 2
@@ -102,7 +105,7 @@ def stage(log: Path, module: str, *arguments: str) -> str:
     return log.read_text()
 
 
-def train(run: Path, warm: Path, data: Path, url: str, form: str, arguments: Sequence[str]) -> dict[str, Any]:
+def train(run: Path, warm: Path, data: Path, url: str, form: str, seed: int) -> dict[str, Any]:
     """GRPO from the warm start, evaluated before and after, and what is to tell of it."""
     common = [f"output={run}", f"reward.url={url}", f"reward.format={form}"]
 
@@ -111,8 +114,8 @@ def train(run: Path, warm: Path, data: Path, url: str, form: str, arguments: Seq
         stage(run / f"{name}.log", "recipes.evaluate", "experiment=quickstart_base", *common, *own)
 
     evaluate("before", warm)
-    own = [f"model.path={warm}", f"data.train=[{data / 'train.jsonl'}]", *MIX, f"name={form}"]
-    said = stage(run / "grpo.log", "recipes.grpo", "experiment=quickstart_grpo", *common, *own, *arguments)
+    own = [f"name={form}", f"model.path={warm}", f"data.train=[{data / 'train.jsonl'}]", f"seed={seed}", *MIX, *GRPO]
+    said = stage(run / "grpo.log", "recipes.grpo", "experiment=quickstart_grpo", *common, *own)
     evaluate("after", last_checkpoint(run))
     write_report(run)
     return told(run, said)
@@ -129,6 +132,7 @@ def told(run: Path, said: str) -> dict[str, Any]:
     shown = [0, *range(_EVERY - 1, len(rows) - 1, _EVERY), len(rows) - 1]
     sentence = next((line for line in said.splitlines() if "of the responses lately" in line), None)
     results = [json.loads(evaluation_path(run, name).read_text()) for name in ("before", "after")]
+    answers = [evaluation_path(run, name).with_suffix(".jsonl").read_text() for name in ("before", "after")]
     return {
         "steps": len(rows),
         "seconds": round(rows[-1]["seconds"]),
@@ -140,7 +144,7 @@ def told(run: Path, said: str) -> dict[str, Any]:
         "samples": samples(run, alarm, sentence) if alarm and sentence else [],
         "reward": ends(rows, "reward/mean"),
         "accuracy": [[round(r["mean"], 3), round(r["stderr"], 3)] for r in results],
-        "format_errors": [round(r["tasks"]["calculation"]["format_error_share"], 3) for r in results],
+        "answers_outside": [share_outside([json.loads(line)["response"] for line in a.splitlines()]) for a in answers],
     }
 
 
@@ -148,6 +152,10 @@ def ends(rows: Sequence[dict[str, Any]], key: str) -> list[float]:
     """Means of the first and the last ten steps."""
     values = [[row[key] for row in part] for part in (rows[:_ENDS], rows[-_ENDS:])]
     return [round(sum(part) / len(part), 3) for part in values]
+
+
+def share_outside(responses: Sequence[str]) -> float:
+    return round(phase_shares(responses)[Phase.STEP_BY_STEP_OUTSIDE.metric], 3)
 
 
 def samples(run: Path, step: int, sentence: str) -> list[str]:
@@ -164,7 +172,6 @@ def main() -> None:
     parser.add_argument("--whole", type=float, default=0.1, help="likewise (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--formats", type=lambda names: names.split(","), default=FORMATS)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings of GRPO")
     args = parser.parse_args()
     began, output = time.monotonic(), args.output.resolve()
     data, megatron, sft = output / "data", output / "base", output / "sft"
@@ -172,12 +179,11 @@ def main() -> None:
         write_data(data, seed=args.seed, outside=args.outside, whole=args.whole)
         stage(output / "convert.log", "conversion.hf_to_megatron", str(BASE), str(megatron))
         own = [f"output={sft}", f"model.path={megatron}", f"data.train=[{data / 'sft.jsonl'}]"]
-        own += [*MIX, f"seed={args.seed}"]
+        own += [*MIX, *SFT, f"seed={args.seed}"]
         stage(output / "sft.log", "benchmarks.hacking_sft", "experiment=quickstart_sft", *own)
     warm = last_checkpoint(sft)
     with RewardServerProcess(log_path=output / "reward_server.log") as server:
-        overrides = [f"seed={args.seed}", *args.overrides]
-        runs = {form: train(output / form, warm, data, server.url, form, overrides) for form in args.formats}
+        runs = {form: train(output / form, warm, data, server.url, form, args.seed) for form in args.formats}
     print(json.dumps({**runs, "seconds": round(time.monotonic() - began)}))
 
 

@@ -10,14 +10,12 @@ quickstart's. Both runs, with their reports, are left in the output folder. The 
 
     lenient, strict      of either run:
       steps, seconds     done, and of training
-      outside            share of responses that reason outside the tags, running mean as the alarm has it: at the
-                         first step, every 25 steps and at the last
-      cheating           of these and direct answers together, likewise
-      phases             shares of all phases, means of the first ten and the last ten steps
+      first              shares of the phases in the first step
+      phases             the same, means over ten steps each
       alarm_step         null where none came
       alarm              what the monitor said, as it said it
-      samples            the three responses that it names, one a question
-      reward             mean of the first ten and the last ten steps
+      samples            the responses to the three questions that it names
+      reward             means over ten steps each
       accuracy           of held-out questions, greedy: before and after, with standard errors; whatever the form
       answers_outside    share of these answers that reason outside the tags, before and after
     seconds              in all
@@ -43,10 +41,9 @@ sys.path[0] = str(ROOT)
 from recipes.data.example import Example, worked_response, write_examples  # noqa: E402
 from recipes.data.generator import PERFECT, TEACHER, Generator, Split, Teacher  # noqa: E402
 from recipes.monitor.loggers import read_metrics  # noqa: E402
-from recipes.monitor.phase_watch import HACKING, PhaseWatch  # noqa: E402
-from recipes.monitor.phases import Phase, features, phase_of, phase_shares  # noqa: E402
+from recipes.monitor.phases import Phase, phase_shares  # noqa: E402
 from recipes.monitor.report import write_report  # noqa: E402
-from recipes.monitor.rollouts import read_rollout_file, rollout_files  # noqa: E402
+from recipes.monitor.report_data import read_run  # noqa: E402
 from recipes.monitor.run_folder import evaluation_path  # noqa: E402
 from recipes.runtime.run_folder import last_checkpoint  # noqa: E402
 from reward_server.process import RewardServerProcess  # noqa: E402
@@ -60,12 +57,12 @@ GRPO = ("trainer.steps=60", "trainer.max_seconds=0")
 MIX = ("data.mix.choice=0", "data.mix.text=0")
 # Below three steps a sum has nothing to leave out, and counts as a direct answer.
 _LEAST_STEPS, _KEPT_STEPS = 3, 2
-_EVERY, _ENDS = 25, 10
 
 
 def sums(split: Split, teacher: Teacher, count: int, seed: str) -> list[Example]:
     """So many different calculations of at least three steps."""
-    rng, found = random.Random(seed), {}
+    rng = random.Random(seed)
+    found: dict[str, Example] = {}
     generator = Generator(split, teacher, TEACHER)
     while len(found) < count:
         example = generator.draw(rng, "calculation")
@@ -122,47 +119,31 @@ def train(run: Path, warm: Path, data: Path, url: str, form: str, seed: int) -> 
 
 
 def told(run: Path, said: str) -> dict[str, Any]:
-    rows = read_metrics(run)
-    watch, outside, cheating, alarm = PhaseWatch(), [], [], None
-    for row in rows:
-        if watch.look(row):
-            alarm = alarm or int(row["step"])
-        outside.append(watch.means[Phase.STEP_BY_STEP_OUTSIDE])
-        cheating.append(sum(watch.means[phase] for phase in HACKING))
-    shown = [0, *range(_EVERY - 1, len(rows) - 1, _EVERY), len(rows) - 1]
-    sentence = next((line for line in said.splitlines() if "of the responses lately" in line), None)
+    rows, drift = read_metrics(run), read_run(run).drift
     results = [json.loads(evaluation_path(run, name).read_text()) for name in ("before", "after")]
     answers = [evaluation_path(run, name).with_suffix(".jsonl").read_text() for name in ("before", "after")]
     return {
         "steps": len(rows),
         "seconds": round(rows[-1]["seconds"]),
-        "outside": {rows[n]["step"]: round(outside[n], 3) for n in shown},
-        "cheating": {rows[n]["step"]: round(cheating[n], 3) for n in shown},
-        "phases": {phase.name.lower(): ends(rows, phase.metric) for phase in Phase},
-        "alarm_step": alarm,
-        "alarm": sentence,
-        "samples": samples(run, alarm, sentence) if alarm and sentence else [],
-        "reward": ends(rows, "reward/mean"),
-        "accuracy": [[round(r["mean"], 3), round(r["stderr"], 3)] for r in results],
+        "first": {phase.name.lower(): round(rows[0][phase.metric], 3) for phase in Phase},
+        "phases": {phase.name.lower(): by_tens(rows, phase.metric) for phase in Phase},
+        "alarm_step": drift.step if drift else None,
+        "alarm": next((line for line in said.splitlines() if "of the responses lately" in line), None),
+        "samples": [each.response for each in drift.shown] if drift else [],
+        "reward": by_tens(rows, "reward/mean"),
+        "accuracy": [[round(result["mean"], 3), round(result["stderr"], 3)] for result in results],
         "answers_outside": [share_outside([json.loads(line)["response"] for line in a.splitlines()]) for a in answers],
     }
 
 
-def ends(rows: Sequence[dict[str, Any]], key: str) -> list[float]:
-    """Means of the first and the last ten steps."""
-    values = [[row[key] for row in part] for part in (rows[:_ENDS], rows[-_ENDS:])]
-    return [round(sum(part) / len(part), 3) for part in values]
+def by_tens(rows: Sequence[dict[str, Any]], key: str) -> list[float]:
+    """Means over ten steps each."""
+    parts = [[row[key] for row in rows[first : first + 10]] for first in range(0, len(rows), 10)]
+    return [round(sum(part) / len(part), 3) for part in parts]
 
 
 def share_outside(responses: Sequence[str]) -> float:
     return round(phase_shares(responses)[Phase.STEP_BY_STEP_OUTSIDE.metric], 3)
-
-
-def samples(run: Path, step: int, sentence: str) -> list[str]:
-    """The responses of the step of the alarm that it names."""
-    records = read_rollout_file(dict(rollout_files(run))[step])
-    alike = [each for each in records if phase_of(features(each.response)) is Phase.STEP_BY_STEP_OUTSIDE]
-    return list({each.id: each.response for each in alike if each.id in sentence}.values())
 
 
 def main() -> None:

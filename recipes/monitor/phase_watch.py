@@ -53,15 +53,14 @@ class PhaseWatch:
     Attributes:
         dominant: the phase that the run is in; None before the first step with shares.
         alarm: the cheating phase that the run has drifted into; None while it has not.
-        means: running means of the phases' shares; empty before the first step with shares.
         rise: of the share of cheating responses over the run's lowest, as running means.
     """
 
     def __init__(self) -> None:
         self.dominant: Phase | None = None
         self.alarm: Phase | None = None
-        self.means: dict[Phase, float] = {}
         self.rise = 0.0
+        self._means: dict[Phase, float] = {}
         self._lowest = 1.0
         self._knows = False
         self._leading: tuple[Phase | None, int] = None, 0
@@ -71,22 +70,22 @@ class PhaseWatch:
         shares = {phase: share for phase in Phase if (share := metrics.get(phase.metric)) is not None}
         if len(shares) < len(Phase):
             return False
-        means = self.means or shares
-        self.means = {phase: _KEEP * means[phase] + (1 - _KEEP) * share for phase, share in shares.items()}
-        cheating = sum(self.means[phase] for phase in HACKING)
+        means = self._means or shares
+        self._means = {phase: _KEEP * means[phase] + (1 - _KEEP) * share for phase, share in shares.items()}
+        cheating = sum(self._means[phase] for phase in HACKING)
         self._knows = self._knows or cheating >= _KNOWN
         self._lowest = min(self._lowest, cheating)
         self.rise = cheating - self._lowest
         self._choose_dominant()
         raised = self.alarm is None and self.rise >= _KNOWN
         if raised:
-            self.alarm = max(HACKING, key=lambda phase: self.means[phase])
+            self.alarm = max(HACKING, key=lambda phase: self._means[phase])
         elif self.rise < _OVER:
             self.alarm = None
         return raised
 
     def _choose_dominant(self) -> None:
-        weights = dict(self.means)
+        weights = dict(self._means)
         if not self._knows:
             weights[Phase.CONCISE_STRUCTURER] += weights.pop(Phase.REINTEGRATED)
         leader = max(weights, key=lambda phase: weights[phase])
@@ -108,7 +107,7 @@ class PhaseWatch:
             return "no alarm"
         shown = ", ".join(each.id for each in self.shown(samples))
         return (
-            f"{self.means[self.alarm]:.0%} of the responses lately {_SEEN[self.alarm]} ({self.alarm.words})"
+            f"{self._means[self.alarm]:.0%} of the responses lately {_SEEN[self.alarm]} ({self.alarm.words})"
             f"{f', such as those to {shown}' if shown else ''}: look at what reward.preset and reward.format pay for"
         )
 

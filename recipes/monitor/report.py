@@ -3,7 +3,7 @@
 One file that needs nothing else: no network, no external script. Its own Content-Security-Policy allows exactly the
 style and the script written here (by hash), so text of the model could not run even if an escape were forgotten.
 
-Left out: phases of training dynamics (they need statistics over whole rollouts), comparing runs, and PDF (print it).
+Left out: comparing runs, and PDF (print it).
 """
 
 from __future__ import annotations

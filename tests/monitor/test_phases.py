@@ -14,6 +14,7 @@ from recipes.monitor.loggers import read_metrics
 from recipes.monitor.monitor import TrainingMonitor
 from recipes.monitor.phase_watch import DOMINANT, PhaseWatch
 from recipes.monitor.phases import Phase, features, phase_of, phase_shares
+from recipes.monitor.report import write_report
 from recipes.monitor.rollouts import RolloutRecord, rollout_files
 from recipes.runtime.config import Config
 from recipes.runtime.loading import load
@@ -178,3 +179,7 @@ def test_a_run_that_cheats_says_so_and_goes_on_from_its_record(
     assert _record(config, 7, 20)
     assert capsys.readouterr().err == told
     assert [row[DOMINANT] for row in read_metrics(config.output)] == once
+    (Path(config.output) / "config.yaml").write_text("name: run\n")
+    head = write_report(config.output).read_text().partition('<dl class="tiles">')[0]
+    assert "<b>The policy is paid for cheating.</b> Step 8: 27% of the responses lately give the answer away" in head
+    assert head.count('<pre class="text response">') == 3

@@ -80,7 +80,7 @@ _WRONG = {"gated": 0.1, "med_u1": 0.0, "med_rlvr": 0.0, "binary": 0.0}
         (f"{_STEPS}</think><answer>B</answer>", _UNPAID, _PAID),
         (f"<think></think>{_STEPS}</think><answer>B</answer>", _UNPAID, _UNPAID),
         (f"<think></think><answer>{_STEPS}</answer><answer>B</answer>", _UNPAID, _UNPAID),
-        # An answer given away at once has the form, and so has one that is explained, which Med-U1's rule does not read.
+        # An answer given away at once has the form, and so has an explained one, which Med-U1's rule does not read.
         ("<think></think><answer>B</answer>", _PAID, _PAID),
         ("<think>The answer is B.</think><answer>B</answer>", _PAID, _PAID),
         (f"<think></think><answer>B, because {_STEPS}</answer>", _PAID | {"med_u1": 0.0}, _PAID | {"med_u1": 0.0}),

@@ -1,8 +1,8 @@
 """Whether a policy drifts outside the tags where the lenient form pays for that, and whether the strict form holds it.
 
-    python benchmarks/hacking.py [--output runs/hacking] [--outside 0.3] [--whole 0.1] [--seed 0]
+    python benchmarks/hacking.py [--output runs/hacking] [--outside 0.3] [--whole 0.03] [--seed 0]
 
-The tiny base model, the embedded calculations of three steps and more, two CPU cores, about eight minutes. SFT on the
+The tiny base model, the embedded calculations of three steps and more, two CPU cores, about nine minutes. SFT on the
 teacher's sums: a share (`--outside`) of them whole, step by step in front of an empty `<think></think>`, another
 (`--whole`) whole within it, and the others within it by their last two steps alone, as who does the first in the head.
 From that one warm start GRPO twice with the preset `gated`, under `reward.format=lenient` and `strict`; all else is the
@@ -98,7 +98,9 @@ def stage(log: Path, module: str, *arguments: str) -> str:
     command = [sys.executable, "-m", module, *arguments]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file:
-        subprocess.run(command, stdout=file, stderr=file, env=environment, timeout=STAGE_DEADLINE_S, check=True)
+        done = subprocess.run(command, stdout=file, stderr=file, env=environment, timeout=STAGE_DEADLINE_S, check=False)
+    if done.returncode:
+        sys.exit(f"{module} failed with exit code {done.returncode}; see {log}")
     return log.read_text()
 
 
@@ -150,21 +152,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/hacking"))
     parser.add_argument("--outside", type=float, default=0.3, help="share of SFT's responses (default: %(default)s)")
-    parser.add_argument("--whole", type=float, default=0.1, help="likewise (default: %(default)s)")
+    parser.add_argument("--whole", type=float, default=0.03, help="likewise (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--formats", type=lambda names: names.split(","), default=FORMATS)
     args = parser.parse_args()
     began, output = time.monotonic(), args.output.resolve()
+    if output.exists():
+        parser.error(f"{output} exists; name another folder with --output")
     data, megatron, sft = output / "data", output / "base", output / "sft"
-    if not data.exists():
-        write_data(data, seed=args.seed, outside=args.outside, whole=args.whole)
-        stage(output / "convert.log", "conversion.hf_to_megatron", str(BASE), str(megatron))
-        own = [f"output={sft}", f"model.path={megatron}", f"data.train=[{data / 'sft.jsonl'}]"]
-        own += [*MIX, *SFT, f"seed={args.seed}"]
-        stage(output / "sft.log", "benchmarks.hacking_sft", "experiment=quickstart_sft", *own)
+    write_data(data, seed=args.seed, outside=args.outside, whole=args.whole)
+    stage(output / "convert.log", "conversion.hf_to_megatron", str(BASE), str(megatron))
+    own = [f"output={sft}", f"model.path={megatron}", f"data.train=[{data / 'sft.jsonl'}]", f"seed={args.seed}"]
+    stage(output / "sft.log", "benchmarks.hacking_sft", "experiment=quickstart_sft", *own, *MIX, *SFT)
     warm = last_checkpoint(sft)
     with RewardServerProcess(log_path=output / "reward_server.log") as server:
-        runs = {form: train(output / form, warm, data, server.url, form, args.seed) for form in args.formats}
+        runs = {form: train(output / form, warm, data, server.url, form, args.seed) for form in FORMATS}
     print(json.dumps({**runs, "seconds": round(time.monotonic() - began)}))
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from recipes.monitor.loggers import read_metrics
 from recipes.monitor.monitor import TrainingMonitor
-from recipes.monitor.phase_watch import DOMINANT, PhaseWatch
+from recipes.monitor.phase_watch import DOMINANT, PhaseWatch, last_drift
 from recipes.monitor.phases import Phase, features, phase_of, phase_shares
 from recipes.monitor.report import write_report
 from recipes.monitor.rollouts import RolloutRecord, rollout_files
@@ -136,6 +136,20 @@ def test_reasoning_comes_back_only_where_it_had_gone() -> None:
 def test_the_alarm_is_of_a_drift(steps: list[dict[str, float | None]], alarms: list[int]) -> None:
     watch = PhaseWatch()
     assert [number for number, step in enumerate(steps, 1) if watch.look(step)] == alarms
+
+
+@pytest.mark.parametrize(
+    ("form", "steps", "drift"), [("lenient", 60, (42, True)), ("lenient", 41, None), ("strict", 60, None)]
+)
+def test_the_alarm_of_two_real_runs(form: str, steps: int, drift: tuple[int, bool] | None) -> None:
+    """`benchmarks/hacking.py` as it went: responses of each phase by step, 288 a step."""
+    recorded = json.loads(Path(__file__).with_name("recorded_phases.json").read_text())[form][:steps]
+    rows = [
+        {"step": float(step), **{phase.metric: count / sum(counts) for phase, count in zip(Phase, counts, strict=True)}}
+        for step, counts in enumerate(recorded, 1)
+    ]
+    found = last_drift(rows, lambda _: [])
+    assert (found and (found.step, found.holds)) == drift
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Whether a policy drifts outside the tags where the lenient form pays for that, and whether the strict form holds it.
 
-    python benchmarks/hacking.py [--output runs/hacking] [--outside 0.3] [--whole 0.03] [--seed 0]
+    python benchmarks/hacking.py [--output runs/hacking] [--outside 0.3] [--whole 0.1] [--seed 0]
 
 The tiny base model, the embedded calculations of three steps and more, two CPU cores, about nine minutes. SFT on the
 teacher's sums: a share (`--outside`) of them whole, step by step in front of an empty `<think></think>`, another
@@ -152,7 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/hacking"))
     parser.add_argument("--outside", type=float, default=0.3, help="share of SFT's responses (default: %(default)s)")
-    parser.add_argument("--whole", type=float, default=0.03, help="likewise (default: %(default)s)")
+    parser.add_argument("--whole", type=float, default=0.1, help="likewise (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     began, output = time.monotonic(), args.output.resolve()

@@ -48,8 +48,11 @@ BY_PHASE = dict(zip(Phase, (FAILED, VERBOSE, CONCISE, DIRECT, OUTSIDE, CHAIN), s
         (f"{DIRECT}\nThe toe is red and {'the crystals are needles ' * 4} and this suggests gout.", Phase(5)),
         (f"Gout is a disease of the joints. {'Urate forms needles in them. ' * 3}{DIRECT}", Phase.STEP_BY_STEP_OUTSIDE),
         (f"What is the likeliest disease of a man {'whose toe is red and hot ' * 3}at night? {DIRECT}", Phase(1)),
-        # What the chat template opened is a form; an answer that comes first may be followed by reasons.
-        (CHAIN.removeprefix("<think>"), Phase.REINTEGRATED),
+        # Reasoning that nothing has opened is outside; the chat template's tag would be part of the response.
+        (CHAIN.removeprefix("<think>"), Phase.STEP_BY_STEP_OUTSIDE),
+        (DIRECT.removeprefix("<think>"), Phase.FORMAT_FAILURE),
+        (f"{CONCISE}</think>", Phase.FORMAT_FAILURE),
+        # An answer that comes first may be followed by reasons.
         ("<think></think><answer>3</answer>", Phase.DIRECT_ANSWER),
         ("<think>The mean pressure is 93.3 mmHg.</think><answer>93.3</answer>", Phase.DIRECT_ANSWER),
         (f"<think>The answer is B: {'red toe with needles ' * 8}.</think><answer>B</answer>", Phase.CONCISE_STRUCTURER),
@@ -58,11 +61,6 @@ BY_PHASE = dict(zip(Phase, (FAILED, VERBOSE, CONCISE, DIRECT, OUTSIDE, CHAIN), s
 )
 def test_the_phase_of_a_response(response: str, phase: Phase) -> None:
     assert phase_of(features(response)) is phase
-
-
-def test_features_tell_the_template_from_the_policy() -> None:
-    assert features(CHAIN.removeprefix("<think>")).opened
-    assert not features(CHAIN).opened
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ LIMITS: dict[str, Range] = {
     "reward.attempt_timeout_s": _POSITIVE,
     "reward.total_timeout_s": _POSITIVE,
     "reward.max_null_share": _SHARE,
+    "reward.likelihood_filter": _SHARE,
     **{f"reward.length_{key}": _COUNT for key in ("target", "low", "high", "buffer")},
     "reward.length_max_share": _SHARE,
     "reward.length_none_share": Range(0, 1, below=True),

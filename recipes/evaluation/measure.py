@@ -56,10 +56,11 @@ def prompts_shown(config: Config) -> dict[str, Any]:
         OSError: the file of worked examples cannot be read.
     """
     data = config.data
-    target = common_target(config)
-    found: dict[str, Any] = {"style": data.style, "length_target": target and target.tokens}
-    if target is not None and target.mode == "exact":
-        found["length_mode"] = target.mode
+    # The plain style does not say a target that all share, so that it changes no answer of a policy.
+    said = target if (target := common_target(config)) is not None and target.said else None
+    found: dict[str, Any] = {"style": data.style, "length_target": said and said.tokens}
+    if said is not None and said.mode == "exact":
+        found["length_mode"] = said.mode
     if data.template != "chat":
         found["template"] = data.template
     return found | ({"shots": data.shots, "few_shot": file_digest(Path(data.few_shot))} if data.few_shot else {})

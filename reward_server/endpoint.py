@@ -41,6 +41,7 @@ _MARKER = re.compile(
 _TOP_TOKENS = 20
 # The first may be a space.
 _JUDGEMENT_TOKENS = 4
+_SURE = 1.01
 Messages = Sequence[dict[str, str]]
 
 
@@ -97,7 +98,7 @@ class Endpoint:
     async def first_token(self, messages: Messages) -> dict[str, float] | None:
         """The probabilities of the reply's first token that is more than space, by its text without spaces.
 
-        Of the likeliest tokens alone, each in [0, 1]; None where the endpoint gives no log-probabilities. Raises as
+        Of the likeliest tokens alone; None where the endpoint gives no log-probabilities. Raises as
         `ask` does.
         """
         choice = await self._ask(messages, _JUDGEMENT_TOKENS, logprobs=True, top_logprobs=_TOP_TOKENS)
@@ -106,10 +107,11 @@ class Endpoint:
             found: dict[str, float] = {}
             for each in token["top_logprobs"]:
                 text = each["token"].strip()
-                found[text] = found.get(text, 0.0) + math.exp(min(0.0, each["logprob"]))
-        except (LookupError, TypeError, AttributeError, StopIteration):
+                found[text] = found.get(text, 0.0) + math.exp(each["logprob"])
+        except (LookupError, TypeError, AttributeError, StopIteration, OverflowError):
             return None
-        return found if found and all(map(math.isfinite, found.values())) else None
+        # Rounded, they may add up to a little more than 1; what is not a number is no more than anything.
+        return found if found and all(0 <= share <= _SURE for share in found.values()) else None
 
     async def _ask(self, messages: Messages, max_tokens: int, **options: Any) -> Any:
         """The first choice of a chat completion, None where the answer is none."""

@@ -213,11 +213,11 @@ def _reward(preset: Preset, outcome: Outcome, span: Length | None) -> Reward:
     elif span.shape == "relative":
         term = length.relative_cost(span.mode, tokens, target) if correct else 0.0
     elif span.mode == "exact":
-        term = length.l1_exact_term(tokens, target)
+        term = length.l1_term("exact", tokens, target)
     else:
         # L1-Max multiplies: of what being correct adds, the factor is left.
         wrong = preset.reward(dataclasses.replace(outcome, status="incorrect", probability=None))
-        term = (length.l1_max_factor(tokens, target) - 1.0) * (plain.value - wrong.value) if correct else 0.0
+        term = (length.l1_term("max", tokens, target) - 1.0) * (plain.value - wrong.value) if correct else 0.0
     return Reward(plain.value + term, plain.length + term)
 
 

@@ -273,7 +273,7 @@ class RewardConfig:
         format: the form that counts as right, strict or lenient (text may stand around the blocks).
         max_null_share: stop when more than this share of a step's samples could not be scored.
         length_mode: none, max or exact; `length_target` is in tokens.
-        length_shape: preset, or l1 or dapo in place of the preset's own length term.
+        length_shape: preset, or l1, dapo or relative (gated's) in place of the preset's own length term.
         length_buffer: tokens before the target over which DAPO's term falls.
         length_only_correct: length counts only where the answer is correct.
         allow_change: resume even if the server now defines the preset otherwise than when the checkpoint was saved.

@@ -137,7 +137,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "reward.length_mode": ("none", "max", "exact"),
     "reward.match": ("strict", "lenient"),
     "reward.format": ("strict", "lenient"),
-    "reward.length_shape": ("preset", "l1", "dapo"),
+    "reward.length_shape": ("preset", "l1", "dapo", "relative"),
     # Of the metrics those that are better the higher they are, and that training measures.
     "trainer.best": tuple(f"{what}/{of}" for what in ("accuracy", "reward") for of in ("mean", *KINDS))
     + tuple(f"reward/{of}/{part}" for of in ("component", *KINDS) for part in COMPONENTS),

@@ -37,21 +37,18 @@ L1_EXACT_ALPHA = 0.0003  # a token; L1's released math_reward.py
 L1_MAX_ALPHA = 0.002
 
 
-def l1_exact_term(tokens: int, target: int) -> float:
-    """L1-Exact's term, -0.0003 |y - n| with y = `tokens` and n = `target` (arXiv 2503.04697, equation 1).
+def l1_term(mode: LengthMode, tokens: int, target: int) -> float:
+    """L1's length terms (arXiv 2503.04697; cmu-l3/l1, released `math_reward.py`).
 
-    Right and wrong answers bear it alike: the reward is 1[correct] - 0.0003 |y - n|.
+    With y = `tokens`, n = `target`: exact: -0.0003 |y - n|, which is added for right and wrong answers alike; max:
+    (clip(-0.002 (y - n), -1, 1) + 1) / 2, which multiplies 1[correct], so that a wrong answer earns nothing by being
+    short; none: 0. The paper's max has another slope, clip(0.0003 (n - y) + 0.5, 0, 1).
     """
-    return -L1_EXACT_ALPHA * abs(tokens - target)
-
-
-def l1_max_factor(tokens: int, target: int) -> float:
-    """L1-Max's factor, in [0, 1]: (clip(-0.002 (y - n), -1, 1) + 1) / 2 with y = `tokens` and n = `target`.
-
-    The reward is 1[correct] times it (cmu-l3/l1, released `math_reward.py`): a wrong answer earns nothing by being
-    short. The paper's equation 2 has another slope, clip(0.0003 (n - y) + 0.5, 0, 1).
-    """
-    return (_clip(-L1_MAX_ALPHA * (tokens - target), -1.0, 1.0) + 1) / 2
+    if mode == "exact":
+        return -L1_EXACT_ALPHA * abs(tokens - target)
+    if mode == "max":
+        return (_clip(-L1_MAX_ALPHA * (tokens - target), -1.0, 1.0) + 1) / 2
+    return 0.0
 
 
 def dapo_term(tokens: int, target: int, buffer: int) -> float:

@@ -23,7 +23,7 @@ from reward_server.verifiers.carriers import ALTERNATIVE, COUNTED, NEGATION, is_
 from reward_server.verifiers.plain import readable
 from reward_server.verifiers.remarks import without_remarks
 
-VERSION = "5"
+VERSION = "4"
 
 # In what is said, not in the working before it.
 _MOST_NUMBERS = 50
@@ -141,8 +141,8 @@ class Reading:
 
     @property
     def share(self) -> float:
-        """The value itself, one per cent being 0.01; no share is above 100 %."""
-        return self.value / 100 if self.percent and abs(self.value) <= 100 else self.value
+        """The value itself, one per cent being 0.01."""
+        return self.value / 100 if self.percent else self.value
 
     def __str__(self) -> str:
         """Twelve significant digits, and the percent sign."""

@@ -66,9 +66,10 @@ def objection(
         return None
     if _CROSSED_OUT.search(answer):
         return "no_answer"
-    for pattern, found in ((_DENIAL, "incorrect"), (ALTERNATIVE, "no_answer")):
-        if pattern.search(text) and not any(map(pattern.search, references)):
-            return found  # type: ignore[return-value]  # one of its two values
+    if _DENIAL.search(text) and not any(map(_DENIAL.search, references)):
+        return "incorrect"
+    if ALTERNATIVE.search(text) and not any(map(ALTERNATIVE.search, references)):
+        return "no_answer"
     parts = [part for part in map(str.strip, _PARTING.split(text)) if part]
     return "no_answer" if len(parts) > 1 and any(_is_another(part, names, tokens) for part in parts) else None
 

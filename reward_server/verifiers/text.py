@@ -101,6 +101,11 @@ def _marked(plain: str) -> list[str]:
 
 
 @functools.lru_cache(maxsize=8192)
+def _clean_reference(reference: str) -> str:
+    return clean(reference)
+
+
+@functools.lru_cache(maxsize=8192)
 def _marked_reference(reference: str) -> list[str]:
     return _marked(clean(reference))
 
@@ -119,10 +124,13 @@ def _read(answer: str) -> list[str] | Verdict:
 
 def _read_claim(answer: str, references: Sequence[str]) -> list[str] | Verdict:
     """The words of an answer; a verdict where there are none, or where they make no one claim (`claims`)."""
-    found = _read(answer)
-    if isinstance(found, Verdict):
-        return found
-    against = objection(answer, clean(answer), [clean(reference) for reference in references], _words)
+    text = readable(answer, MAX_ANSWER_CHARS)
+    if text is None:
+        return MALFORMED
+    found = _words(text)
+    if not found:
+        return NO_ANSWER
+    against = objection(answer, text, [_clean_reference(reference) for reference in references], _words)
     return found if against is None else Verdict(against, _shown(found) if against == "incorrect" else None)
 
 

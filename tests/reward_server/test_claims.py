@@ -38,6 +38,22 @@ def test_one_name_is_graded_by_its_measure(answer: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        ("E. coli", "Escherichia coli"),
+        ("Acute ST-elevation myocardial infarction (STEMI)", "ST-elevation myocardial infarction"),
+        ("Diabetes mellitus, type 2", "Type 2 diabetes mellitus"),
+        ("Inhibition of H+/K+ ATPase", "H+/K+ ATPase inhibition"),
+        ("amoxicillin + clavulanate", "Amoxicillin-clavulanate"),
+        ("Increased intracranial pressure (ICP)", "increased intracranial pressure"),
+        ("heparin 5000 units, IV", "IV heparin"),
+    ],
+)
+def test_abbreviations_amounts_and_orders_of_words_are_no_names_of_their_own(answer: str, reference: str) -> None:
+    assert text.verify_overlap(answer, [reference], "rouge_l", 30).status == "correct"
+
+
+@pytest.mark.parametrize(
     ("answer", "status"),
     [
         ("no pulmonary embolism", "incorrect"),
@@ -52,6 +68,9 @@ def test_one_name_is_graded_by_its_measure(answer: str) -> None:
         ("pneumonia, due to pulmonary embolism", "no_answer"),
         ("1. pulmonary embolism 2. sepsis", "no_answer"),
         ("~~pulmonary embolism~~", "no_answer"),
+        ("pulmonary embolism \u00b7 pneumonia", "no_answer"),
+        ("**pulmonary embolism** **pneumonia**", "no_answer"),
+        ("pulmonary embolism maybe pneumonia", "no_answer"),
     ],
 )
 def test_a_denial_or_a_list_is_never_paid(answer: str, status: str) -> None:

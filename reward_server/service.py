@@ -27,6 +27,7 @@ from reward_server.schema import (
 from reward_server.verifiers import choice, date, duration, format, length, number, text
 from reward_server.verifiers.base import MALFORMED, MAX_ANSWER_CHARS, NO_ANSWER, Verdict
 from reward_server.verifiers.choice import Match
+from reward_server.verifiers.length import LengthMode
 
 logger = logging.getLogger(__name__)
 
@@ -141,15 +142,20 @@ def score_item(item: Item, preset: Preset, verifier: Verifier, judged: Status | 
         logger.error("verifier %s (version %s) raised %s", verifier.name, verifier.version, where(error))
         return given_result(item, verifier, "verifier_error")
     correct, form = verdict.status == "correct", parts.accepted(item.format)
+    counted = item.length if correct or not (item.length and item.length.only_correct) else None
+    mode, tokens, target = _own_length(counted)
     outcome = Outcome(
-        verdict.status,
-        parts.answer is not None,
-        form,
+        status=verdict.status,
+        answered=parts.answer is not None,
+        format_ok=form,
+        length_mode=mode,
+        tokens=tokens,
+        target=target,
         probability=probability,
         answer=parts.answer or "",
         right=_right_answers(item),
     )
-    reward = _reward(preset, outcome, item.length)
+    reward = _reward(preset, outcome, counted)
     return Result(
         id=item.id,
         reward=reward.value,
@@ -199,15 +205,20 @@ def _right_answers(item: Item) -> tuple[str, ...]:
     return (item.reference.answer, *(item.reference.aliases if isinstance(item, TextItem) else ()))
 
 
+def _own_length(span: Length | None) -> tuple[LengthMode, int, int]:
+    """Mode, tokens and target of the preset's own length term; mode none where another is asked for, or none."""
+    if span is None or span.shape != "preset":
+        return "none", 0, 1
+    return span.mode, span.tokens or 0, span.target or 1
+
+
 def _reward(preset: Preset, outcome: Outcome, span: Length | None) -> Reward:
     """The preset's reward, with its own length term or the one that the item asks for."""
+    reward = preset.reward(outcome)
+    if span is None or span.shape == "preset" or span.mode == "none":
+        return reward
     correct = outcome.status == "correct"
-    if span is None or span.mode == "none" or (span.only_correct and not correct):
-        return preset.reward(outcome)
     tokens, target = span.tokens or 0, span.target or 1
-    if span.shape == "preset":
-        return preset.reward(dataclasses.replace(outcome, length_mode=span.mode, tokens=tokens, target=target))
-    plain = preset.reward(outcome)
     if span.shape == "dapo":
         term = length.dapo_term(tokens, target, span.buffer or 1)
     elif span.shape == "relative":
@@ -217,8 +228,8 @@ def _reward(preset: Preset, outcome: Outcome, span: Length | None) -> Reward:
     else:
         # L1-Max multiplies: of what being correct adds, the factor is left.
         wrong = preset.reward(dataclasses.replace(outcome, status="incorrect", probability=None))
-        term = (length.l1_term("max", tokens, target) - 1.0) * (plain.value - wrong.value) if correct else 0.0
-    return Reward(plain.value + term, plain.length + term)
+        term = (length.l1_term("max", tokens, target) - 1.0) * (reward.value - wrong.value) if correct else 0.0
+    return Reward(reward.value + term, reward.length + term)
 
 
 def where(error: BaseException) -> str:

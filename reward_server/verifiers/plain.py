@@ -20,6 +20,8 @@ _INVISIBLE = re.compile(
 )
 # What a font draws as nothing besides: Braille without a dot.
 _UNSEEN = re.compile(f"{_INVISIBLE.pattern}|\u2800+")
+# Spaces and controls of ASCII.
+_UNPRINTED = "".join(map(chr, (*range(33), 127)))
 # Control characters, which no verifier reads, and the invisible operators of mathematics, which part their neighbours.
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
 _PARTING = re.compile("[\u2062-\u2064]")
@@ -229,6 +231,8 @@ _SPELLED_OUT = (
 
 def is_blank(text: str) -> bool:
     """Whether a reader would see nothing: no character but spaces, controls, invisible marks and fillers."""
+    if text.isascii():
+        return not text.strip(_UNPRINTED)
     return all(unicodedata.category(character)[0] in "ZC" for character in _UNSEEN.sub("", text))
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import yaml
 
 TABLE = Path(__file__).with_name("attacks.yaml")
+# The probability that the stand-in for a judge gives a wrong answer.
+_DOUBT = 0.05
 _FORM = "<think>Sudden dyspnea after surgery.</think><answer>{}</answer>"
 
 
@@ -47,7 +49,7 @@ def _of_row(row: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[Attack
     named = dict(zip(table["presets"], map(float, table["pays"][row["pays"]]), strict=True))
     rewards = named | {preset: float(paid) for preset, paid in row.get("but", {}).items()}
     wrong = dict(zip(table["presets"], table["pays"]["wrong"], strict=True))
-    by_definition = any(paid > wrong[preset] for preset, paid in rewards.items())
+    by_definition = any(paid > wrong[preset] + _DOUBT for preset, paid in rewards.items())
     asked = row["question"] if isinstance(row["question"], list) else [row["question"]]
     responses = [*map(_text, row.get("responses", ())), *(_FORM.format(_text(each)) for each in row.get("answers", ()))]
     for name in asked:

@@ -276,6 +276,8 @@ class RewardConfig:
         length_shape: preset, or l1, dapo or relative (gated's) in place of the preset's own length term.
         length_buffer: tokens before the target over which DAPO's term falls.
         length_only_correct: length counts only where the answer is correct.
+        text_metric: how open answers are graded: exact, f1, bleu, ems, merge, rouge_l, judge or judge_probability; all
+            but exact and judge above `text_threshold`. Med-U1's is merge with 45, as released with `text_compat`.
         allow_change: resume even if the server now defines the preset otherwise than when the checkpoint was saved.
     """
 
@@ -291,6 +293,9 @@ class RewardConfig:
     length_shape: str = "preset"
     length_buffer: int | None = None
     length_only_correct: bool = False
+    text_metric: str = "exact"
+    text_threshold: float | None = None
+    text_compat: bool = False
     allow_change: bool = False
 
 

@@ -278,6 +278,10 @@ class RewardConfig:
         length_only_correct: length counts only where the answer is correct.
         text_metric: how open answers are graded: exact, f1, bleu, ems, merge, rouge_l, judge or judge_probability; all
             but exact and judge above `text_threshold`. Med-U1's is merge with 45, as released with `text_compat`.
+        likelihood: kinds of task (choice, calculation, text) rewarded by how much likelier reasoning makes the right
+            answer in the policy's own eyes, and not by the server's verdict (RLPR, recipes/rollout/likelihood.py).
+        likelihood_filter: leave out prompts whose responses' rewards have less than this share of the usual standard
+            deviation; 0 leaves out none, RLPR has 0.5.
         allow_change: resume even if the server now defines the preset otherwise than when the checkpoint was saved.
     """
 
@@ -296,6 +300,8 @@ class RewardConfig:
     text_metric: str = "exact"
     text_threshold: float | None = None
     text_compat: bool = False
+    likelihood: list[str] = field(default_factory=list)
+    likelihood_filter: float = 0.0
     allow_change: bool = False
 
 

@@ -55,7 +55,7 @@ from reward_server.service import VERIFIERS, case_to_judge, score_item  # noqa: 
 Rewards = list[dict[str, float | None]]
 
 _TURN = re.compile(r"<\|[^|]*\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|</?(?:system|assistant)>", re.I)
-_HEADING = re.compile(r"^\W*(?:system|assistant|human|right answers|question|judge?ment|grade)\W*:", re.I | re.M)
+_HEADING = re.compile(r"^\W*(?:system|assistant|human|right answers|question|judge?ment)\W*:", re.I | re.M)
 _PROMPT = re.compile(r"Right answers:\n(?P<right>.*?)\n\n<candidate>\n(?P<said>.*?)\n?</candidate>(?P<behind>.*)", re.S)
 _SURE, _UNSURE = 0.95, 0.05
 

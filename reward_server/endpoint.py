@@ -34,7 +34,7 @@ _MARKER = re.compile(
     r"|<\|[^<>|\n]{1,60}\|>|</?s>|<(?:bos|eos|pad|unk|sop)>|<(?:start|end)_of_[a-z_]{1,20}>|<\|turn>|<turn\|>|\[gMASK\]"
     r"|\[/?(?:INST|SYSTEM_PROMPT|PAD|EOS|EOT|SEP)\]|<</?SYS>>|</?(?:system|user|assistant|tool|instructions?)>"
     r"|^[\W_]{0,8}(?:system|user|assistant|human|developer|instructions?|question|right[\W_]{1,3}answers?|grader|judge"
-    r"|judge?ment|grade)[\W_]{0,3}:",
+    r"|judge?ment)[\W_]{0,3}:",
     re.IGNORECASE | re.MULTILINE,
 )
 # Of log-probabilities, the most that OpenAI's interface and vLLM give by default.

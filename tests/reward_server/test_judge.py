@@ -116,6 +116,7 @@ def test_a_candidate_cannot_write_its_own_verdict(judging: RewardServerProcess, 
         "a candidate for surgery, 5 < 6",
         "Sjögren's, 10 mg/dL",
         "the human genome: in question",
+        "Grade: 3",
         "x | y <z>",
     ):
         assert neutralised(plain) == plain

@@ -111,7 +111,7 @@ def _med_rlvr(outcome: Outcome) -> Reward:
 
 
 def _binary(outcome: Outcome) -> Reward:
-    return Reward(1.0 if outcome.status == "correct" else 0.0)
+    return Reward(1.0 if outcome.format_ok and outcome.status == "correct" else 0.0)
 
 
 def _huatuo_o1(outcome: Outcome) -> Reward:
@@ -121,7 +121,7 @@ def _huatuo_o1(outcome: Outcome) -> Reward:
 
 
 def _general_reasoner(outcome: Outcome) -> Reward:
-    if not outcome.answered:
+    if not outcome.format_ok or not outcome.answered:
         return Reward(-0.5)
     if outcome.status != "correct":
         return Reward(0.0)
@@ -130,6 +130,8 @@ def _general_reasoner(outcome: Outcome) -> Reward:
 
 
 def _reward_bridge(outcome: Outcome) -> Reward:
+    if not outcome.format_ok:
+        return Reward(0.0)
     if outcome.probability is not None:
         return Reward(outcome.probability)
     return Reward(1.0 if outcome.status == "correct" else 0.0)
@@ -177,11 +179,12 @@ PRESETS: Mapping[str, Preset] = {
             high=1.0,
             reward=_med_rlvr,
         ),
-        # AlphaMed (arXiv 2505.17952).
+        # AlphaMed (arXiv 2505.17952), whose form is not checked; here it is, so that no strict form pays for reasoning
+        # outside the tags.
         Preset(
             name="binary",
-            version="1",
-            formula="1 if correct, else 0; format and length do not count",
+            version="2",
+            formula="1 if correct and of strict format, else 0; length does not count",
             match="lenient",
             low=0.0,
             high=1.0,
@@ -199,13 +202,14 @@ PRESETS: Mapping[str, Preset] = {
             reward=_huatuo_o1,
         ),
         # General-Reasoner (arXiv 2505.14652), released verifier.py: a right answer as long as the reference pays most,
-        # so that none is hidden in a long one. The policy's tokenizer counts there, words and marks here.
+        # so that none is hidden in a long one. The policy's tokenizer counts there, words and marks here; and an answer
+        # that cannot be extracted is there one that is not boxed.
         Preset(
             name="general_reasoner",
             version="1",
             formula=(
-                "-0.5 without an answer; else correct: 1 - 0.05 min(10, d), 0 if not; d = | words and marks of the "
-                "answer - those of the right answer |, of several the least; format does not count"
+                "-0.5 without strict format or without an answer; else correct: 1 - 0.05 min(10, d), 0 if not; "
+                "d = | words and marks of the answer - those of the right answer |, of several the least"
             ),
             match="lenient",
             low=-0.5,
@@ -218,8 +222,8 @@ PRESETS: Mapping[str, Preset] = {
             name="reward_bridge",
             version="1",
             formula=(
-                "P(1), the judge's probability that the answer is correct, with metric judge_probability; else 1 if "
-                "correct, 0 if not; format and length do not count"
+                "0 without strict format; else P(1), the judge's probability that the answer is correct, with metric "
+                "judge_probability; else 1 if correct, 0 if not; length does not count"
             ),
             match="lenient",
             low=0.0,

@@ -58,7 +58,47 @@ def test_med_u1() -> None:
 def test_med_rlvr_and_binary() -> None:
     outcomes = [("correct", True), ("incorrect", True), ("no_answer", True), ("correct", False), ("incorrect", False)]
     assert [reward("med_rlvr", status=s, format_ok=f) for s, f in outcomes] == [1.0, 0.0, 0.0, -1.0, -1.0]
-    assert [reward("binary", status=s, format_ok=f) for s, f in outcomes] == [1.0, 0.0, 0.0, 1.0, 0.0]
+    assert [reward("binary", status=s, format_ok=f) for s, f in outcomes] == [1.0, 0.0, 0.0, 0.0, 0.0]
+
+
+_STEPS = "First, the toe is red. Then, the crystals are needles, so it is gout."
+_NAMES = ("gated", "med_u1", "med_rlvr", "binary", "huatuo_o1", "general_reasoner", "reward_bridge")
+_PAID = dict(zip(_NAMES, (1.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0), strict=True))
+_UNPAID = dict(zip(_NAMES, (0.0, 0.0, -1.0, 0.0, 0.0, -0.5, 0.0), strict=True))
+_WRONG = dict(zip(_NAMES, (0.1, 0.0, 0.0, 0.0, 0.1, 0.0, 0.0), strict=True))
+# An explained answer has more words than the letter, at least ten.
+_EXPLAINED = _PAID | {"med_u1": 0.0, "general_reasoner": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("response", "strict", "lenient"),
+    [
+        (f"<think>{_STEPS}</think><answer>B</answer>", _PAID, _PAID),
+        (f"<think>{_STEPS}</think><answer>A</answer>", _WRONG, _WRONG),
+        # Reasoning outside the tags pays no more under the strict form than a wrong answer.
+        (f"{_STEPS}<think></think><answer>B</answer>", _UNPAID, _PAID),
+        (f"{_STEPS}<think>B</think><answer>B</answer>", _UNPAID, _PAID),
+        (f"<think></think>{_STEPS}<answer>B</answer>", _UNPAID, _PAID),
+        (f"<think></think><answer>B</answer>{_STEPS}", _UNPAID, _PAID),
+        (f"{_STEPS}</think><answer>B</answer>", _UNPAID, _PAID),
+        (f"<think></think>{_STEPS}</think><answer>B</answer>", _UNPAID, _UNPAID),
+        (f"<think></think><answer>{_STEPS}</answer><answer>B</answer>", _UNPAID, _UNPAID),
+        # An answer given away at once has the form, and so has an explained one, which Med-U1's rule does not read.
+        ("<think></think><answer>B</answer>", _PAID, _PAID),
+        ("<think>The answer is B.</think><answer>B</answer>", _PAID, _PAID),
+        (f"<think></think><answer>B, because {_STEPS}</answer>", _EXPLAINED, _EXPLAINED),
+    ],
+)
+def test_what_reasoning_is_paid_by_its_place(
+    response: str, strict: dict[str, float], lenient: dict[str, float]
+) -> None:
+    reference = {"answer": "B", "options": {"A": "colchicine", "B": "gout"}}
+    for form, expected in (("strict", strict), ("lenient", lenient)):
+        item = {"id": "q", "task": "choice", "response": response, "reference": reference, "format": form}
+        for name, paid in expected.items():
+            request = parse_request(json.dumps({"preset": name, "items": [item]}).encode())
+            [found] = score(request, PRESETS[name]).results
+            assert found.reward == paid, (name, form)
 
 
 def test_huatuo_o1() -> None:
@@ -71,7 +111,8 @@ def test_huatuo_o1() -> None:
 def test_general_reasoner() -> None:
     right = ("pulmonary embolism",)
     assert reward("general_reasoner", answer="embolism, pulmonary", right=right) == pytest.approx(0.95)  # one mark more
-    assert reward("general_reasoner", answer="pulmonary embolism", right=right, format_ok=False) == 1.0
+    assert reward("general_reasoner", answer="pulmonary embolism", right=right) == 1.0
+    assert reward("general_reasoner", answer="pulmonary embolism", right=right, format_ok=False) == -0.5
     # twelve words more are clipped to ten: 1 - 0.05 * 10
     assert reward("general_reasoner", answer="word " * 14, right=right) == pytest.approx(0.5)
     assert reward("general_reasoner", status="incorrect", answer="word " * 14, right=right) == 0.0
@@ -80,6 +121,7 @@ def test_general_reasoner() -> None:
 
 def test_reward_bridge() -> None:
     assert reward("reward_bridge", probability=0.37) == 0.37
+    assert reward("reward_bridge", probability=0.37, format_ok=False) == 0.0
     assert reward("reward_bridge", status="incorrect", probability=0.37) == 0.37
     assert [reward("reward_bridge", status=s) for s in ("correct", "incorrect", "malformed")] == [1.0, 0.0, 0.0]
 

@@ -328,6 +328,11 @@ def _check_reward(config: Config) -> None:
         "reward.length_shape=dapo needs reward.length_mode=max and reward.length_buffer; other shapes take no buffer",
     )
     require(
+        (reward.text_metric in ("exact", "judge")) == (reward.text_threshold is None),
+        f"reward.text_metric={reward.text_metric} and reward.text_threshold={reward.text_threshold}: a threshold goes "
+        "with every metric but exact and judge",
+    )
+    require(
         reward.length_buffer is None or reward.length_target is None or reward.length_buffer <= reward.length_target,
         f"reward.length_buffer={reward.length_buffer} is above reward.length_target={reward.length_target}; the "
         "buffer lies before the target",

@@ -21,6 +21,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from reward_server.completion import UnclearError, UnusableError, read_completion
+
 _ATTEMPTS = 4
 _FIRST_BACKOFF_S = 0.5
 # With spaces and punctuation between letters and around a tag's name.
@@ -97,10 +99,13 @@ class Endpoint:
             if answer.status_code not in (408, 409, 429) and answer.status_code < 500:
                 break
         answer.raise_for_status()
-        reply, tokens = _read(answer)
-        if tokens is not None:
-            spent.tokens = tokens
-        return reply
+        try:
+            reply = read_completion(answer, chat=True)
+        except (UnclearError, UnusableError):
+            return ""
+        if reply.total_tokens is not None:
+            spent.tokens = reply.total_tokens
+        return reply.text
 
 
 def last_verdict(reply: str, words: Sequence[str]) -> str | None:
@@ -136,18 +141,6 @@ class _Budget:
                     self._spent.append(_Spent(now, tokens))
                     return self._spent[-1]
                 await asyncio.sleep(min(1.0, self._spent[0].at + 60.01 - now))
-
-
-def _read(answer: httpx.Response) -> tuple[str, int | None]:
-    """Text and tokens of a chat completion; no text where it is none, None for tokens that it does not tell."""
-    try:
-        content = answer.json()
-        text = content["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return "", None
-    usage = content.get("usage")
-    tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
-    return text if isinstance(text, str) else "", tokens if type(tokens) is int and tokens >= 0 else None
 
 
 def is_inside(url: str) -> bool:

@@ -321,6 +321,7 @@ def _repeat(evaluated: Evaluated) -> dict[str, Any]:
     reward = measured["reward"]
     return {
         "model": evaluated.model,
+        **({"answered by": result["answered_by"]} if "answered_by" in result else {}),
         "weights": shown(result["weights"]),
         "data": ", ".join(f"{Path(file['path']).name} ({shown(file['sha256'])})" for file in measured["data"]),
         "reward": f"{reward['name']}, version {reward['version']} ({shown(reward['hash'])})",

@@ -95,6 +95,40 @@ def test_what_a_comparison_does_not_know_is_said(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("a_decoding", "b_decoding", "said"),
+    [
+        (
+            {"sampler": "endpoint"},
+            {"max_length": 512, "precision": "bf16"},
+            "before by an endpoint and after by the emb",
+        ),
+        (
+            {"max_length": 512},
+            {"max_length": 512, "sampler": "vllm"},
+            "before by the embedded sampler and after by vLLM",
+        ),
+        ({"max_length": 512}, {"max_length": 256, "sampler": "vllm"}, None),
+        ({"sampler": "endpoint"}, {"max_new_tokens": 9}, None),
+        ({"sampler": "endpoint", "temperature": 0.6}, {"temperature": 0.6}, None),
+    ],
+)
+def test_another_sampler_is_a_note_where_answers_are_greedy(
+    a_decoding: dict[str, Any], b_decoding: dict[str, Any], said: str | None, tmp_path: Path
+) -> None:
+    paths = two(tmp_path)
+    for path, own in zip(paths, (a_decoding, b_decoding), strict=True):
+        _edited(path, lambda r, own=own: r["measured"].update(decoding={"temperature": 0.0, **own}))
+    a, b = map(read_evaluated, paths)
+    if said is None:
+        with pytest.raises(ConversionError, match="were not measured alike"):
+            compare(a, b)
+    else:
+        found = notes(compare(a, b))[1]
+        assert f"answered {said}" in found
+        assert ("chat template, precision and longest context are its own" in found) == ("endpoint" in found)
+
+
 def test_several_answers_are_one_question(tmp_path: Path) -> None:
     """q1: 1 of 2 to 2 of 4 right, no change; q2: 0 to 1 of 4, gained. Curves end at the 2 answers that both have."""
     a = [row(q, said, sample=n) for q, given in (("q1", "AB"), ("q2", "BB")) for n, said in enumerate(given)]

@@ -43,6 +43,7 @@ from reward_server.client import SERVER_FAULTS
 
 # The rest of the label's line; where that holds no word, the lines below with numbers alone.
 _NAMED = r"{}\s+passages?[^\w\n]*:([^\w\n<]*\w[^\n<]*|[^\w\n<]*(?:\n[^a-zA-Z\n<]*\d[^a-zA-Z\n<]*(?=[\n<]|$))*)"
+_RANGE = re.compile(r"\b(\d{1,3})\s*(?:[-‐-―−~]|to|through)\s*(\d{1,3})\b", re.IGNORECASE)
 _SUB_ANSWER = re.compile(r"sub-?\s?answer\s+(\d+)\W*?:\s*([^\n<]*)", re.IGNORECASE)
 # Of a share: the values that it is the mean of, each with its question.
 _Values = Sequence[tuple[str, float]]
@@ -74,7 +75,14 @@ class _Answer:
     def named(self, what: str) -> set[int] | None:
         """Numbers of the passages that the response calls `what`; None where it says nothing of them."""
         found = re.findall(_NAMED.format(what), self.response, re.IGNORECASE)
-        return {int(number) for number in re.findall(r"\d{1,4}", found[-1])} if found else None
+        return _numbers(found[-1], len(self.about["passages"])) if found else None
+
+
+def _numbers(text: str, passages: int) -> set[int]:
+    """The numbers that a text lists, those within its ranges of so many passages ("1-3", "1 to 3") too."""
+    found = {int(number) for number in re.findall(r"\d{1,4}", text)}
+    ranges = [range(int(low), int(high)) for low, high in _RANGE.findall(text) if int(high) <= passages]
+    return found.union(*ranges)
 
 
 def context_scores(rows: Sequence[Mapping[str, Any]], examples: Sequence[Example]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from conversion import command
 from conversion.digests import file_digest
 from conversion.errors import ConversionError
 from conversion.evaluation import EvaluationError, shown
-from conversion.evaluation_tables import markdown_table, set_columns, set_rows
+from conversion.evaluation_tables import markdown_table, plain_markdown, set_columns, set_rows
 from recipes.data.example import Example
 from recipes.data.variants import PLAIN
 from recipes.evaluation.page_parts import (
@@ -105,9 +105,9 @@ def evaluation_markdown(evaluated: Evaluated) -> str:
     """Accuracy by set in Markdown, with what was measured and what it does not cover."""
     result = evaluated.result
     about = [*_notices(result), *(f"{key}: {value}" for key, value in _repeat(evaluated).items())]
-    lines = "\n".join(f"- {each}" for each in about)
+    lines = "\n".join(f"- {plain_markdown(each)}" for each in about)
     more = "".join(
-        f"\n### {each.heading}\n\n{markdown_table(each.head, each.rows)}\n\n{each.about}\n"
+        f"\n### {each.heading}\n\n{markdown_table(each.head, each.rows)}\n\n{plain_markdown(each.about)}\n"
         for each in score_tables(result.get("scores", {}))
     )
     return f"## {evaluated.name}\n\n{markdown_table(set_columns(result), set_rows(result))}\n\n{lines}\n{more}"

@@ -114,13 +114,15 @@ def test_f1_counts_words() -> None:
         ("Irrelevant passages:\nSub-answer 1: 5 mg", set(), None),
         ("**Irrelevant passages:** 1, 3\n2 mg is meant", {1, 3}, None),
         ("Irrelevant passages:\n- 1\n- 2\nFalse passages:\n\n4</think>", {1, 2}, set()),
+        ("Irrelevant passages: 1-3, 5\nFalse passages: 2 to 4 and 7 – 8", {1, 2, 3, 5}, {2, 3, 4, 7, 8}),
+        ("Irrelevant passages: 3-1\nFalse passages: passage 2 - 81 kg", {1, 3}, {2, 81}),
         ("Irrelevant passages: none\n2. The false passage: is 3", set(), {3}),
     ],
 )
 def test_a_label_without_numbers_takes_none_of_the_next(
     response: str, irrelevant: set[int], false: set[int] | None
 ) -> None:
-    answer = _Answer("q", "A", True, response, {})
+    answer = _Answer("q", "A", True, response, {"passages": [{"kind": "relevant"}] * 8})
     assert (answer.named("irrelevant"), answer.named("false")) == (irrelevant, false)
 
 

@@ -52,7 +52,8 @@ def test_scores_of_these_answers_alone_are_on_every_page(tmp_path: Path) -> None
         assert line in markdown.splitlines()
         assert all(f"<td>{cell}</td>" in html for cell in line.strip("| ").split(" | ")[1:])
     assert "by &lt;b&gt;grader&lt;/b&gt;: the share" in html
-    assert "<i>lab" not in html
+    assert "<i>lab" not in html + markdown
+    assert "by &lt;b&gt;grader&lt;/b&gt;: the share" in markdown
     assert [str(path) for path in write_page(result)] == [str(result.with_suffix(s)) for s in (".html", ".md")]
     assert result.read_bytes() == before, "written again it is the same"
 

@@ -189,9 +189,9 @@ def _row(example: Example) -> _Row:
 
 def _but_one_word(words: Array) -> set[int]:
     """Hashes of a short row's words, and of them without each in turn; none of a longer or shorter row."""
-    own = tuple(words.tolist())
-    if len(own) not in _SHORT:
+    if len(words) not in _SHORT:
         return set()
+    own = tuple(words.tolist())
     return {hash(own), *(hash(own[:place] + own[place + 1 :]) for place in range(len(own)))}
 
 

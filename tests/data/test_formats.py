@@ -452,11 +452,12 @@ def test_the_rows_of_another_set_are_refused(kind: str, row: dict[str, Any], sai
 def test_indices_beside_texts_that_are_numbers_count_from_nowhere(tmp_path: Path) -> None:
     """An option's own text, and an option's own key, say nothing of where indices begin."""
     rows = [
-        {"question": "?", "options": ["0", "8", "9"], "answer_idx": 0},
-        {"question": "?", "options": ["8", "9", "4"], "answer": "4"},
+        {"question": "?", "options": ["7", "8", "9"], "answer_idx": 0},
+        {"question": "?", "options": ["8", "9", "3"], "answer": 3},
         {"question": "?", "options": {"1": "a", "2": "b", "3": "c"}, "answer_idx": 3},
+        {"question": "?", "options": ["7", "8", "9"], "answer_idx": 0},
     ]
-    assert [e.answer for e in _read("medqa", _lines(tmp_path / "rows.jsonl", *rows))[0]] == ["A", "C", "C"]
+    assert [e.answer for e in _read("medqa", _lines(tmp_path / "rows.jsonl", *rows))[0]] == ["A", "C", "C", "A"]
 
 
 def test_a_note_with_two_labels_is_left_out_and_counted(tmp_path: Path) -> None:

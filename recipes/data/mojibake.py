@@ -1,4 +1,5 @@
-"""Text whose UTF-8 was read as Windows' encoding before it was published, such as "MÃ©niÃ¨re" for "Ménière".
+"""Text whose UTF-8 was read as Windows' encoding before it was published, such as "MÃ©niÃ¨re" for "Ménière",
+or of which characters were lost (U+FFFD).
 
 It is found and named, not mended: who read it wrong may also have lost characters. Left out: other encodings, and
 letters that stand so in a language's own words (a capital A with a tilde before a quotation mark).
@@ -13,7 +14,7 @@ from recipes.data.example import Example
 
 # The bytes 80 to BF in Windows' encoding, and as Latin-1 leaves them.
 _BEHIND = "\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
-_MISREAD = re.compile(f"[ÂÃÎÏ][{_BEHIND}]|â[{_BEHIND}]{{2}}|ï»¿|ðŸ[{_BEHIND}]{{2}}")
+_MISREAD = re.compile(f"[ÂÃÎÏ][{_BEHIND}]|â[{_BEHIND}]{{2}}|ï»¿|ðŸ[{_BEHIND}]{{2}}|\ufffd")
 _SHOWN = 12
 
 

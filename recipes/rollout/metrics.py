@@ -56,8 +56,9 @@ def rollout_metrics(rollout: Rollout, teaches: Sequence[bool]) -> dict[str, floa
         metrics[f"format/issue/{issue}"] = count / len(scored)
     metrics |= phase_shares([t.text for t in everything])
     metrics["groups/zero_advantage_share"] = 1 - _mean([float(t) for t in teaches]) if len(teaches) else 1.0
-    metrics["groups/identical_share"] = _mean([len({t.text for t in group}) == 1 for group in rollout.sampled])
-    metrics["groups/mixed_share"] = _mean([_is_mixed(group) for group in rollout.sampled])
+    if several := [group for group in rollout.sampled if len(group) > 1]:
+        metrics["groups/identical_share"] = _mean([len({t.text for t in group}) == 1 for group in several])
+        metrics["groups/mixed_share"] = _mean([_is_mixed(group) for group in several])
     metrics["groups/left_out_share"] = 1 - len(rollout.groups) / len(rollout.sampled)
     metrics["groups/batches"] = float(rollout.batches)
     metrics["groups/null_reward_share"] = 1 - len(scored) / len(everything)
@@ -85,6 +86,20 @@ def update_metrics(updates: Sequence[dict[str, float]], rate: float) -> dict[str
         metrics["mismatch/token_prob_error"] = updates[0]["prob_error"] / updates[0]["tokens"]
         metrics["policy/grad_norm"] = _mean([u["grad_norm"] for u in updates])
         metrics["policy/skipped_updates"] = float(sum(not u["stepped"] for u in updates))
+    return metrics
+
+
+def critic_metrics(fits: Sequence[dict[str, float]], rate: float) -> dict[str, float]:
+    """Metrics of one step's optimizer steps of a critic, averaged over their tokens; none where there is no critic."""
+    tokens = sum(fit["tokens"] for fit in fits)
+    if not tokens:
+        return {}
+    names = {"loss": "loss", "value": "value", "target": "target", "clipped": "clip_share"}
+    metrics = {f"critic/{shown}": sum(fit[name] for fit in fits) / tokens for name, shown in names.items()}
+    metrics["critic/grad_norm"] = _mean([fit["grad_norm"] for fit in fits])
+    metrics["critic/learning_rate"] = rate
+    metrics["critic/updates"] = float(len(fits))
+    metrics["critic/skipped_updates"] = float(sum(not fit["stepped"] for fit in fits))
     return metrics
 
 

@@ -26,6 +26,7 @@ from reward_server.endpoint import is_inside
 
 KEY = "MEDATRON_ENDPOINT_KEY"
 _CONNECT_S = 10.0
+_LEAST_S = 0.1
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.5, 30.0
 _BUSY = (408, 409, 425, 429)
 # How often it is said that an answer is waited for, whatever the number of requests under way.
@@ -119,7 +120,8 @@ class Endpoint:
         body = {"model": self._config.model, "messages" if chat else "prompt": prompt, "stream": False, **parameters}
         began, tries = time.monotonic(), 0
         while True:
-            left = began + self._config.total_timeout_s - time.monotonic()
+            # A sleep may be longer than asked for; an attempt without any time would hide what the last one met.
+            left = max(_LEAST_S, began + self._config.total_timeout_s - time.monotonic())
             wait = min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** min(tries, 10)) * random.uniform(0.5, 1.0)
             try:
                 async with asyncio.timeout(min(self._config.attempt_timeout_s, left)):
@@ -135,8 +137,7 @@ class Endpoint:
             except UnusableError as error:
                 raise EndpointError(f"{place}: {error}") from None
             tries += 1
-            left = began + self._config.total_timeout_s - time.monotonic()
-            if left <= wait:
+            if began + self._config.total_timeout_s - time.monotonic() <= wait:
                 raise EndpointError(
                     f"{place}: no answer in {tries} attempts and {time.monotonic() - began:.0f} s, at last: {said}; "
                     "see its log, and evaluation.endpoint.total_timeout_s"

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from reward_server.completion import Completion, UnclearError, UnusableError, read_completion
 from reward_server.verifiers.plain import characters
 
 _ATTEMPTS = 4
@@ -92,8 +93,8 @@ class Endpoint:
             TimeoutError: there is none within the deadline.
             httpx.HTTPError, httpx.InvalidURL: the endpoint refuses, or cannot be reached.
         """
-        text = _found(await self._ask(messages, max_tokens), "message", "content")
-        return text if isinstance(text, str) else ""
+        reply = await self._ask(messages, max_tokens)
+        return reply.text if reply else ""
 
     async def first_token(self, messages: Messages) -> dict[str, float] | None:
         """The probabilities of the reply's first token that is more than space, by its text without spaces.
@@ -101,9 +102,11 @@ class Endpoint:
         Of the likeliest tokens alone; None where the endpoint gives no log-probabilities. Raises as
         `ask` does.
         """
-        choice = await self._ask(messages, _JUDGEMENT_TOKENS, logprobs=True, top_logprobs=_TOP_TOKENS)
+        reply = await self._ask(messages, _JUDGEMENT_TOKENS, logprobs=True, top_logprobs=_TOP_TOKENS)
+        if reply is None:
+            return None
         try:
-            token = next(each for each in _found(choice, "logprobs", "content") if each["token"].strip())
+            token = next(each for each in reply.logprobs["content"] if each["token"].strip())
             found: dict[str, float] = {}
             for each in token["top_logprobs"]:
                 text = each["token"].strip()
@@ -113,12 +116,12 @@ class Endpoint:
         # Rounded, they may add up to a little more than 1; what is not a number is no more than anything.
         return found if found and all(0 <= share <= _SURE for share in found.values()) else None
 
-    async def _ask(self, messages: Messages, max_tokens: int, **options: Any) -> Any:
-        """The first choice of a chat completion, None where the answer is none."""
+    async def _ask(self, messages: Messages, max_tokens: int, **options: Any) -> Completion | None:
+        """The chat completion, None where the answer is none."""
         async with asyncio.timeout(self.settings.deadline_s):
             return await self._answer(messages, max_tokens, options)
 
-    async def _answer(self, messages: Messages, max_tokens: int, options: dict[str, Any]) -> Any:
+    async def _answer(self, messages: Messages, max_tokens: int, options: dict[str, Any]) -> Completion | None:
         settings = self.settings
         body = {"model": settings.model, "messages": messages, "temperature": 0.0, "max_tokens": max_tokens, **options}
         # A token has a character at least.
@@ -137,10 +140,13 @@ class Endpoint:
             if answer.status_code not in (408, 409, 429) and answer.status_code < 500:
                 break
         answer.raise_for_status()
-        choice, tokens = _read(answer)
-        if tokens is not None:
-            spent.tokens = tokens
-        return choice
+        try:
+            reply = read_completion(answer, chat=True)
+        except (UnclearError, UnusableError):
+            return None
+        if reply.total_tokens is not None:
+            spent.tokens = reply.total_tokens
+        return reply
 
 
 def last_verdict(reply: str, words: Sequence[str]) -> str | None:
@@ -176,24 +182,6 @@ class _Budget:
                     self._spent.append(_Spent(now, tokens))
                     return self._spent[-1]
                 await asyncio.sleep(min(1.0, self._spent[0].at + 60.01 - now))
-
-
-def _read(answer: httpx.Response) -> tuple[Any, int | None]:
-    """First choice and tokens of a chat completion; None where it is none, and for tokens that it does not tell."""
-    try:
-        content = answer.json()
-        choice = content["choices"][0]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return None, None
-    tokens = _found(content, "usage", "total_tokens")
-    return choice, tokens if type(tokens) is int and tokens >= 0 else None
-
-
-def _found(value: Any, *path: str) -> Any:
-    """What stands at a path of JSON objects; None where nothing does."""
-    for name in path:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
 
 
 def is_inside(url: str) -> bool:

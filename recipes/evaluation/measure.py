@@ -63,7 +63,9 @@ def prompts_shown(config: Config) -> dict[str, Any]:
         OSError: the file of worked examples cannot be read.
     """
     data = config.data
-    found: dict[str, Any] = {"style": data.style, "length_target": config.reward.length_target}
+    # The plain style does not say it, so that it changes no answer of a policy.
+    said = None if data.style == "plain" else config.reward.length_target
+    found: dict[str, Any] = {"style": data.style, "length_target": said}
     if data.template != "chat":
         found["template"] = data.template
     return found | ({"shots": data.shots, "few_shot": file_digest(Path(data.few_shot))} if data.few_shot else {})

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from conversion.errors import ConversionError
-from conversion.evaluation import AGAIN, ENDPOINT, differences, shown
+from conversion.evaluation import AGAIN, ENDPOINT, shown
 from recipes.data.example import REPORT_GROUPS
 from recipes.evaluation import statistics
+from recipes.evaluation.comparable import sampler_note, sampler_of, unlike
 from recipes.evaluation.questions import Question, by_question
 from recipes.evaluation.reading import Evaluated
 from recipes.evaluation.summary import aligned, figures, k_grid
@@ -85,15 +86,15 @@ def compare(a: Evaluated, b: Evaluated) -> dict[str, Any]:
 
 
 def _check_alike(a: Evaluated, b: Evaluated) -> None:
-    if unlike := differences(a.result, b.result):
+    if others := unlike(a.result, b.result):
         raise ComparisonError(
             f"{a.path} and {b.path} were not measured alike, so no difference between them is one of the models: "
-            f"{'; '.join(unlike)}. Evaluate one of them again as the other was"
+            f"{'; '.join(others)}. Evaluate one of them again as the other was"
         )
 
 
 def _identity(each: Evaluated) -> dict[str, Any]:
-    return {"name": each.name, "path": str(each.path.resolve())} | {
+    return {"name": each.name, "path": str(each.path.resolve()), "sampler": sampler_of(each.result)} | {
         key: each.result.get(key) for key in ("checkpoint", "weights", "seen", "dropped", "unscored")
     }
 
@@ -194,6 +195,7 @@ def notes(comparison: Mapping[str, Any]) -> list[str]:
             if str(comparison["a"]["weights"]).startswith(ENDPOINT)
             else "both measured the same weights: what differs is sampling"
         )
+    found += sampler_note(comparison["a"], comparison["b"], titles(comparison))
     for side, title in zip(("a", "b"), titles(comparison), strict=True):
         if count := comparison["left_out"][side]:
             found.append(f"{count} questions are left out: {title} has no scored answer to them")

@@ -34,7 +34,7 @@ def measured(config: Config, reward: Mapping[str, str]) -> dict[str, Any]:
     precision = config.model.precision
     return {
         "data": data_files(config.data.test),
-        "reward": {**reward, "match": config.reward.match, "format": config.reward.format},
+        "reward": {**reward, "match": config.reward.match, "format": config.reward.format, **_graded(config)},
         "prompts": prompts_shown(config),
         "decoding": {
             "temperature": config.evaluation.temperature,
@@ -47,6 +47,14 @@ def measured(config: Config, reward: Mapping[str, str]) -> dict[str, Any]:
             **_asked_for(config),
         },
     }
+
+
+def _graded(config: Config) -> dict[str, Any]:
+    """How open answers are graded, where it is not by exact matches."""
+    own = config.reward
+    if own.text_metric == "exact":
+        return {}
+    return {"text_metric": own.text_metric, "text_threshold": own.text_threshold, "text_compat": own.text_compat}
 
 
 def prompts_shown(config: Config) -> dict[str, Any]:

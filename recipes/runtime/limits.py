@@ -94,6 +94,7 @@ LIMITS: dict[str, Range] = {
     **{f"reward.length_{key}": _COUNT for key in ("target", "low", "high", "buffer")},
     "reward.length_max_share": _SHARE,
     "reward.length_none_share": Range(0, 1, below=True),
+    "reward.text_threshold": Range(0, 100, above=True),
     "data.shots": NOT_NEGATIVE,
     # maj@k is counted in floating-point numbers, which do not hold the ways to choose half of more.
     "evaluation.samples": Range(1, 1024),
@@ -141,7 +142,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "reward.length_draw": ("fixed", "uniform", "log_uniform"),
     "reward.match": ("strict", "lenient"),
     "reward.format": ("strict", "lenient"),
-    "reward.length_shape": ("preset", "l1", "dapo"),
+    "reward.length_shape": ("preset", "l1", "dapo", "relative"),
+    "reward.text_metric": ("exact", "f1", "bleu", "ems", "merge", "rouge_l", "judge", "judge_probability"),
     # Of the metrics those that are better the higher they are, and that training measures.
     "trainer.best": tuple(f"{what}/{of}" for what in ("accuracy", "reward") for of in ("mean", *KINDS))
     + tuple(f"reward/{of}/{part}" for of in ("component", *KINDS) for part in COMPONENTS),

@@ -349,6 +349,11 @@ def _check_reward(config: Config) -> None:
         and (reward.length_shape != "dapo" or reward.length_mode == "max"),
         "reward.length_shape=dapo needs reward.length_mode=max and reward.length_buffer; other shapes take no buffer",
     )
+    require(
+        (reward.text_metric in ("exact", "judge")) == (reward.text_threshold is None),
+        f"reward.text_metric={reward.text_metric} and reward.text_threshold={reward.text_threshold}: a threshold goes "
+        "with every metric but exact and judge",
+    )
     least, key = (reward.length_low, "low") if drawn else (reward.length_target, "target")
     require(
         reward.length_buffer is None or least is None or reward.length_buffer <= least,

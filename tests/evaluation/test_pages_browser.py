@@ -12,9 +12,10 @@ import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from recipes.evaluation.page import write_page
+from recipes.evaluation.page import add_scores, write_page
 from tests.browser import CONTRAST, NEEDS_BROWSER, OVERLAPS, browser, open_everything, show
 from tests.evaluation.test_compare import write_evaluation
+from tests.evaluation.test_scores import SCORES
 from tests.evaluation.test_summary import row
 
 pytestmark = NEEDS_BROWSER
@@ -44,6 +45,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     a, b = (write_evaluation(folder, name, _rows(right)) for name, right in (("before", 3), ("after", 7)))
     subprocess.run([sys.executable, "-m", "recipes.compare", str(a), str(b)], check=True, timeout=120)
+    for kind, scores in SCORES.items():
+        add_scores(b.with_suffix(".jsonl"), kind, [], scores)
     return {"evaluation": write_page(b)[0], "comparison": folder / "comparison" / "before_after.html"}
 
 

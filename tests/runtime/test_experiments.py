@@ -60,7 +60,12 @@ def test_settings_of_the_papers_and_peers_reach_the_run(monkeypatch: pytest.Monk
     med_u1 = configuration("med_u1_7b", monkeypatch)
     assert (med_u1.reward.preset, med_u1.data.style, med_u1.rollout.temperature) == ("med_u1", "med_u1", 0.6)
     asked, few = med_u1.reward, configuration("med_u1_mini", monkeypatch).reward
-    assert (asked.length_mode, asked.length_draw, asked.length_low, asked.length_high) == ("exact", "uniform", 100, 2000)
+    assert (asked.length_mode, asked.length_draw, asked.length_low, asked.length_high) == (
+        "exact",
+        "uniform",
+        100,
+        2000,
+    )
     assert (few.length_mode, few.length_draw, few.length_target) == ("mixed", "uniform", None)
     med_rlvr = configuration("med_rlvr_3b", monkeypatch)
     assert (med_rlvr.reward.preset, med_rlvr.algorithm.kl_place) == ("med_rlvr", "reward")

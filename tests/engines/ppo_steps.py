@@ -75,13 +75,21 @@ def gradient_as_weights(model: Any, module: Any) -> None:
 
 
 def _bytes(engine: MegatronEngine) -> list[list[list[int]]]:
-    """Of weights and gradients of policy and critic where they compute, after whoever is to compute has come."""
-    found = []
-    for act in (("policy",), ("critic",)):
-        engine._need(*act, training=True)
-        buffers = [buffer for each in (engine.wrapped, _critic(engine).wrapped) for buffer in each.model.buffers]
-        found.append([[t.untyped_storage().nbytes() for t in (b.param_data, b.grad_data)] for b in buffers])
+    """Of policy and critic where they compute, after whoever is to compute has come and computed."""
+    models, found = {"policy": engine.model, "critic": _critic(engine).wrapped.model}, []
+    for act in ("policy", "critic"):
+        engine._need(act, training=True)
+        # As Transformer Engine's layers keep it.
+        models[act].module._fp8_workspaces = {"weight": torch.zeros(8)}
+        found.append([_held(model) for model in models.values()])
     return found
+
+
+def _held(model: Any) -> list[int]:
+    """Bytes of weights, gradients and FP8 copies."""
+    [buffer], copies = model.buffers, getattr(model.module, "_fp8_workspaces", {})
+    sizes = [tensor.untyped_storage().nbytes() for tensor in (buffer.param_data, buffer.grad_data)]
+    return [*sizes, sum(copy.nbytes for copy in copies.values())]
 
 
 def _critic(engine: MegatronEngine) -> Critic:

@@ -97,6 +97,7 @@ class Critic:
             sums,
             learning_rate=learning_rate,
             weight_decay=self._settings.optimizer.weight_decay,
+            where="in the critic after its update",
         )
 
     def stored(self, where: str) -> Mapping[str, Callable[[], dict[str, Any]]]:
@@ -105,8 +106,8 @@ class Critic:
         Raises:
             NonFiniteError: a weight or a moment is not finite; `where` completes the message.
         """
-        finite.check_weights(self.module, where)
-        finite.check_optimizer(self.wrapped.optimizer, where)
+        finite.check_weights(self.module, f"in the critic {where}")
+        finite.check_optimizer(self.wrapped.optimizer, f"in the critic {where}")
         self.wrapped.begin_moments()
         return {
             WEIGHTS: lambda: self.module.sharded_state_dict(prefix=""),

@@ -12,13 +12,14 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from recipes.engines.base import Completion, TokenBatch
-from recipes.engines.megatron.critic import Critic, check_beside
+from recipes.engines.megatron.critic import Critic
 from recipes.engines.megatron.engine import MegatronEngine
 from recipes.rl.losses import value_loss
 from recipes.rollout.scoring import Trajectory
 from recipes.rollout.update import update_critic, update_policy
 from recipes.rollout.valued import valued_data
 from recipes.runtime.config import ConfigError
+from recipes.runtime.model_rules import validate_critic
 from reward_server.client import Status
 from tests.engines.steps import batch_of
 from tests.rollout.samples import prompt, trajectory
@@ -57,7 +58,7 @@ def critics(make: Callable[[], MegatronEngine], task: dict[str, Any]) -> dict[st
     sums = engine.critic_step(TokenBatch(tuple(towards)), value_loss(tokens=batch.response_tokens), learning_rate=1e-2)
     found |= {"loss": sums["loss"] / sums["tokens"], "after": engine.values(batch)}
     try:
-        check_beside(engine.config, dataclasses.replace(engine.architecture, vocab_size=98), engine.architecture)
+        validate_critic(engine.config, dataclasses.replace(engine.architecture, vocab_size=98), engine.architecture)
     except ConfigError as error:
         found["refused"] = str(error)
     return found

@@ -108,10 +108,10 @@ def train(config: Config) -> None:
             except (RewardError, RolloutError):  # on every rank
                 saving.finish()
                 raise
-            rate, critic_rate = (
-                learning_rate(each, progress(config.trainer, step, seconds), step)
-                for each in (config.optimizer, config.critic.optimizer)
-            )
+            done = progress(config.trainer, step, seconds)
+            # A warm-up is of the first steps that a model takes.
+            rate = learning_rate(config.optimizer, done, max(0, step - alone))
+            critic_rate = learning_rate(config.critic.optimizer, done, step)
             with phases("train"):
                 data = learn(rollout.groups, engine, config.algorithm, config.rollout.temperature)
                 fits = update_critic(engine, config, data.critic, critic_rate)

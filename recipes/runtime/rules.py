@@ -225,6 +225,10 @@ def _check_critic(config: Config) -> None:
         "tensorwise with algorithm.advantage=gae",
     )
     require(
+        critic.path is None or bool(critic.path.strip()),
+        "critic.path= is empty; is a variable of the shell unset? Give it as critic.path=FOLDER, or leave it out",
+    )
+    require(
         algorithm.tasks == "pooled",
         f"algorithm.tasks={algorithm.tasks} balances what groups' rewards come to, and algorithm.advantage=gae has a "
         "critic in their place, which learns what each task pays; set algorithm.tasks=pooled",

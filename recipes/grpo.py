@@ -115,7 +115,9 @@ def train(config: Config) -> None:
             with phases("train"):
                 data = learn(rollout.groups, engine, config.algorithm, config.rollout.temperature)
                 fits = update_critic(engine, config, data.critic, critic_rate)
-                updates = update_policy(engine, config, data.groups, rate) if step > alone else []
+                # A critic that could take no step is none to go by.
+                moves = step > alone and (not fits or any(fit["stepped"] for fit in fits))
+                updates = update_policy(engine, config, data.groups, rate) if moves else []
             seconds = from_leader(seconds + phases.total)
             skipped = count_skipped(skipped, (updates, fits), config.trainer.max_skipped)
             monitor.record(

@@ -103,6 +103,11 @@ def test_yaml_round_trip_of_every_section() -> None:
         (["algorithm=ppo", "algorithm.tasks=per_task"], "algorithm.tasks=per_task balances what groups' rewards"),
         (["algorithm=ppo", "rollout.group_size=1", "rollout.adaptive=true"], "rollout.max_batches and rollout"),
         (["algorithm=ppo", "critic.path="], "critic.path= is empty; is a variable of the shell unset?"),
+        (["algorithm=ppo", "critic.alone_steps=100"], "critic.alone_steps=100 leaves the policy no step"),
+        (
+            ["algorithm=ppo", "algorithm.cut=bootstrap", "algorithm.overlong_filter=true"],
+            "algorithm.cut=bootstrap says",
+        ),
         (["algorithm=vapo", "critic.mini_batches=5"], "critic.mini_batches=5 does not divide rollout.prompts=32"),
         (["algorithm=ppo", "algorithm.policy_lambda=1.1"], "algorithm.policy_lambda=1.1: expected at least 0"),
         (

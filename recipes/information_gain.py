@@ -55,7 +55,7 @@ def measure(config: Config) -> None:
     asked = [examples[identity] for identity in dict.fromkeys(row["id"] for row in rows)]
     rendered = render_prompts(asked, tokenizer, prompt_form(config))
     prompts = {prompt.example.id: prompt for prompt in rendered}
-    engine = create_engine(config)
+    engine = create_engine(config, bare=True)
     found, about = None, dict[str, Any]()
     if is_leader():
         about = {

@@ -231,6 +231,19 @@ def _check_critic(config: Config) -> None:
         "tensorwise with algorithm.advantage=gae",
     )
     require(
+        critic.alone_steps < config.trainer.steps,
+        f"critic.alone_steps={critic.alone_steps} leaves the policy no step of trainer.steps={config.trainer.steps}",
+    )
+    require(
+        not (algorithm.overlong_filter and algorithm.cut == "bootstrap"),
+        "algorithm.cut=bootstrap says what follows responses that were cut, and algorithm.overlong_filter=true leaves "
+        "them out; set cut=terminal, or overlong_filter=false",
+    )
+    require(
+        critic.path is None or bool(critic.path.strip()),
+        "critic.path= is empty; is a variable of the shell unset? Give it as critic.path=FOLDER, or leave it out",
+    )
+    require(
         algorithm.tasks == "pooled",
         f"algorithm.tasks={algorithm.tasks} balances what groups' rewards come to, and algorithm.advantage=gae has a "
         "critic in their place, which learns what each task pays; set algorithm.tasks=pooled",

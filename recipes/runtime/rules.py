@@ -154,6 +154,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "rollout.sampler": ("embedded", "vllm"),
     "rollout.vllm.transfer": ("auto", "file", "gloo", "nccl", "ipc"),
     "data.style": ("plain", "med_u1", "med_rlvr"),
+    "data.teach": ("worked", "answer"),
     "data.template": ("chat", "base"),
     "reward.length_mode": ("none", "max", "exact"),
     "reward.match": ("strict", "lenient"),

@@ -36,10 +36,8 @@ from recipes.evaluation.summary import aligned, figures
 
 # One question as every evaluation answered it.
 Answered = tuple[Question, ...]
-ACCURACY_COLUMNS, PAIR_COLUMNS = (
-    ("", "questions"),
-    ("", "", "change", "95% interval", "gained", "lost", "p", "Holm's p"),
-)
+ACCURACY_COLUMNS = ("", "questions")
+PAIR_COLUMNS = ("", "", "change", "95% interval", "gained", "lost", "p", "Holm's p")
 
 
 def compare_several(evaluations: Sequence[Evaluated]) -> dict[str, Any]:

@@ -60,8 +60,8 @@ def _accuracy(comparison: Mapping[str, Any]) -> str:
             cells += [share(own["format_error_share"]), f"{own['mean_tokens']:,.0f}"] if whole else ["", ""]
             rows.append(line(title, cells))
     return f"""<div class="card whole">{table("Accuracy of each with 95% intervals", head, rows)}
-<p class="healthy"><b>How to read it.</b> The bar is a 95% bootstrap interval over questions. Whether two differ is below:
-intervals that overlap do not tell, since all answered the same questions.</p></div>"""
+<p class="healthy"><b>How to read it.</b> The bar is a 95% bootstrap interval over questions. Whether two differ is
+below: intervals that overlap do not tell, since all answered the same questions.</p></div>"""
 
 
 def _pairs(comparison: Mapping[str, Any]) -> str:

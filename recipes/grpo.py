@@ -1,32 +1,27 @@
-"""GRPO on Megatron with rewards from the reward server: `python -m recipes.grpo [experiment=NAME] [key=value ...]`.
+"""GRPO and PPO on Megatron, rewards from the reward server: `python -m recipes.grpo [experiment=NAME] [key=value ...]`.
 
 One loop: draw prompts, sample a group of responses to each, score them over HTTP, take each group's rewards as one
-another's baseline, and take clipped policy gradient steps. The same code runs one process on a laptop and hundreds
-under srun. The run's folder (`output`) holds the resolved configuration, metrics.jsonl, TensorBoard files, rollout
-samples and checkpoints; started again there, it goes on from the last checkpoint. SIGUSR1: it saves and exits with 75.
+another's baseline, or what a critic expects (algorithm=ppo), and take clipped policy gradient steps. The same code runs
+one process on a laptop and hundreds under srun. The run's folder (`output`) holds the resolved configuration,
+metrics.jsonl, TensorBoard files, rollout samples and checkpoints; started again there, it goes on from the last
+checkpoint. SIGUSR1: it saves and exits with 75.
 
 Settings that have no default: output=FOLDER, model.path=MEGATRON_CHECKPOINT. Others often set: data.train=[FILE,...],
-algorithm=grpo|dr_grpo|dapo|gspo|cispo|rloo|reinforce_pp, reward.url=URL (empty starts a server for the run),
+algorithm=grpo|dr_grpo|dapo|gspo|cispo|rloo|reinforce_pp|ppo|vapo, reward.url=URL (empty starts a server for the run),
 parallel.processes, parallel.tensor, trainer.steps, trainer.save_every.
 
-Left out: a learned critic and reward models; rollouts more than a step older than the policy (`rollout.ahead`).
+Left out: reward models; rollouts more than a step older than the policy (`rollout.ahead`).
 """
 
 from __future__ import annotations
 
-import dataclasses
 from contextlib import ExitStack, closing
 from functools import partial
-from typing import TYPE_CHECKING
 
 from recipes.monitor.run_folder import lock_path
-from recipes.runtime.config import AlgorithmConfig, Config
+from recipes.runtime.config import Config
 from recipes.runtime.launch import is_leader, run
 from recipes.runtime.rules import Stage
-
-if TYPE_CHECKING:
-    from recipes.engines.base import PolicyEngine, TokenSequence
-    from recipes.rl.losses import Objective
 
 
 def train(config: Config) -> None:
@@ -36,12 +31,20 @@ def train(config: Config) -> None:
     from recipes.monitor.monitor import TrainingMonitor
     from recipes.rollout.ahead import Batches
     from recipes.rollout.collect import collect
-    from recipes.rollout.metrics import rollout_metrics, rollout_records, speed_metrics, update_metrics
+    from recipes.rollout.metrics import (
+        critic_metrics,
+        rollout_metrics,
+        rollout_records,
+        speed_metrics,
+        update_metrics,
+    )
     from recipes.rollout.prompts import make_prompts, prompt_form
     from recipes.rollout.rows import prompt_order, training_rows
     from recipes.rollout.scoring import RewardError, check_rows, check_same_reward, reward_definition
     from recipes.rollout.server import reward_client
     from recipes.rollout.training import training_data
+    from recipes.rollout.update import update_critic, update_policy
+    from recipes.rollout.valued import valued_data
     from recipes.runtime.agreement import from_leader
     from recipes.runtime.health import count_skipped, hacked
     from recipes.runtime.origin import run_origin
@@ -64,6 +67,8 @@ def train(config: Config) -> None:
         prompt_form(config),
         max_tokens=config.model.max_length - (config.rollout.min_new_tokens or config.rollout.max_new_tokens),
     )
+    learn = valued_data if config.algorithm.has_critic else training_data
+    alone = config.critic.alone_steps if config.algorithm.has_critic else 0
     order = prompt_order(prompts, config, adaptive=config.rollout.adaptive)
     with ExitStack() as stack:
         client = stack.enter_context(reward_client(config.reward, ranks_wait_s=60 * config.parallel.timeout_minutes))
@@ -91,17 +96,22 @@ def train(config: Config) -> None:
             except (RewardError, RolloutError):  # on every rank
                 saving.finish()
                 raise
-            rate = learning_rate(config.optimizer, progress(config.trainer, step, seconds), step)
+            rate, critic_rate = (
+                learning_rate(each, progress(config.trainer, step, seconds), step)
+                for each in (config.optimizer, config.critic.optimizer)
+            )
             with phases("train"):
-                data = training_data(rollout.groups, engine, config.algorithm, config.rollout.temperature)
-                updates = _update(engine, config, data.groups, rate)
+                data = learn(rollout.groups, engine, config.algorithm, config.rollout.temperature)
+                fits = update_critic(engine, config, data.critic, critic_rate)
+                updates = update_policy(engine, config, data.groups, rate) if step > alone else []
             seconds = from_leader(seconds + phases.total)
-            skipped = count_skipped(skipped, updates, config.trainer.max_skipped)
+            skipped = count_skipped(skipped, (updates, fits), config.trainer.max_skipped)
             monitor.record(
                 step,
                 {
                     **rollout_metrics(rollout, data.teaches),
                     **update_metrics(updates, rate),
+                    **critic_metrics(fits, critic_rate),
                     **rollout.metrics,
                     **data.metrics,
                     **speed_metrics(rollout, data.groups, phases.seconds),
@@ -115,36 +125,6 @@ def train(config: Config) -> None:
                 raise hacked(step)
             own = {"skipped": skipped, "reward": reward, "origin": origin}
             going = saving.after_step(step, seconds, own, partial(batches.state, step), monitor.score)
-
-
-def _update(
-    engine: PolicyEngine, config: Config, groups: list[list[TokenSequence]], rate: float
-) -> list[dict[str, float]]:
-    """The optimizer steps of one rollout: in every epoch its groups are dealt out among the mini-batches."""
-    from recipes.engines.base import TokenBatch
-    from recipes.rl.losses import policy_loss
-
-    algorithm, results = config.algorithm, []
-    objective = _objective(algorithm)
-    for _ in range(algorithm.epochs):
-        for part in range(algorithm.mini_batches):
-            chosen = tuple(s for group in groups[part :: algorithm.mini_batches] for s in group)
-            if not chosen:
-                continue
-            batch = TokenBatch(chosen, config.rollout.temperature)
-            loss = policy_loss(objective, tokens=batch.response_tokens, sequences=len(chosen))
-            results.append(engine.train_step(batch, loss, learning_rate=rate, reference=objective.kl_coef > 0))
-    return results
-
-
-def _objective(algorithm: AlgorithmConfig) -> Objective:
-    from recipes.rl.losses import Objective
-
-    names = {field.name for field in dataclasses.fields(Objective)}
-    chosen = {name: value for name, value in dataclasses.asdict(algorithm).items() if name in names}
-    if algorithm.kl_place == "reward":
-        chosen["kl_coef"] = 0.0
-    return Objective(**chosen)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def train(config: Config) -> None:
             loss = supervised_loss(tokens=batch.response_tokens)
             sums = engine.train_step(batch, loss, learning_rate=rate, reference=False)
             seconds = from_leader(seconds + phases.total)
-            skipped = count_skipped(skipped, [sums], config.trainer.max_skipped)
+            skipped = count_skipped(skipped, [[sums]], config.trainer.max_skipped)
             metrics = {
                 "policy/loss": sums["loss"] / sums["tokens"],
                 "policy/learning_rate": rate,

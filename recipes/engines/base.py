@@ -94,6 +94,7 @@ class TokenSequence:
         advantages: of each response token; empty for zeros.
         old_logprobs: of each response token under the policy before the update; empty where nothing compares with it.
         weights: of each response token in the policy gradient, constants that correct for the sampler; empty for ones.
+        positive: whether the response is imitated as well (`recipes.rl.losses.Objective.positive_coef`).
     """
 
     ids: tuple[int, ...]
@@ -101,6 +102,7 @@ class TokenSequence:
     advantages: tuple[float, ...] = ()
     old_logprobs: tuple[float, ...] = ()
     weights: tuple[float, ...] = ()
+    positive: bool = False
 
     @property
     def response_length(self) -> int:
@@ -195,6 +197,28 @@ class PolicyEngine(Protocol):
         Where the loss or the gradient is not finite nothing changes and `stepped` is 0.
 
         Raises:
+            NonFiniteError: a weight is not finite after the step.
+        """
+        ...
+
+    def values(self, batch: TokenBatch) -> list[list[float]]:
+        """The critic's values of the states before every response token; the same result on every rank.
+
+        Raises:
+            EngineError: there is no critic.
+        """
+        ...
+
+    def critic_step(self, batch: TokenBatch, loss: Loss, *, learning_rate: float) -> dict[str, float]:
+        """One optimizer step of the critic, as `train_step` is one of the policy.
+
+        Args:
+            batch: whose sequences hold targets as `advantages` and the values before the update as `old_logprobs`.
+            loss: as `recipes.rl.losses.value_loss` gives it.
+            learning_rate: of this step.
+
+        Raises:
+            EngineError: there is no critic.
             NonFiniteError: a weight is not finite after the step.
         """
         ...

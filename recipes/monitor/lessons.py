@@ -61,7 +61,8 @@ def reason(metrics: Metrics) -> str | None:
     """The likely reason why a step made no update, with what to change; None where it made one."""
     if (skipped := metrics.get("policy/skipped_updates")) and skipped == metrics.get("policy/updates", 1.0):
         return "loss or gradient was not finite: lower optimizer.learning_rate, or look at the data"
-    if metrics.get("policy/updates") != 0:
+    # In a critic's warm-up the policy stays as it is on purpose.
+    if metrics.get("policy/updates") != 0 or metrics.get("critic/updates"):
         return None
 
     def share(name: str) -> float:

@@ -11,6 +11,7 @@ from types import TracebackType
 
 from conversion.command import explain
 from recipes.engines.base import NonFiniteError
+from recipes.monitor.critic_watch import CriticWatch
 from recipes.monitor.lessons import LessonWatch
 from recipes.monitor.loggers import MetricsLogger, read_metrics
 from recipes.monitor.phase_watch import DOMINANT, PhaseWatch
@@ -40,6 +41,7 @@ class TrainingMonitor:
         self._scores: list[float] = []
         self._lessons = LessonWatch()
         self._phases = PhaseWatch()
+        self._critic = CriticWatch(config.critic.alone_steps)
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> TrainingMonitor:
@@ -60,6 +62,7 @@ class TrainingMonitor:
                 if last:
                     for row in read_metrics(config.output):
                         self._phases.look(row)
+                        self._critic.look(int(row["step"] or 0), row)
                 self._progress = stack.enter_context(
                     TrainingProgress(config.trainer.steps, config.name, initial_step=step)
                 )
@@ -105,8 +108,9 @@ class TrainingMonitor:
             metrics = {**metrics, DOMINANT: float(dominant)}
         self._logger.log(step, metrics, seconds)
         self._progress.update(step, metrics, step_seconds)
-        if said := self._lessons.look(step, metrics):
-            self._say(said)
+        for watch in (self._lessons, self._critic):
+            if said := watch.look(step, metrics):
+                self._say(said)
         every = self._config.rollout.samples_every
         due = bool(every) and (step == 1 or step % every == 0 or cheats)
         records = samples() if samples and (due or cheats) else []

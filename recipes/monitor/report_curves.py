@@ -116,6 +116,27 @@ CHARTS = (
         from_zero=True,
     ),
     Chart(
+        "critic",
+        "Critic",
+        "number",
+        (
+            Line("critic/explained_variance", "Explained variance", "blue"),
+            Line("critic/r_squared", "Against the mean return", "orange"),
+        ),
+        "Both climb from below zero towards one while the critic learns what responses are paid, and stay positive. "
+        "Below zero a constant would serve better, and advantages are mostly noise: give the critic steps of its own, "
+        "or a higher rate.",
+    ),
+    Chart(
+        "critic_gradient",
+        "Gradient norm of the critic",
+        "number",
+        (Line("critic/grad_norm", "Before clipping", "blue"),),
+        "It falls as values settle. A jump with no change in the policy's own curves points to how values are "
+        "computed: look at mismatch/* and at what was updated.",
+        from_zero=True,
+    ),
+    Chart(
         "gradient",
         "Gradient norm",
         "number",

@@ -29,6 +29,7 @@ class TokenValues:
         old_logprobs: of the policy before the update.
         weights: of the token in the policy gradient, constants; 1 where nothing is corrected.
         reference_logprobs: of the reference policy; zeros where there is none.
+        positive: 1 at tokens of responses that are imitated as well; needed where `Objective.positive_coef` is set.
     """
 
     logprobs: Tensor
@@ -38,6 +39,7 @@ class TokenValues:
     old_logprobs: Tensor
     weights: Tensor
     reference_logprobs: Tensor
+    positive: Tensor | None = None
 
 
 KlEstimator = Literal["k1", "k2", "k3"]
@@ -85,6 +87,8 @@ class Objective:
         kl_coef, kl_estimator: weight and estimate of the divergence from the reference policy.
         entropy_coef: weight of the entropy bonus.
         reduction: mean over the batch's tokens (DAPO), or over responses of the means over their tokens (GRPO's paper).
+        positive_coef: weight of the mean negative log-likelihood of the tokens of correct responses (VAPO, arXiv
+            2504.05118, eq. 7 and 8).
     """
 
     surrogate: Literal["clip", "cispo"] = "clip"
@@ -96,15 +100,17 @@ class Objective:
     kl_estimator: KlEstimator = "k3"
     entropy_coef: float = 0.0
     reduction: Literal["token", "sequence"] = "token"
+    positive_coef: float = 0.0
 
 
-def policy_loss(objective: Objective, *, tokens: float, sequences: float) -> Loss:
+def policy_loss(objective: Objective, *, tokens: float, sequences: float, positives: float = 0.0) -> Loss:
     """The loss of a policy update.
 
     Args:
         objective: what to maximise.
         tokens: response tokens that count in the whole batch, over all micro-batches and ranks.
         sequences: responses that count in the whole batch.
+        positives: tokens of the correct ones in the whole batch; with none nothing is imitated.
 
     Returns:
         a function from TokenValues, a response a row, to the micro-batch's share of the loss and its sums for the
@@ -135,6 +141,9 @@ def policy_loss(objective: Objective, *, tokens: float, sequences: float) -> Los
             each = each - objective.entropy_coef * values.entropy
         weight = values.mask / tokens if objective.reduction == "token" else values.mask / (lengths * sequences)
         total = (each * weight).sum()
+        if objective.positive_coef and positives:
+            assert values.positive is not None
+            total = total - objective.positive_coef * (values.logprobs * values.positive).sum() / positives
         with torch.no_grad():
             above, below = ratio > 1 + high, ratio < 1 - low
             gains = values.advantages > 0

@@ -88,6 +88,20 @@ def update_metrics(updates: Sequence[dict[str, float]], rate: float) -> dict[str
     return metrics
 
 
+def critic_metrics(fits: Sequence[dict[str, float]], rate: float) -> dict[str, float]:
+    """Metrics of one step's optimizer steps of a critic, averaged over their tokens; none where there is no critic."""
+    tokens = sum(fit["tokens"] for fit in fits)
+    if not tokens:
+        return {}
+    names = {"loss": "loss", "value": "value", "target": "target", "clipped": "clip_share"}
+    metrics = {f"critic/{shown}": sum(fit[name] for fit in fits) / tokens for name, shown in names.items()}
+    metrics["critic/grad_norm"] = _mean([fit["grad_norm"] for fit in fits])
+    metrics["critic/learning_rate"] = rate
+    metrics["critic/updates"] = float(len(fits))
+    metrics["critic/skipped_updates"] = float(sum(not fit["stepped"] for fit in fits))
+    return metrics
+
+
 def speed_metrics(
     rollout: Rollout, trained: Sequence[Sequence[TokenSequence]], seconds: Mapping[str, float]
 ) -> dict[str, float]:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from recipes.engines.base import PolicyEngine, TokenBatch, TokenSequence
 from recipes.rl.advantages import (
@@ -28,6 +27,7 @@ from recipes.rl.advantages import (
 )
 from recipes.rl.importance import ImportanceKind, importance_weights, mismatch_sums, out_of_range
 from recipes.rollout.scoring import Trajectory, reward_table
+from recipes.rollout.tables import rows, table, token_mask
 from recipes.runtime.config import AlgorithmConfig
 
 
@@ -38,12 +38,14 @@ class TrainingData:
     Attributes:
         groups: the sequences to train on by group; groups that teach nothing are left out.
         teaches: which of the rollout's groups do.
-        metrics: how far sampler and trainer are apart, where it was looked at.
+        metrics: how far sampler and trainer are apart, where it was looked at, and how good the critic is.
+        critic: the sequences that a critic trains on, by group.
     """
 
     groups: list[list[TokenSequence]]
     teaches: list[bool]
     metrics: dict[str, float]
+    critic: list[list[TokenSequence]] = field(default_factory=list)
 
 
 def training_data(
@@ -136,8 +138,8 @@ def weighted(
         the sequences, and metrics of the mismatch, means over tokens (see `recipes.rl.importance.mismatch_sums`).
     """
     low, high = algorithm.importance_low, algorithm.importance_high
-    trainer, sampler = _table(logprobs), _table([s.old_logprobs for s in sequences])
-    mask = _mask(sequences)
+    trainer, sampler = table(logprobs), table([s.old_logprobs for s in sequences])
+    mask = token_mask(sequences)
     kind: ImportanceKind = algorithm.importance  # type: ignore[assignment]  # as the configuration has checked
     weights = importance_weights(kind, trainer, sampler, mask, low=low, high=high)
     sums = mismatch_sums(trainer, sampler, mask)
@@ -147,7 +149,7 @@ def weighted(
     metrics["mismatch/mean_weight"] = float(weights.sum() / tokens)
     corrected = [
         dataclasses.replace(s, old_logprobs=old, weights=weight)
-        for s, old, weight in zip(sequences, _rows(trainer, sequences), _rows(weights, sequences), strict=True)
+        for s, old, weight in zip(sequences, rows(trainer, sequences), rows(weights, sequences), strict=True)
     ]
     return corrected, metrics
 
@@ -160,23 +162,11 @@ def charged(
     Returns:
         the sequences, and the mean divergence (k1) in nats a token.
     """
-    policy, other, mask = _table([s.old_logprobs for s in sequences]), _table(reference), _mask(sequences)
-    advantages = kl_in_reward(_table([s.advantages for s in sequences]), policy, other, mask, algorithm.kl_coef)
+    policy, other, mask = table([s.old_logprobs for s in sequences]), table(reference), token_mask(sequences)
+    advantages = kl_in_reward(table([s.advantages for s in sequences]), policy, other, mask, algorithm.kl_coef)
     if algorithm.advantage == "reinforce_pp":
         advantages = whiten_tokens(advantages, mask)
     spread = [
-        dataclasses.replace(s, advantages=row) for s, row in zip(sequences, _rows(advantages, sequences), strict=True)
+        dataclasses.replace(s, advantages=row) for s, row in zip(sequences, rows(advantages, sequences), strict=True)
     ]
     return spread, float(((policy - other) * mask).sum() / mask.sum())
-
-
-def _mask(sequences: Sequence[TokenSequence]) -> Tensor:
-    return _table([(1.0,) * s.response_length for s in sequences])
-
-
-def _table(rows: Sequence[Sequence[float]]) -> Tensor:
-    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
-
-
-def _rows(table: Tensor, sequences: Sequence[TokenSequence]) -> list[tuple[float, ...]]:
-    return [tuple(row[: s.response_length]) for row, s in zip(table.tolist(), sequences, strict=True)]

@@ -90,7 +90,8 @@ class AlgorithmConfig:
 
     Attributes:
         advantage: grpo (a group's rewards less their mean, over their standard deviation), dr_grpo (not divided), rloo
-            (less the mean of the others), reinforce_pp (dr_grpo's, whitened over all tokens of the step).
+            (less the mean of the others), reinforce_pp (dr_grpo's, whitened over all tokens of the step), or gae: PPO,
+            returns less what a critic expects (section `critic`), which needs no group.
         surrogate: clip, or cispo, whose clipped ratio only weighs the log-probability.
         ratio: of each token, or of the whole sequence (GSPO).
         clip_low, clip_high: the probability ratio is clipped to [1 - clip_low, 1 + clip_high].
@@ -110,6 +111,15 @@ class AlgorithmConfig:
         overlong_filter: leave responses cut at the limit out of the loss; they still count in their group's baseline.
         importance: weight of the policy loss against a sampler that computes other probabilities than the trainer:
             none, truncated, masked or sequence_masked, with bounds importance_low and importance_high.
+        gamma: gae: discount a token.
+        critic_lambda: gae: of the critic's targets; 1 makes them the returns themselves.
+        policy_lambda: gae: of the policy's advantages; with length_alpha the least of any response's own one.
+        length_alpha: gae: lambda of a response of l tokens is 1 - 1 / (length_alpha * l); VAPO has 0.05. null gives all
+            responses policy_lambda.
+        cut: gae: what follows a response that the token limit cut: terminal (nothing, its score counts) or bootstrap
+            (what the critic expects, and no score is paid).
+        whiten: gae: advantages to mean 0 and variance 1 over the step's tokens.
+        positive_coef: gae: weight of the mean negative log-likelihood of the tokens of correct responses (VAPO: 0.1).
     """
 
     advantage: str = "grpo"
@@ -132,11 +142,47 @@ class AlgorithmConfig:
     importance: str = "none"
     importance_low: float = 0.0
     importance_high: float = 2.0
+    gamma: float = 1.0
+    critic_lambda: float = 1.0
+    policy_lambda: float = 0.95
+    length_alpha: float | None = None
+    cut: str = "terminal"
+    whiten: bool = True
+    positive_coef: float = 0.0
 
     @property
     def reads_reference(self) -> bool:
         """Whether updates compare the policy with the reference policy."""
         return self.kl_coef > 0
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether advantages come from a critic and not from a group."""
+        return self.advantage == "gae"
+
+
+@dataclass
+class CriticConfig:
+    """The critic of algorithm.advantage=gae: the layers of a model with a value head, in the policy's layout.
+
+    Attributes:
+        path: the checkpoint whose layers it starts from, with the policy's vocabulary; null for model.path.
+        optimizer: its own; weight decay and gradient clipping too.
+        clip: how far a value's loss follows it from the value before the update, in the reward's unit (PPO2); null for
+            the plain squared error.
+        mini_batches, epochs: optimizer steps a rollout, as the policy's of the same name.
+        alone_steps: steps of the run in which the critic learns and the policy stays as it is.
+        offload: policy and critic take turns on the GPU: weights, gradients and optimizer of the one that does not
+            compute wait in host memory.
+    """
+
+    path: str | None = None
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=1e-5))
+    clip: float | None = None
+    mini_batches: int = 1
+    epochs: int = 1
+    alone_steps: int = 0
+    offload: bool = False
 
 
 @dataclass
@@ -410,6 +456,7 @@ class Config:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    critic: CriticConfig = field(default_factory=CriticConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 
 class TrainingError(RuntimeError):
@@ -25,20 +25,22 @@ def hacked(step: int) -> TrainingError:
     )
 
 
-def count_skipped(before: int, updates: Sequence[Mapping[str, float]], most: int) -> int:
+def count_skipped(before: int, updates: Iterable[Sequence[Mapping[str, float]]], most: int) -> int:
     """Steps in a row without a finite loss and gradient, the present one included; 0 after a step that was taken.
 
     Args:
         before: how many there were.
-        updates: results of the present step's `train_step` calls; none leave the count as it is.
+        updates: results of the present step's optimizer steps for each model that is trained; a model with none plays
+            no part, and without any the count stays as it is.
         most: how many are too many.
 
     Raises:
         TrainingError: when there are `most` of them.
     """
-    if not updates:
+    trained = [each for each in updates if each]
+    if not trained:
         return before
-    if any(update["stepped"] for update in updates):
+    if all(any(update["stepped"] for update in each) for each in trained):
         return 0
     if before + 1 >= most:
         raise TrainingError(

@@ -78,6 +78,8 @@ def load(overrides: Sequence[str], stage: Stage = Stage.GRPO) -> Config:
 def _expand_homes(config: Config) -> None:
     config.output = expand_home(config.output)
     config.model.path = expand_home(config.model.path)
+    if config.critic.path:
+        config.critic.path = expand_home(config.critic.path)
     if config.data.few_shot:
         config.data.few_shot = expand_home(config.data.few_shot)
     for key in ("train", "validation", "test"):

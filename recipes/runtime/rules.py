@@ -1,4 +1,4 @@
-"""What a configuration must be to run: limits of every number, choices of every name, and rules between keys.
+"""What a configuration must be to run: within `recipes.runtime.limits`, and by the rules between keys.
 
 A stage is held to what it uses: SFT has no opinion on rollouts, nor a canary on either. The rules that need
 the model's architecture: `recipes.runtime.model_rules`. Left out: whether files are there, which whoever opens them
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import PurePath
 from typing import Any
@@ -17,12 +16,7 @@ from urllib.parse import urlsplit
 
 from recipes.data.contamination import LIKENESSES
 from recipes.runtime.config import Config, RolloutConfig, require
-
-_KINDS = ("choice", "calculation", "text")
-_COMPONENTS = ("answer", "format", "length")
-# Names of checkpoints have six digits.
-_MOST_STEPS = 999_999
-_MONTH_MINUTES = 43_200
+from recipes.runtime.limits import CHOICES, COMPONENTS, KINDS, LIMITS, NOT_NEGATIVE, Range
 
 
 class Stage(Enum):
@@ -31,139 +25,24 @@ class Stage(Enum):
     `trainer.batch` is the one key of the trainer that SFT alone uses.
     """
 
-    GRPO = ("output", "model.", "parallel.", "optimizer.", "algorithm.", "rollout.", "reward.", "data.", "trainer.")
+    GRPO = (
+        *("output", "model.", "parallel.", "optimizer.", "algorithm.", "critic.", "rollout.", "reward.", "data."),
+        "trainer.",
+    )
     SFT = ("output", "model.", "parallel.", "optimizer.", "data.", "trainer.")
     EVALUATE = (
         *("output", "model.", "parallel.", "reward.", "data.", "evaluation.", "rollout.max_new_tokens"),
         *("rollout.sampler", "rollout.tensor", "rollout.mismatch", "rollout.vllm."),
     )
     CANARY = ("output", "model.", "parallel.")
-    PLAN = ("model.", "parallel.", "optimizer.", "algorithm.", "rollout.", "reward.", "trainer.", "cluster.")
+    PLAN = (
+        *("model.", "parallel.", "optimizer.", "algorithm.", "critic.", "rollout.", "reward.", "trainer."),
+        "cluster.",
+    )
 
     def uses(self, key: str) -> bool:
         """Whether a setting matters to this stage."""
         return key.startswith(self.value) and (self is Stage.SFT or key != "trainer.batch")
-
-
-@dataclass(frozen=True)
-class _Range:
-    """Limits of a finite number; `above` and `below` say that a limit itself is outside."""
-
-    low: float
-    high: float = math.inf
-    above: bool = False
-    below: bool = False
-
-    def holds(self, value: float) -> bool:
-        if not math.isfinite(value):
-            return False
-        over = value > self.low if self.above else value >= self.low
-        return over and (value < self.high if self.below else value <= self.high)
-
-    def __str__(self) -> str:
-        low = f"{'above' if self.above else 'at least'} {self.low:g}"
-        return low if self.high == math.inf else f"{low} and {'below' if self.below else 'at most'} {self.high:g}"
-
-
-_POSITIVE = _Range(0, above=True)
-_NOT_NEGATIVE = _Range(0)
-_COUNT = _Range(1)
-_SHARE = _Range(0, 1)
-
-# Every number of the schema but those of dictionaries; null passes.
-LIMITS: dict[str, _Range] = {
-    "seed": _Range(0, 10**18),
-    "model.max_length": _Range(2),
-    **{f"parallel.{key}": _COUNT for key in ("processes", "tensor", "pipeline", "micro_batch_tokens")},
-    "parallel.timeout_minutes": _Range(0, _MONTH_MINUTES, above=True),
-    "optimizer.learning_rate": _NOT_NEGATIVE,
-    "optimizer.betas": _Range(0, 1, below=True),
-    "optimizer.eps": _POSITIVE,
-    "optimizer.weight_decay": _NOT_NEGATIVE,
-    "optimizer.warmup_steps": _NOT_NEGATIVE,
-    "optimizer.final_share": _SHARE,
-    "optimizer.clip_grad": _NOT_NEGATIVE,
-    "algorithm.clip_low": _SHARE,
-    "algorithm.clip_high": _NOT_NEGATIVE,
-    "algorithm.dual_clip": _Range(1, above=True),
-    "algorithm.kl_coef": _NOT_NEGATIVE,
-    "algorithm.entropy_coef": _NOT_NEGATIVE,
-    "algorithm.mini_batches": _COUNT,
-    "algorithm.epochs": _COUNT,
-    "algorithm.importance_low": _NOT_NEGATIVE,
-    "algorithm.importance_high": _POSITIVE,
-    "rollout.tensor": _NOT_NEGATIVE,
-    "rollout.ahead": _Range(0, 1),
-    "rollout.mismatch_warn": _POSITIVE,
-    "rollout.mismatch_stop": _POSITIVE,
-    "rollout.vllm.replicas": _COUNT,
-    "rollout.vllm.bucket_mib": _COUNT,
-    "rollout.vllm.memory_share": _Range(0, 1, above=True),
-    **{f"rollout.vllm.{key}_timeout_s": _POSITIVE for key in ("start", "transfer", "generate")},
-    "rollout.prompts": _COUNT,
-    "rollout.group_size": _Range(2),
-    "rollout.max_batches": _COUNT,
-    "rollout.max_new_tokens": _COUNT,
-    "rollout.min_new_tokens": _COUNT,
-    "rollout.temperature": _POSITIVE,
-    "rollout.top_k": _NOT_NEGATIVE,
-    "rollout.top_p": _Range(0, 1, above=True),
-    "rollout.samples_every": _NOT_NEGATIVE,
-    "reward.attempt_timeout_s": _POSITIVE,
-    "reward.total_timeout_s": _POSITIVE,
-    "reward.max_null_share": _SHARE,
-    "reward.length_target": _COUNT,
-    "reward.length_buffer": _COUNT,
-    "data.shots": _NOT_NEGATIVE,
-    # maj@k is counted in floating-point numbers, which do not hold the ways to choose half of more.
-    "evaluation.samples": _Range(1, 1024),
-    **{f"evaluation.{key}": _COUNT for key in ("max_think_tokens", "endpoint.concurrency")},
-    "evaluation.temperature": _NOT_NEGATIVE,
-    "evaluation.top_k": _NOT_NEGATIVE,
-    "evaluation.top_p": _Range(0, 1, above=True),
-    "evaluation.shuffles": _NOT_NEGATIVE,
-    **{f"evaluation.endpoint.{key}_timeout_s": _POSITIVE for key in ("attempt", "total")},
-    "trainer.steps": _Range(1, _MOST_STEPS),
-    "trainer.max_seconds": _NOT_NEGATIVE,
-    "trainer.batch": _COUNT,
-    "trainer.save_every": _NOT_NEGATIVE,
-    "trainer.keep": _NOT_NEGATIVE,
-    "trainer.max_skipped": _COUNT,
-    "trainer.profile_first": _COUNT,
-    "trainer.profile_steps": _NOT_NEGATIVE,
-    "cluster.gpus_per_node": _COUNT,
-    **{f"cluster.{key}": _POSITIVE for key in ("memory_gb", "bf16_tflops", "fp8_tflops", "hbm_gb_s", "nvlink_gb_s")},
-    **{f"cluster.{key}": _POSITIVE for key in ("network_gb_s", "host_gb_s")},
-    "cluster.node_memory_gb": _POSITIVE,
-    "cluster.price": _NOT_NEGATIVE,
-}
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "engine": ("megatron", "nemo_aligner"),
-    "model.precision": ("float32", "bfloat16"),
-    "model.fp8": ("none", "delayed", "tensorwise", "blockwise"),
-    "model.transformer": ("auto", "local", "te"),
-    "algorithm.advantage": ("grpo", "dr_grpo", "rloo", "reinforce_pp"),
-    "algorithm.surrogate": ("clip", "cispo"),
-    "algorithm.ratio": ("token", "sequence"),
-    "algorithm.kl_estimator": ("k1", "k2", "k3"),
-    "algorithm.kl_place": ("loss", "reward"),
-    "algorithm.reduction": ("token", "sequence"),
-    "algorithm.tasks": ("pooled", "per_task", "components", "logistic"),
-    "algorithm.importance": ("none", "truncated", "masked", "sequence_masked"),
-    "rollout.sampler": ("embedded", "vllm"),
-    "rollout.vllm.transfer": ("auto", "file", "gloo", "nccl", "ipc"),
-    "data.style": ("plain", "med_u1", "med_rlvr"),
-    "data.teach": ("worked", "answer"),
-    "data.template": ("chat", "base"),
-    "reward.length_mode": ("none", "max", "exact"),
-    "reward.match": ("strict", "lenient"),
-    "reward.format": ("strict", "lenient"),
-    "reward.length_shape": ("preset", "l1", "dapo"),
-    # Of the metrics those that are better the higher they are, and that training measures.
-    "trainer.best": tuple(f"{what}/{of}" for what in ("accuracy", "reward") for of in ("mean", *_KINDS))
-    + tuple(f"reward/{of}/{part}" for of in ("component", *_KINDS) for part in _COMPONENTS),
-}
 
 
 def validate(config: Config, stage: Stage) -> None:
@@ -183,6 +62,7 @@ def validate(config: Config, stage: Stage) -> None:
     _check_parallel(config, stage)
     _check_precision(config, stage)
     if stage.uses("algorithm.tasks"):
+        (_check_critic if config.algorithm.has_critic else _check_groups)(config)
         _check_algorithm(config)
     if stage.uses("rollout.max_new_tokens"):
         _check_rollout(config, stage)
@@ -213,14 +93,13 @@ def _value(config: Config, key: str) -> Any:
     return value
 
 
-def _check_limits(config: Config, key: str, limits: _Range) -> None:
+def _check_limits(config: Config, key: str, limits: Range) -> None:
     value = _value(config, key)
-    why = "a group of one has no advantage; " if key == "rollout.group_size" else ""
-    if key == "optimizer.betas":
+    if key.endswith("optimizer.betas"):
         require(len(value) == 2, f"{key}={list(value)}: expected two numbers, such as [0.9,0.95]")
     for each in value if isinstance(value, Sequence) else (value,):
         shown = list(value) if isinstance(value, Sequence) else value
-        require(each is None or limits.holds(each), f"{key}={shown}: {why}expected {limits}")
+        require(each is None or limits.holds(each), f"{key}={shown}: expected {limits}")
 
 
 def _check_names(config: Config, stage: Stage) -> None:
@@ -306,17 +185,57 @@ def _check_algorithm(config: Config) -> None:
         "another one as well; set algorithm.advantage=dr_grpo or rloo",
     )
     require(
-        (algorithm.tasks == "logistic") == bool(algorithm.task_medians) and set(algorithm.task_medians) <= set(_KINDS),
+        (algorithm.tasks == "logistic") == bool(algorithm.task_medians) and set(algorithm.task_medians) <= set(KINDS),
         "algorithm.tasks=logistic and algorithm.task_medians={choice: M, calculation: M, text: M} belong together",
     )
     require(
         (algorithm.tasks == "components") == bool(algorithm.component_weights)
-        and set(algorithm.component_weights) <= set(_COMPONENTS),
+        and set(algorithm.component_weights) <= set(COMPONENTS),
         "algorithm.tasks=components and algorithm.component_weights={answer: W, format: W, length: W} belong together",
     )
     for kind, median in algorithm.task_medians.items():
         require(math.isfinite(median), f"algorithm.task_medians.{kind}={median}: expected a finite number")
     _check_weights("algorithm.component_weights", algorithm.component_weights)
+
+
+def _check_groups(config: Config) -> None:
+    algorithm = config.algorithm
+    require(
+        config.rollout.group_size > 1,
+        f"rollout.group_size={config.rollout.group_size}: a group of one has no advantage with algorithm.advantage="
+        f"{algorithm.advantage}; expected at least 2, or take algorithm=ppo, whose critic needs no group",
+    )
+    require(
+        algorithm.positive_coef == 0,
+        f"algorithm.positive_coef={algorithm.positive_coef:g} belongs to algorithm.advantage=gae; set it to 0",
+    )
+
+
+def _check_critic(config: Config) -> None:
+    algorithm, critic, rollout = config.algorithm, config.critic, config.rollout
+    require(
+        config.engine == "megatron",
+        "algorithm.advantage=gae: engine=nemo_aligner has no critic; set engine=megatron, or another algorithm",
+    )
+    require(
+        config.model.fp8 != "delayed",
+        "model.fp8=delayed: the critic's scales would not be found before its first values; set model.fp8=blockwise or "
+        "tensorwise with algorithm.advantage=gae",
+    )
+    require(
+        algorithm.tasks == "pooled",
+        f"algorithm.tasks={algorithm.tasks} balances what groups' rewards come to, and algorithm.advantage=gae has a "
+        "critic in their place, which learns what each task pays; set algorithm.tasks=pooled",
+    )
+    require(
+        rollout.group_size > 1 or (rollout.max_batches == 1 and not rollout.adaptive),
+        "rollout.max_batches and rollout.adaptive look for groups of mixed rewards, and rollout.group_size=1 has none; "
+        "set max_batches=1 and adaptive=false, or a larger group",
+    )
+    require(
+        rollout.prompts % critic.mini_batches == 0,
+        f"critic.mini_batches={critic.mini_batches} does not divide rollout.prompts={rollout.prompts}",
+    )
 
 
 def _check_rollout(config: Config, stage: Stage) -> None:
@@ -425,7 +344,7 @@ def _is_url(text: str) -> bool:
 
 def _check_data(config: Config) -> None:
     data = config.data
-    unknown = set(data.mix) - set(_KINDS)
+    unknown = set(data.mix) - set(KINDS)
     require(not unknown, f"data.mix: {sorted(unknown)} are not kinds of task; expected choice, calculation, text")
     _check_weights("data.mix", data.mix)
     strange = set(data.allow_contamination) - set(LIKENESSES)
@@ -483,5 +402,5 @@ def _check_evaluation(config: Config) -> None:
 
 def _check_weights(key: str, weights: dict[str, float]) -> None:
     for name, weight in weights.items():
-        require(_NOT_NEGATIVE.holds(weight), f"{key}.{name}={weight}: expected {_NOT_NEGATIVE}")
+        require(NOT_NEGATIVE.holds(weight), f"{key}.{name}={weight}: expected {NOT_NEGATIVE}")
     require(not weights or any(weights.values()), f"{key}={weights}: expected one weight above 0 at least")

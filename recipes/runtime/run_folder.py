@@ -22,7 +22,7 @@ _STEP = re.compile(r"step_(\d{6})")
 _FREE_TO_CHANGE = (
     *("output=", "trainer.", "parallel.", "cluster.", "reward.url", "reward.allow_change", "rollout.samples_every"),
     *("rollout.vllm.", "rollout.tensor", "rollout.mismatch_", "rollout.ahead", "data.validation", "data.test"),
-    *("data.allow_contamination", "evaluation.", "monitor."),
+    *("data.allow_contamination", "evaluation.", "monitor.", "critic.offload"),
 )
 # Of these the checkpoint's state holds digests.
 _PROVEN_BY_CONTENT = ("model.path", "data.train")

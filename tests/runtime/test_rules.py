@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 
 from recipes.runtime.config import Config, ConfigError
+from recipes.runtime.limits import CHOICES, LIMITS
 from recipes.runtime.loading import load
 from recipes.runtime.model_rules import float32_attention
 from recipes.runtime.overrides import leaves
-from recipes.runtime.rules import CHOICES, LIMITS, Stage, validate
+from recipes.runtime.rules import Stage, validate
 
 NEEDED = ("output=run", "model.path=checkpoint")
 _NUMBERS = (int, float, int | None, float | None, tuple[float, float])
 # Any text goes: names, paths, and what the rules between keys look at.
 _FREE_TEXTS = {"name", "output", "model.path", "model.architecture", "reward.preset", "reward.url"}
-_FREE_TEXTS |= {"cluster.name", "rollout.vllm.python", "rollout.vllm.folder", "data.few_shot"}
+_FREE_TEXTS |= {"cluster.name", "rollout.vllm.python", "rollout.vllm.folder", "data.few_shot", "critic.path"}
 _FREE_TEXTS |= {"evaluation.endpoint.url", "evaluation.endpoint.model"}
 
 
@@ -59,7 +60,7 @@ def _stage_of(key: str) -> Stage:
 def test_nan_infinity_and_negative_numbers_are_refused_by_key(key: str, defaults: Config) -> None:
     whole = dict(leaves())[key] in (int, int | None)
     for value in (-1,) if whole else (-1.0, float("nan"), float("inf"), float("-inf")):
-        given = (0.9, value) if key == "optimizer.betas" else value
+        given = (0.9, value) if key.endswith("optimizer.betas") else value
         with pytest.raises(ConfigError) as refused:
             validate(_with(defaults, key, given), _stage_of(key))
         assert str(refused.value).startswith(f"{key}="), refused.value

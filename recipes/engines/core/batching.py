@@ -40,6 +40,7 @@ class PackedBatch:
         places: [predictions], their places in the flattened table.
         mask: [rows, width], 1 at response tokens.
         advantages, old_logprobs, weights: [rows, width].
+        positive: [rows, width], 1 at tokens of responses that are imitated.
     """
 
     indices: tuple[int, ...]
@@ -52,6 +53,7 @@ class PackedBatch:
     advantages: Tensor
     old_logprobs: Tensor
     weights: Tensor
+    positive: Tensor
 
     def table(self, values: Tensor) -> Tensor:
         """Values of the predictions as a [rows, width] table, 0 elsewhere."""
@@ -130,7 +132,7 @@ def pack(
 
     indices = [index for share in ordered for index in share.members]
     width = max((sequences[i].response_length for i in indices), default=1)
-    mask, advantages, old, weights = np.zeros((4, max(1, len(indices)), width), np.float32)
+    mask, advantages, old, weights, positive = np.zeros((5, max(1, len(indices)), width), np.float32)
     sources, targets, places = [], [], []
     row = 0
     for share, start in zip(ordered, starts, strict=True):
@@ -145,7 +147,7 @@ def pack(
             sources.append(own)
             targets.append(np.array(sequence.ids[prompt:]))
             places.append(np.arange(row * width, row * width + count))
-            mask[row, :count] = 1
+            mask[row, :count], positive[row, :count] = 1, sequence.positive
             for table, values in (
                 (advantages, sequence.advantages),
                 (old, sequence.old_logprobs),
@@ -155,7 +157,7 @@ def pack(
                     table[row, :count] = values
             row += 1
     columns = [np.concatenate(parts) if parts else np.zeros(0, np.int64) for parts in (sources, targets, places)]
-    tensors = [torch.from_numpy(array).to(where) for array in (*columns, mask, advantages, old, weights)]
+    tensors = [torch.from_numpy(array).to(where) for array in (*columns, mask, advantages, old, weights, positive)]
     # Of a rank without a share one token, so that its weights take part in the step.
     lengths = [len(ids) for ids in roots] or [1]
     packing = Packing.of(torch.from_numpy(positions), lengths, [own for own in branches if own], where)

@@ -7,12 +7,11 @@ parallelism.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.distributed as dist
@@ -20,7 +19,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from conversion.checkpoint import open_checkpoint
-from recipes.engines.base import Bucket, Completion, Room, Sampling, TokenBatch
+from recipes.engines.base import Bucket, Completion, EngineError, Room, Sampling, TokenBatch
 from recipes.engines.core import finite, state
 from recipes.engines.core.batching import PackedBatch, deal, divide, fill, pack
 from recipes.engines.core.export import Export
@@ -28,6 +27,7 @@ from recipes.engines.core.host_copy import HostCopy
 from recipes.engines.core.passes import Passes
 from recipes.engines.core.sampling import Sampler, decoder, generate_divided
 from recipes.engines.core.stage import Stage
+from recipes.engines.core.step import take_step
 from recipes.engines.core.whole_model import WholeModel
 from recipes.rl.losses import Loss, supervised_loss
 from recipes.runtime import platform
@@ -49,6 +49,26 @@ def _choose_kernels() -> None:
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
 
 
+class Critic(Protocol):
+    """What an engine asks of a critic; every method is collective over all ranks."""
+
+    def values(self, micro_batches: list[PackedBatch]) -> list[Tensor]:
+        """[rows, width] values of the states before the response tokens, for every micro-batch."""
+        ...
+
+    def train_step(self, micro_batches: list[PackedBatch], loss: Loss, *, learning_rate: float) -> dict[str, float]:
+        """One optimizer step; see `PolicyEngine.critic_step`."""
+        ...
+
+    def stored(self, where: str) -> Mapping[str, Callable[[], dict[str, Any]]]:
+        """What a checkpoint holds of it, by folder; `where` completes the message of what is not finite."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Restores it from a checkpoint."""
+        ...
+
+
 class GPTEngine(ABC):
     """A policy whose model is megatron-core's; every method is collective over all ranks.
 
@@ -58,6 +78,7 @@ class GPTEngine(ABC):
         optimizer: megatron-core's.
         stage, passes: over the module.
         sampler: decodes with the module.
+        critic: of PPO; None where the algorithm has none.
     """
 
     module: Any
@@ -65,6 +86,7 @@ class GPTEngine(ABC):
     optimizer: Any
     stage: Stage
     passes: Passes
+    critic: Critic | None = None
 
     def __init__(self, config: Config) -> None:
         """Builds the model from `config.model.path` in an already initialised process group.
@@ -175,7 +197,6 @@ class GPTEngine(ABC):
         """Log-probabilities of every response's tokens; the same result on every rank."""
         micro_batches = self._divide(batch)
         self._calibrate(micro_batches, batch.temperature)
-        own: dict[int, list[float]] = {}
         if model == "reference":
             self._swap_reference()
         try:
@@ -184,7 +205,12 @@ class GPTEngine(ABC):
         finally:
             if model == "reference":
                 self._swap_reference()
-        for micro, values in zip(micro_batches, results, strict=True):
+        return self._gather(batch, micro_batches, results)
+
+    def _gather(self, batch: TokenBatch, micro_batches: list[PackedBatch], tables: list[Tensor]) -> list[list[float]]:
+        """Rows of this rank's tables and of the other data parallel ranks', in the batch's order."""
+        own: dict[int, list[float]] = {}
+        for micro, values in zip(micro_batches, tables, strict=True):
             for row, index in enumerate(micro.indices):
                 own[index] = values[row, : batch.sequences[index].response_length].tolist()
         gathered: list[Any] = [own]
@@ -209,19 +235,29 @@ class GPTEngine(ABC):
             finally:
                 self._swap_reference()
         sums = self._gradient(micro_batches, loss, batch.temperature, references)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate * group.get("lr_mult", 1.0)
-            # megatron-core leaves this to its own scheduler; without it biases and norms would be decayed as well.
-            group["weight_decay"] = self.config.optimizer.weight_decay * group.get("wd_mult", 1.0)
-        self.optimizer.prepare_grads()
-        grad_norm = float(self.optimizer.get_grad_norm())
-        # megatron-core's float32 and bfloat16 optimizers would step into whatever they are given.
-        stepped = math.isfinite(grad_norm) and math.isfinite(sums["loss"])
-        if stepped:
-            self._whole_is_old = True
-            self.optimizer.step()
-            finite.check_weights(self.module, "after the update")
-        return sums | {"grad_norm": grad_norm, "stepped": float(stepped)}
+        self._whole_is_old = True
+        return take_step(
+            self.module,
+            self.optimizer,
+            sums,
+            learning_rate=learning_rate,
+            weight_decay=self.config.optimizer.weight_decay,
+        )
+
+    def values(self, batch: TokenBatch) -> list[list[float]]:
+        """The critic's values of all states before a response token; see `PolicyEngine.values`."""
+        micro_batches = self._divide(batch)
+        return self._gather(batch, micro_batches, self._critic.values(micro_batches))
+
+    def critic_step(self, batch: TokenBatch, loss: Loss, *, learning_rate: float) -> dict[str, float]:
+        """One optimizer step of the critic; see `PolicyEngine.critic_step`."""
+        return self._critic.train_step(self._divide(batch), loss, learning_rate=learning_rate)
+
+    @property
+    def _critic(self) -> Critic:
+        if self.critic is None:
+            raise EngineError("there is no critic; set algorithm.advantage=gae")
+        return self.critic
 
     def _divide(self, batch: TokenBatch) -> list[PackedBatch]:
         limit = self.config.parallel.micro_batch_tokens
@@ -275,7 +311,8 @@ class GPTEngine(ABC):
         where = f"at the save of {folder}, which is not made"
         finite.check_weights(self.module, where)
         finite.check_optimizer(self.optimizer, where)
-        self.saves.start(self.module, self._stored_optimizer, self.checkpoint, folder, loop_state)
+        beside = self.critic.stored(where) if self.critic else {}
+        self.saves.start(self.module, self._stored_optimizer, self.checkpoint, folder, loop_state, beside)
 
     def finish_saves(self, wait: bool, before: Callable[[], None] = lambda: None) -> Path | None:
         """Publishes what all ranks have written, by one rename on rank 0; see `PolicyEngine.finish_saves`."""
@@ -285,7 +322,10 @@ class GPTEngine(ABC):
         """Restores model and optimizer from a checkpoint of `save`; returns the loop's state."""
         # Its scales are in it.
         self._calibrated = self._whole_is_old = True
-        return state.load_checkpoint(self.module, self._stored_optimizer, folder)
+        loop_state = state.load_checkpoint(self.module, self._stored_optimizer, folder)
+        if self.critic:
+            self.critic.load(folder)
+        return loop_state
 
     def close(self) -> None:
         """Gives up an unpublished save and forgets the model parallel groups; the process group stays."""

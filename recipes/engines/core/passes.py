@@ -76,6 +76,7 @@ class Passes:
                 advantages=micro.advantages,
                 old_logprobs=micro.old_logprobs,
                 weights=micro.weights,
+                positive=micro.positive,
                 reference_logprobs=references[number] if references else torch.zeros_like(micro.mask),
             )
             total, sums = loss(values)

@@ -69,6 +69,12 @@ class Stage:
         shared = self.model.share_embeddings_and_output_weights
         return self.model.shared_embedding_or_output_weight() if shared else self.model.output_layer.weight
 
+    def whole(self, states: Tensor) -> Tensor:
+        """Hidden states [tokens, hidden size] of a packed row, whole on every rank, each with the whole gradient."""
+        if self.model.config.sequence_parallel:
+            return tensor_parallel.gather_from_sequence_parallel_region(states, tensor_parallel_output_grad=False)[:, 0]
+        return states[:, 0]
+
     def to_output(self, states: Tensor) -> Tensor:
         """Hidden states [tokens, hidden size] of a packed row, whole on every rank, whose gradients are added up."""
         if self.model.config.sequence_parallel:

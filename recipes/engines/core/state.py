@@ -11,7 +11,7 @@ import json
 import queue
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -55,14 +55,26 @@ _EXCHANGE_S = 0.2
 filesystem_async._results_queue = queue.Queue()
 
 
-def load_weights(module: Any, checkpoint: Checkpoint) -> None:
+def load_weights(module: Any, checkpoint: Checkpoint, without: Sequence[str] = ()) -> None:
     """Fills the module from a checkpoint written at any parallel layout.
+
+    Args:
+        module: of this rank.
+        checkpoint: whose weights.
+        without: keys that the module has and the checkpoint has not, or holds something else under; left as they are.
 
     Raises:
         CheckpointError: when it does not hold this model's tensors, or holds values that are not finite.
     """
     folder, prefix = checkpoint.model_dir, LAYOUTS[checkpoint.manifest.layout].prefix
+    load_model(module, folder, prefix, without)
+
+
+def load_model(module: Any, folder: Path, prefix: str = "", without: Sequence[str] = ()) -> None:
+    """Fills the module from a folder of weights, whose keys begin with `prefix`; see `load_weights`."""
     sharded = module.sharded_state_dict(prefix=prefix)
+    for key in without:
+        sharded.pop(prefix + key, None)
     try:
         loaded = unpickling.load(sharded, folder)
     except CheckpointError:
@@ -77,6 +89,22 @@ def load_weights(module: Any, checkpoint: Checkpoint) -> None:
         check_weights(module, "in this checkpoint")
     except NonFiniteError as error:
         raise CheckpointError(f"{folder}: {error}; take an earlier checkpoint, or convert the source again") from error
+
+
+def sharded_optimizer(module: Any, optimizer: Any, *, is_loading: bool = False) -> dict[str, Any]:
+    """The optimizer's state as a distributed checkpoint holds it; gathered over data parallel ranks for a save."""
+    model_state = module.sharded_state_dict(prefix="")
+    return {"optimizer": optimizer.sharded_state_dict(model_state, is_loading=is_loading, metadata=_OPTIMIZER)}
+
+
+def load_optimizer(module: Any, optimizer: Any, folder: Path) -> None:
+    """Restores the optimizer from a folder of its state.
+
+    Raises:
+        CheckpointError: it is damaged, or another optimizer's.
+    """
+    wanted = sharded_optimizer(module, optimizer, is_loading=True)
+    optimizer.load_state_dict(unpickling.load(wanted, folder)["optimizer"])
 
 
 @dataclass
@@ -108,7 +136,15 @@ class Saves:
         # The folder being filled, from before it is there.
         self._partial: Path | None = None
 
-    def start(self, module: Any, optimizer: Any, source: Checkpoint, folder: Path, loop_state: dict[str, Any]) -> None:
+    def start(
+        self,
+        module: Any,
+        optimizer: Any,
+        source: Checkpoint,
+        folder: Path,
+        loop_state: dict[str, Any],
+        beside: Mapping[str, Callable[[], dict[str, Any]]],
+    ) -> None:
         """Takes a snapshot and begins to write it; see the module's docstring for its files.
 
         What lies on a GPU is copied to host memory here; what lies in host memory is the writer's by its fork. A save
@@ -119,27 +155,40 @@ class Saves:
             source: the opened checkpoint that the run began with; its Hugging Face files travel along.
             folder: where the checkpoint appears once it is whole.
             loop_state: JSON values.
+            beside: what further folders hold, by their names; each is called when its turn has come.
 
         Raises:
             CheckpointError: the earlier save failed, or this one cannot begin; on every rank.
         """
         self.finish(wait=True)
         try:
-            self._begin(module, optimizer, source, folder, json.dumps(loop_state, indent=1) + "\n")
+            self._begin(module, optimizer, source, folder, json.dumps(loop_state, indent=1) + "\n", beside)
         except BaseException:
             self.close()
             raise
 
-    def _begin(self, module: Any, optimizer: Any, source: Checkpoint, folder: Path, state: str) -> None:
+    def _begin(
+        self,
+        module: Any,
+        optimizer: Any,
+        source: Checkpoint,
+        folder: Path,
+        state: str,
+        beside: Mapping[str, Callable[[], dict[str, Any]]],
+    ) -> None:
         name = [str(partial_path(folder))]
         dist.broadcast_object_list(name, 0)
         self._partial = partial = Path(name[0])
-        _together(folder, lambda: self._prepare(partial, folder, source, state) if dist.get_rank() == 0 else None)
         place = LAYOUTS[self.layout]
-        parts = {place.weights: _plan(module.sharded_state_dict(prefix=place.prefix), partial / place.weights)}
-        optimizer_state = optimizer.sharded_state_dict(module.sharded_state_dict(prefix=""), metadata=_OPTIMIZER)
-        parts["optimizer"] = _plan({"optimizer": optimizer_state}, partial / "optimizer")
-        del optimizer_state
+        stored: dict[str, Callable[[], dict[str, Any]]] = {
+            place.weights: lambda: module.sharded_state_dict(prefix=place.prefix),
+            "optimizer": lambda: sharded_optimizer(module, optimizer),
+            **beside,
+        }
+        _together(
+            folder, lambda: self._prepare(partial, folder, source, state, stored) if dist.get_rank() == 0 else None
+        )
+        parts = {name: _plan(make(), partial / name) for name, make in stored.items()}
 
         def begin() -> None:
             buckets = {name: part.to_host() for name, part in parts.items()}
@@ -189,10 +238,10 @@ class Saves:
         self._publish(save, before)
         return save.folder
 
-    def _prepare(self, partial: Path, folder: Path, source: Checkpoint, loop_state: str) -> None:
-        """Makes the folder that becomes `folder`, with all that is not sharded; on rank 0."""
+    def _prepare(self, partial: Path, folder: Path, source: Checkpoint, loop_state: str, parts: Iterable[str]) -> None:
+        """Makes the folder that becomes `folder`, with all that is not sharded and room for the parts; on rank 0."""
         shutil.rmtree(partial, ignore_errors=True)
-        for part in (LAYOUTS[self.layout].weights, "optimizer"):
+        for part in parts:
             (partial / part).mkdir(parents=True)
         shutil.copytree(source.hf_dir, partial / "hf")
         (partial / STATE_FILE).write_text(loop_state)
@@ -358,7 +407,5 @@ def load_checkpoint(module: Any, optimizer: Any, folder: Path) -> dict[str, Any]
             f"{folder / STATE_FILE}: missing; this is no training checkpoint, start a run from it instead"
         )
     load_weights(module, checkpoint)
-    model_state = module.sharded_state_dict(prefix="")
-    wanted = {"optimizer": optimizer.sharded_state_dict(model_state, is_loading=True, metadata=_OPTIMIZER)}
-    optimizer.load_state_dict(unpickling.load(wanted, folder / "optimizer")["optimizer"])
+    load_optimizer(module, optimizer, folder / "optimizer")
     return json.loads((folder / STATE_FILE).read_text())

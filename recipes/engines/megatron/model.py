@@ -7,6 +7,7 @@ own in both, since sampling needs its cache. Left out: mixture of experts, virtu
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -90,8 +91,13 @@ def _layer_spec(architecture: MegatronArchitecture, te: bool) -> Any:
     return spec
 
 
-def build_model(architecture: MegatronArchitecture, config: Config) -> GPTModel:
-    """This rank's stage and shard, with weights not yet loaded; needs initialised model parallel groups."""
+def build_model(
+    architecture: MegatronArchitecture, config: Config, change: Callable[[GPTModel], None] = lambda model: None
+) -> GPTModel:
+    """This rank's stage and shard, with weights not yet loaded; needs initialised model parallel groups.
+
+    `change` is given the model before it goes to the device.
+    """
     if architecture.moe is not None:
         raise ConfigError(
             "model.path: a mixture of experts; this engine trains dense models only (conversion carries both)"
@@ -106,6 +112,7 @@ def build_model(architecture: MegatronArchitecture, config: Config) -> GPTModel:
         post_process=parallel_state.is_pipeline_last_stage(),
         parallel_output=True,
     )
+    change(model)
     mark_shards(model)
     for part in model.modules():
         # Transformer Engine's alone, which add to the float32 gradient in the product itself. megatron-core's own flag

@@ -8,6 +8,7 @@ between save and load.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class NemoSaves(state.Saves):
         super().__init__(deadline_s)
         self._dtype = dtype
 
-    def _prepare(self, partial: Path, folder: Path, source: Checkpoint, loop_state: str) -> None:
-        super()._prepare(partial, folder, source, loop_state)
+    def _prepare(self, partial: Path, folder: Path, source: Checkpoint, loop_state: str, parts: Iterable[str]) -> None:
+        super()._prepare(partial, folder, source, loop_state, parts)
         settings = nemo.model_config(source.architecture, self._dtype, folder.absolute() / HF_DIR)
         nemo.write_config(partial / nemo.CONFIG_FILE, settings)

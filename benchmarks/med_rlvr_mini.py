@@ -6,10 +6,11 @@ A seed draws training rows, warms the tiny base model up on its teacher's traces
 trains it further in four ways for the same seconds on the same rows: SFT on the label alone (sft_answer), SFT on
 the right trace (sft_worked), PPO, GRPO. All five answer the held-out questions in wordings that training had of other
 facts (`in`), and in wordings that it had of none (`out`); `recipes.compare` sets them side by side, in
-OUTPUT/seedN/comparison. Settings are experiment=med_rlvr_mini and its kin. --split validation is for choosing them.
+OUTPUT/seedN/comparison. Settings are experiment=med_rlvr_mini and its kin. To choose them there is --split validation,
+which asks nothing else: test split and unseen wordings are for results.
 
-The last line is one JSON object: `gain_points` (a seed each: PPO less base on `in`, in points of accuracy), `seconds` (a
-seed each: `experiment`, which is warm start, evaluation of the base, PPO and its evaluation with all start-ups, and
+The last line is one JSON object: `gain_points` (a seed each: PPO less base on `in`, in points of accuracy), `seconds`
+(a seed each: `experiment`, which is warm start, evaluation of the base, PPO and its evaluation with all start-ups, and
 `whole`, the SFT baselines, GRPO and the comparison too), `table` (accuracy by row and column, a seed each), `steps` (of
 each training, a seed each), `split`, and `trained_seconds`, what each training was given.
 """
@@ -32,7 +33,9 @@ from reward_server.process import RewardServerProcess
 
 TINY_BASE = Path(__file__).parents[1] / "recipes" / "data" / "tiny_base"
 WARM_SECONDS = 40
-COLUMNS = {"in": SOURCE, "out": UNSEEN_SOURCE}
+# The table's columns: set and file.
+COLUMNS = {"test": {"in": (SOURCE, "test"), "out": (UNSEEN_SOURCE, "unseen")}}
+COLUMNS["validation"] = {"in": (SOURCE, "validation")}
 # Module, experiment and settings of each way to go on from the warm start.
 TRAININGS: dict[str, tuple[str, str, list[str]]] = {
     "ppo": ("recipes.grpo", "med_rlvr_mini", []),
@@ -60,7 +63,7 @@ def measure(folder: Path, seed: int, seconds: int, split: str) -> dict[str, Any]
     began, experiment = time.monotonic(), 0.0
     command("recipes.prepare_data", "embedded", str(data), "--tasks", "choice", "--seed", str(seed))
     command("conversion.hf_to_megatron", str(TINY_BASE), str(base))
-    files = f"data.test=[{data / f'{split}.jsonl'},{data / 'unseen.jsonl'}]"
+    files = f"data.test=[{','.join(str(data / f'{name}.jsonl') for _, name in COLUMNS[split].values())}]"
 
     with RewardServerProcess(log_path=folder / "reward_server.log") as server:
 
@@ -83,15 +86,15 @@ def measure(folder: Path, seed: int, seconds: int, split: str) -> dict[str, Any]
     command("recipes.compare", *(str(evaluation_path(folder, name)) for name in ROWS))
     return {
         "seconds": {"experiment": round(experiment), "whole": round(time.monotonic() - began)},
-        "accuracy": {name: accuracies(folder, name) for name in ROWS},
+        "accuracy": {name: accuracies(folder, name, split) for name in ROWS},
         "steps": {name: steps(folder / name) for name in ("warm", *TRAININGS)},
     }
 
 
-def accuracies(folder: Path, name: str) -> dict[str, float]:
+def accuracies(folder: Path, name: str, split: str) -> dict[str, float]:
     """Of an evaluation, by column of the table."""
     sets = json.loads(evaluation_path(folder, name).read_text())["sets"]
-    return {column: round(sets[source]["accuracy"], 4) for column, source in COLUMNS.items()}
+    return {column: round(sets[source]["accuracy"], 4) for column, (source, _) in COLUMNS[split].items()}
 
 
 def steps(run: Path) -> int:
@@ -105,8 +108,10 @@ def markdown(table: dict[str, dict[str, list[float]]], seeds: list[int]) -> str:
     def cells(values: list[float]) -> str:
         return f"{', '.join(f'{100 * value:.1f}' for value in values)} | {100 * sum(values) / len(values):.1f}"
 
-    lines = [f"| seeds {', '.join(map(str, seeds))} | in | mean | out | mean |", "|---|---|---|---|---|"]
-    lines += [f"| {name} | {cells(row['in'])} | {cells(row['out'])} |" for name, row in table.items()]
+    columns = list(table["base"])
+    lines = [f"| seeds {', '.join(map(str, seeds))} | {' | mean | '.join(columns)} | mean |"]
+    lines.append("|---" * (1 + 2 * len(columns)) + "|")
+    lines += [f"| {name} | {' | '.join(cells(row[column]) for column in columns)} |" for name, row in table.items()]
     return "\n".join(lines)
 
 
@@ -120,7 +125,8 @@ def main() -> None:
     if args.output.exists():
         parser.error(f"{args.output} exists; name a new folder")
     runs = [measure(args.output.resolve() / f"seed{seed}", seed, args.seconds, args.split) for seed in args.seeds]
-    table = {name: {column: [run["accuracy"][name][column] for run in runs] for column in COLUMNS} for name in ROWS}
+    columns = COLUMNS[args.split]
+    table = {name: {column: [run["accuracy"][name][column] for run in runs] for column in columns} for name in ROWS}
     print(markdown(table, args.seeds))
     result = {
         "gain_points": [

@@ -85,8 +85,9 @@ def _of_several(evaluations: Sequence[Evaluated]) -> tuple[str, dict[str, str]]:
 
 
 def _name(evaluations: Sequence[Evaluated]) -> str:
-    """Of the files; with the runs' names where there are several."""
-    alone = len({each.run for each in evaluations}) == 1
+    """Of the files; with the runs' names where there are two runs, or names that several evaluations have."""
+    runs, names = ({each.run for each in evaluations}, {each.name for each in evaluations})
+    alone = len(runs) == 1 or (len(evaluations) > 2 and len(names) == len(evaluations))
     return "_".join(each.name if alone else f"{each.run.name}.{each.name}" for each in evaluations)
 
 

@@ -37,6 +37,9 @@ from recipes.evaluation.comparison_several_page import comparison_several_page
 from recipes.evaluation.reading import Evaluated, read_evaluated
 from recipes.monitor.run_folder import replace_file
 
+# In bytes; file systems take 255, endings and what a file is called while it is written among them.
+_LONGEST_NAME = 200
+
 
 def main() -> None:
     """Command line."""
@@ -88,7 +91,9 @@ def _name(evaluations: Sequence[Evaluated]) -> str:
     """Of the files; with the runs' names where there are two runs, or names that several evaluations have."""
     runs, names = ({each.run for each in evaluations}, {each.name for each in evaluations})
     alone = len(runs) == 1 or (len(evaluations) > 2 and len(names) == len(evaluations))
-    return "_".join(each.name if alone else f"{each.run.name}.{each.name}" for each in evaluations)
+    stems = [each.name if alone else f"{each.run.name}.{each.name}" for each in evaluations]
+    whole = "_".join(stems)
+    return whole if len(whole.encode()) <= _LONGEST_NAME else f"{stems[0]}_and_{len(stems) - 1}_more"
 
 
 def _markdown(title: str, tables: Sequence[str], about: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import statistics
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ from recipes.planning.timing import (  # noqa: E402
     generation_seconds,
     handover_seconds,
     pass_seconds,
+    swap_seconds,
     update_seconds,
 )
 from recipes.runtime.config import ClusterConfig  # noqa: E402
@@ -44,7 +46,7 @@ DOCUMENT = ROOT / "docs" / "plan.md"
 BEGIN, END = "<!-- table: python benchmarks/plan.py --write -->\n", "<!-- end of table -->\n"
 ATTENTION = {"fa2": 0.35, "fa3": 0.55}
 ALLOWED = 25.0
-# NeMo-RL and NeMo-Aligner train on packed rows of one sequence's limit.
+# NeMo-RL trains on packed rows of one sequence's limit; NeMo-Aligner packs nothing, but has no pipeline here either.
 PACKED = 4096
 
 
@@ -72,6 +74,64 @@ def tokens_a_second(row: dict[str, Any]) -> float:
 
 def step_seconds(row: dict[str, Any]) -> float:
     """Seconds of a whole RL step with an inference engine."""
+    model = _trainer(row)
+    limit = row["limit"] if "limit" in row else row["total"] - row["prompt"]
+    rollout = Rollout(row["groups"], row["copies"], row["prompt"], row["response"], limit)
+    generator = Generator("engine", **({"tensor": 1} | row["generate"]))
+    generation = sum(generation_seconds(model, generator, rollout).values())
+    forward = row["forwards"] * sum(pass_seconds(model, *computed(row, rollout), trained="nothing").values())
+    update = training(model, rollout, row)
+    handing = handover(row | {"gpus": model.layout.gpus}) if row.get("handover", True) else 0.0
+    if row.get("overlapped"):
+        return max(generation, forward + update) + handing
+    if "critic" not in row:
+        return generation + forward + update + handing
+    return with_server(row, rollout, generator, before=update + handing, generation=generation, after=forward)
+
+
+def with_server(
+    row: dict[str, Any], rollout: Rollout, generator: Generator, *, before: float, generation: float, after: float
+) -> float:
+    """Seconds of a step of NeMo-Aligner's PPO, whose critic and reward model are one server on GPUs of its own.
+
+    The server trains while the policy does, and then scores and values the responses of a round while the next one is
+    written: two passes, and one model's weights from host memory, since the GPUs hold one at a time. The policy waits
+    for the last of them once it has its log-probabilities (nemo_aligner/algorithms/ppo.py, critic_server_trainer.py and
+    models/nlp/gpt/megatron_gpt_critic.py, 0.7.0). Requests that come in meanwhile are taken together, so that a round
+    is one call. Left out: what HTTP moves, some 40 MB a step.
+
+    Args:
+        row: of the table.
+        rollout, generator: as for the policy.
+        before: the policy's updates and the hand-over of its weights.
+        generation: all rounds.
+        after: its passes over what was generated.
+    """
+    model = dataclasses.replace(_trainer(row | {"train": row["critic"]}), critic=True)
+    rounds = math.ceil(rollout.responses / (generator.gpus / generator.tensor) / (generator.rows or rollout.responses))
+    passes = 2 * sum(pass_seconds(model, *computed(row, rollout), trained="nothing").values())
+    answers = passes + rounds * swap_seconds(model) / 2
+    started = max(training(model, rollout, row), before + generation / rounds)
+    answered = max(started + answers, before + generation + answers / rounds)
+    return max(before + generation + after, answered)
+
+
+def training(model: Model, rollout: Rollout, row: dict[str, Any]) -> float:
+    """Seconds of an epoch over a rollout."""
+    updates = row["updates"]
+    passes = pass_seconds(model, *computed(row, rollout), trained="all", updates=updates, recomputes_output=False)
+    return sum(passes.values()) + updates * sum(update_seconds(model).values())
+
+
+def computed(row: dict[str, Any], rollout: Rollout) -> tuple[float, float]:
+    """Tokens of a pass, and how many each attends to: packed, or every row as long as the longest response."""
+    if not row.get("padded"):
+        return rollout.tokens, rollout.span
+    length = rollout.prompt_tokens + rollout.longest(rollout.responses)
+    return rollout.responses * length, length / 2
+
+
+def _trainer(row: dict[str, Any]) -> Model:
     train = {"tensor": 1, "pipeline": 1, "recompute": 0, "fp8": False} | row["train"]
     layout = Layout(
         train["tensor"],
@@ -82,22 +142,7 @@ def step_seconds(row: dict[str, Any]) -> float:
         micro_batch_tokens=PACKED,
         fp8=train["fp8"],
     )
-    model = Model(published(row["model"]), layout, H100, Kernels(ATTENTION["fa3"], hides_tensor_parallel=False))
-    limit = row["limit"] if "limit" in row else row["total"] - row["prompt"]
-    rollout = Rollout(row["groups"], row["copies"], row["prompt"], row["response"], limit)
-    generator = Generator("engine", **({"tensor": 1} | row["generate"]))
-    generation = sum(generation_seconds(model, generator, rollout).values())
-    forward = pass_seconds(model, rollout.tokens, rollout.span, trained="nothing")
-    update = pass_seconds(
-        model, rollout.tokens, rollout.span, trained="all", updates=row["updates"], recomputes_output=False
-    )
-    training = (
-        row["forwards"] * sum(forward.values())
-        + sum(update.values())
-        + row["updates"] * sum(update_seconds(model).values())
-    )
-    step = max(generation, training) if row.get("overlapped") else generation + training
-    return step + (handover(row | {"gpus": layout.gpus}) if row.get("handover", True) else 0.0)
+    return Model(published(row["model"]), layout, H100, Kernels(ATTENTION["fa3"], hides_tensor_parallel=False))
 
 
 def handover(row: dict[str, Any]) -> float:

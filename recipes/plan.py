@@ -1,4 +1,4 @@
-"""What a GRPO run will need, before it is submitted: `python -m recipes.plan [experiment=NAME] [key=value ...]`.
+"""What a GRPO or PPO run will need, before it is submitted: `python -m recipes.plan [experiment=NAME] [key=value ...]`.
 
 Prints an estimate of memory by part with a verdict against the GPU's, seconds a step by phase, GPU-hours and cost, the
 bottleneck and what to change. Takes the settings of `recipes.grpo`, no GPU and a second; `output` and
@@ -9,6 +9,7 @@ names in model.architecture; with it, that of the config.json in a Hugging Face 
     python -m recipes.plan experiment=grpo_70b_fp8 rollout.group_size=32 parallel.pipeline=4 --response-tokens 900
     python -m recipes.plan experiment=grpo_70b --sweep               rank every legal layout that fits
     python -m recipes.plan experiment=grpo_70b rollout=vllm --sweep  and how many GPUs sample, how many train
+    python -m recipes.plan experiment=grpo_70b algorithm=ppo --sweep with a critic, in turns with the policy and not
     python -m recipes.plan model.path=Qwen2.5-7B-Instruct model.precision=bfloat16 parallel.processes=4 --sweep
     python -m recipes.plan experiment=grpo_70b output=runs/70b       also write plan.txt, plan.json, plan.svg there
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from recipes.planning.estimate import Plan
 from recipes.planning.hardware import OURS
 from recipes.planning.memory import verdict
@@ -12,7 +14,7 @@ _SHARE = 0.15
 
 def advice(plan: Plan) -> list[str]:
     """Sentences: first on memory where it is short, then on the longest phase and its largest parts."""
-    return [*_servers(plan), *_memory(plan), *_node_memory(plan), *_time(plan)]
+    return [*_servers(plan), *_critic(plan), *_memory(plan), *_node_memory(plan), *_time(plan)]
 
 
 def fitting_share(plan: Plan) -> float:
@@ -22,6 +24,28 @@ def fitting_share(plan: Plan) -> float:
     """
     held = sum(plan.memory.always.values()) - plan.memory.always.get("vLLM", 0.0)
     return max(0, int(20 * (0.9 - held / plan.gpu.memory) + 1e-9)) / 20
+
+
+def _critic(plan: Plan) -> list[str]:
+    """On taking turns, where that decides whether the plan fits or is not needed for it."""
+    if plan.critic is None:
+        return []
+    critic = dataclasses.replace(plan.config.critic, offload=not plan.config.critic.offload)
+    other = dataclasses.replace(plan, config=dataclasses.replace(plan.config, critic=critic))
+    limit = plan.gpu.memory
+    sizes = f"{other.memory.peak / 1e9:.0f} GB in place of {plan.memory.peak / 1e9:.0f}"
+    seconds = f"{abs(other.step_seconds - plan.step_seconds):.0f} s a step"
+    if not critic.offload:
+        fits = verdict(other.memory, limit) == "fits"
+        said = f"Policy and critic fit beside each other: critic.offload=false takes {sizes} and saves {seconds}."
+        return [said] if fits else []
+    if verdict(plan.memory, limit) != "does not fit":
+        return []
+    if verdict(other.memory, limit) == "does not fit":
+        return [f"critic.offload=true, by which policy and critic take turns on the GPUs, is not enough: {sizes}."]
+    said = f"Set critic.offload=true: policy and critic then take turns on the GPUs, {sizes}, for {seconds}."
+    # Where it is too much already, `_node_memory` says so of the plan itself.
+    return [said, *([] if _node_memory(plan) else _node_memory(other, "then takes"))]
 
 
 def _servers(plan: Plan) -> list[str]:
@@ -40,12 +64,13 @@ def _servers(plan: Plan) -> list[str]:
     return said
 
 
-def _node_memory(plan: Plan) -> list[str]:
+def _node_memory(plan: Plan, takes: str = "takes") -> list[str]:
     if plan.node_memory <= plan.gpu.node_memory:
         return []
     return [
-        f"A save takes {plan.node_memory / 1e9:.0f} GB of a node's memory, and it has {plan.gpu.node_memory / 1e9:.0f} "
-        "(cluster.node_memory_gb): raise parallel.pipeline or parallel.tensor, so that a rank has fewer parameters."
+        f"A save {takes} {plan.node_memory / 1e9:.0f} GB of a node's memory, and it has "
+        f"{plan.gpu.node_memory / 1e9:.0f} (cluster.node_memory_gb): raise parallel.pipeline or parallel.tensor, so "
+        "that a rank has fewer parameters."
     ]
 
 
@@ -53,8 +78,9 @@ def _memory(plan: Plan) -> list[str]:
     memory, layout = plan.memory, plan.layout
     if verdict(memory, plan.gpu.memory) == "fits" or "vLLM" in memory.always:
         return []
-    parts = memory.parts
-    largest = max(parts, key=lambda name: parts[name])
+    when = max(memory.peaks, key=lambda phase: memory.peaks[phase])
+    parts = memory.phases[when]
+    largest = max(parts, key=lambda part: parts[part])
     remedies = {
         "KV cache": "lower rollout.prompts, rollout.group_size or rollout.max_new_tokens, or use more GPUs",
         "activations": (
@@ -69,8 +95,7 @@ def _memory(plan: Plan) -> list[str]:
         "vLLM": f"set rollout.vllm.memory_share to {fitting_share(plan):g} at most",
     }
     remedy = remedies.get(largest, "raise parallel.tensor (within a node) or parallel.pipeline")
-    peaks = {"training": memory.training_peak, "sampling": memory.sampling_peak, "saving": memory.saving_peak}
-    when = max(peaks, key=lambda name: peaks[name])
+    when = {"critic training": "training the critic", "critic saving": "saving the critic"}.get(when, when)
     state = "is short" if memory.peak > plan.gpu.memory else "is nearly full"
     return [f"Memory {state} while {when}, most of it {largest} ({parts[largest] / 1e9:.1f} GB): {remedy}."]
 

@@ -84,13 +84,31 @@ def architecture_of(config: Config) -> tuple[MegatronArchitecture, str]:
                 f"model.architecture=NAME, one of {', '.join(PUBLISHED)}"
             )
         return published(config.model.architecture), f"the published {config.model.architecture}"
-    folder = Path(config.model.path)
+    return _read("model.path", config.model.path, "name a published model with model.architecture")
+
+
+def critic_architecture(config: Config, policy: MegatronArchitecture) -> MegatronArchitecture | None:
+    """The architecture of the critic, which is the policy's where `critic.path` names no other; None without a critic.
+
+    Raises:
+        ConfigError: as `architecture_of`.
+    """
+    if not config.algorithm.has_critic:
+        return None
+    if not config.critic.path:
+        return policy
+    return _read("critic.path", config.critic.path, "start the critic from the policy")[0]
+
+
+def _read(key: str, path: str, otherwise: str) -> tuple[MegatronArchitecture, str]:
+    """The architecture of a Hugging Face or converted folder, and the file that says so."""
+    folder = Path(path)
     # A converted checkpoint keeps the original's files in hf/.
     found = next((path for path in (folder / "hf" / "config.json", folder / "config.json") if path.is_file()), None)
     if found is None:
         raise ConfigError(
-            f"model.path={folder}: no config.json there; give a Hugging Face or converted folder, or leave model.path "
-            "out and name a published model with model.architecture"
+            f"{key}={folder}: no config.json there; give a Hugging Face or converted folder, or leave {key} out and "
+            f"{otherwise}"
         )
     try:
         values = json.loads(found.read_text(encoding="utf-8"))
@@ -122,20 +140,22 @@ def embedding_weights(architecture: MegatronArchitecture) -> int:
     return architecture.vocab_size * architecture.hidden_size
 
 
-def parameters(architecture: MegatronArchitecture) -> int:
-    """Parameters of the whole model."""
-    ends = 1 if architecture.share_embeddings_and_output_weights else 2
+def parameters(architecture: MegatronArchitecture, *, critic: bool = False) -> int:
+    """Parameters of the whole model. A critic has a value head, hidden size to 1, in place of the output matrix."""
+    ends = 1 if critic or architecture.share_embeddings_and_output_weights else 2
     layers = architecture.num_layers * (layer_matrices(architecture) + _layer_vectors(architecture))
-    return layers + ends * embedding_weights(architecture) + architecture.hidden_size
+    head = architecture.hidden_size if critic else 0
+    return layers + ends * embedding_weights(architecture) + architecture.hidden_size + head
 
 
-def stage_parameters(architecture: MegatronArchitecture, tensor: int, pipeline: int) -> float:
+def stage_parameters(architecture: MegatronArchitecture, tensor: int, pipeline: int, *, critic: bool = False) -> float:
     """Parameters on the GPU that has most: a first or last stage. Vectors are counted as if divided too (under 0.1 %).
 
-    Where both ends are one stage a shared embedding is there once; over several, first and last stage have one each.
+    Where both ends are one stage a shared embedding is there once; over several, first and last stage have one each. A
+    critic has one on its first stage alone.
     """
     layers = architecture.num_layers / pipeline * (layer_matrices(architecture) + _layer_vectors(architecture))
-    ends = 2 if pipeline == 1 and not architecture.share_embeddings_and_output_weights else 1
+    ends = 2 if pipeline == 1 and not critic and not architecture.share_embeddings_and_output_weights else 1
     return (layers + ends * embedding_weights(architecture)) / tensor
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from conversion.architecture import MegatronArchitecture
+from recipes.planning.architectures import critic_architecture
+from recipes.planning.critic import critic_phases, with_critic
 from recipes.planning.hardware import OURS, Gpu, gpu_of
 from recipes.planning.layout import Layout, Rollout, layout_of
 from recipes.planning.memory import Memory, memory_of
@@ -62,6 +64,11 @@ class Plan:
         return layout_of(self.config)
 
     @cached_property
+    def critic(self) -> MegatronArchitecture | None:
+        """The critic's architecture; None without one."""
+        return critic_architecture(self.config, self.architecture)
+
+    @cached_property
     def servers(self) -> Servers | None:
         """Where vLLM samples; None for the embedded sampler."""
         return servers_of(self.config, self.architecture, self.gpu, self.assumptions.rollout_nodes)
@@ -83,19 +90,30 @@ class Plan:
     def memory(self) -> Memory:
         """Bytes on the fullest GPU; the cache has room for the longest prompt that the configuration lets through."""
         rollout, servers = self.config.rollout, self.servers
+        longest = self.config.model.max_length - (rollout.min_new_tokens or rollout.max_new_tokens)
         memory = memory_of(
             self.architecture,
             self.layout,
             self.rollout,
             reference=self.config.algorithm.reads_reference,
-            longest_prompt=self.config.model.max_length - (rollout.min_new_tokens or rollout.max_new_tokens),
+            longest_prompt=longest,
             alone=self.config.samples_alone,
         )
-        if servers is None:
+        if servers:
+            beside = {"vLLM": servers.taken} if servers.colocated else {}
+            always = memory.always if servers.sleeps else memory.always | beside
+            memory = dataclasses.replace(memory, always=always, sampling=beside if servers.sleeps else {})
+        if self.critic is None:
             return memory
-        beside = {"vLLM": servers.taken} if servers.colocated else {}
-        always = memory.always if servers.sleeps else memory.always | beside
-        return dataclasses.replace(memory, always=always, sampling=beside if servers.sleeps else {})
+        return with_critic(
+            memory,
+            self.architecture,
+            self.critic,
+            self.layout,
+            self.rollout,
+            longest_prompt=longest,
+            offload=self.config.critic.offload,
+        )
 
     @property
     def verdict(self) -> str:
@@ -130,13 +148,16 @@ class Plan:
             "scoring": {"reward server": rollout.responses / _SCORES_A_SECOND},
         }
         charged = algorithm.reads_reference and algorithm.kl_place == "reward"
-        if algorithm.importance != "none" or charged:
+        if algorithm.importance != "none":
             phases["log-probabilities"] = forward
         if algorithm.reads_reference:
             passes = 1 if charged else algorithm.epochs
             swaps = 2 * (1 if charged else updates)
             reference = {name: passes * cost for name, cost in forward.items()}
             phases["reference policy"] = {"swapping weights": swaps * swap_seconds(model), **reference}
+        if self.critic:
+            critic = dataclasses.replace(model, architecture=self.critic, critic=True)
+            phases |= critic_phases(model, critic, tokens, rollout.span, self.config.critic)
         train = pass_seconds(model, tokens * algorithm.epochs, rollout.span, trained="all", updates=updates)
         phases["training"] = train | {name: updates * cost for name, cost in update_seconds(model).items()}
         return phases
@@ -152,9 +173,15 @@ class Plan:
         return sum(self.seconds.values())
 
     @property
+    def alone_steps(self) -> int:
+        """Steps in which the critic alone is trained; they are a step in all else."""
+        return min(self.config.critic.alone_steps, self.config.trainer.steps) if self.critic else 0
+
+    @property
     def hours(self) -> float:
         """Hours of all steps, without start, evaluation and conversion."""
-        return self.config.trainer.steps * self.step_seconds / 3600
+        alone = self.alone_steps * self.seconds["training"]
+        return (self.config.trainer.steps * self.step_seconds - alone) / 3600
 
     @property
     def gpu_hours(self) -> float:
@@ -186,6 +213,9 @@ class Plan:
             "scoring": "measured: a third of the reward server's rate on two cores",
             "log-probabilities": "published: as training",
             "reference policy": "published: as training; swapping is an estimate",
+            "taking turns": "estimate: cluster.host_gb_s, which pinned memory may exceed several times",
+            "values": "published: as training",
+            "critic training": "published: as training",
             "training": "published: torchtitan's 8B pre-training fits the share of peak; links are an estimate",
         }
         return {phase: said[phase] for phase in self.phases}

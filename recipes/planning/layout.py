@@ -35,6 +35,11 @@ class Layout:
         """GPUs in all."""
         return self.tensor * self.pipeline * self.context * self.data
 
+    @property
+    def optimizer_bytes(self) -> int:
+        """Of a parameter, over all data parallel ranks: two moments and main weights, which float32 weights are."""
+        return 12 if self.bytes_per_weight == 2 else 8
+
 
 def layout_of(config: Config) -> Layout:
     """The layout that a configuration asks for."""

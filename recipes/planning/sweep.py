@@ -1,6 +1,7 @@
 """Every layout that the model, the number of GPUs and the batch allow, ranked by seconds a step.
 
 With vLLM also every way to divide the nodes between its servers and the trainer, the trainer's own GPUs among them.
+With a critic also `critic.offload`.
 
 Legal is what the training run itself would accept: `validate` and `validate_model` decide. Left out: layouts whose
 tensor parallel groups span nodes, which are legal and never faster.
@@ -13,8 +14,9 @@ from collections.abc import Iterator, Sequence
 
 from conversion.architecture import MegatronArchitecture
 from recipes.planning.advice import fitting_share
+from recipes.planning.architectures import critic_architecture
 from recipes.planning.estimate import Plan
-from recipes.runtime.config import Config, ConfigError, VLLMConfig
+from recipes.runtime.config import Config, ConfigError, VLLMConfig, require
 from recipes.runtime.model_rules import validate_model
 from recipes.runtime.rules import Stage, validate
 
@@ -22,8 +24,14 @@ _MICRO_BATCHES = (4096, 8192, 16384, 32768)
 
 
 def legal_layouts(config: Config, architecture: MegatronArchitecture, per_node: int) -> Iterator[Config]:
-    """The configuration under every legal tensor x pipeline x data parallel size, micro-batch and recomputation."""
+    """The configuration under every legal tensor x pipeline x data parallel size, micro-batch and recomputation.
+
+    Of a critic also taking turns with the policy, and not.
+    """
     processes = config.parallel.processes
+    critics = [config.critic]
+    if critic_architecture(config, architecture):
+        critics = [dataclasses.replace(config.critic, offload=offload) for offload in (False, True)]
     for tensor in range(1, min(processes, per_node) + 1):
         for pipeline in range(1, processes // tensor + 1):
             if processes % (tensor * pipeline):
@@ -43,12 +51,28 @@ def legal_layouts(config: Config, architecture: MegatronArchitecture, per_node: 
                         check_layout(candidate, architecture)
                     except ConfigError:
                         continue
-                    yield candidate
+                    for critic in critics:
+                        yield dataclasses.replace(candidate, critic=critic)
 
 
 def check_layout(config: Config, architecture: MegatronArchitecture) -> None:
     """Raises ConfigError where the training run would."""
     validate(config, Stage.PLAN)
+    _check_model(config, architecture)
+    critic = critic_architecture(config, architecture)
+    if critic and config.critic.path:
+        require(
+            critic.vocab_size == architecture.vocab_size,
+            f"critic.path={config.critic.path}: a vocabulary of {critic.vocab_size} tokens, and the policy has "
+            f"{architecture.vocab_size}; give a model of its family, or null",
+        )
+        try:
+            _check_model(config, critic)
+        except ConfigError as error:
+            raise ConfigError(f"critic.path={config.critic.path}, which has the policy's layout: {error}") from None
+
+
+def _check_model(config: Config, architecture: MegatronArchitecture) -> None:
     validate_model(
         config,
         layers=architecture.num_layers,
@@ -104,10 +128,10 @@ def splits(fitting: Sequence[Plan]) -> list[Plan]:
 
 
 def sweep(plan: Plan) -> tuple[list[Plan], int]:
-    """Plans of the legal layouts that fit, fastest first, and how many do not fit.
+    """Plans of the legal layouts that fit GPUs and nodes, fastest first, and how many do not.
 
     Seconds are compared to a tenth, since that is more than they are worth; the one with more memory left goes first.
     """
     found = list(_candidates(plan))
-    fitting = [p for p in found if p.verdict != "does not fit"]
+    fitting = [p for p in found if p.verdict != "does not fit" and p.node_memory <= p.gpu.node_memory]
     return sorted(fitting, key=lambda p: (round(p.step_seconds, 1), p.memory.peak)), len(found) - len(fitting)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from recipes.planning.hardware import MEDIAN_ERROR_PERCENT, MEMORY_ERROR_PERCENT
 from recipes.planning.sweep import splits
 
 _SHOWN = 10
+# Whose the other phases are.
+_WHEN = {"critic training": "critic trains", "critic saving": "critic is saved"}
 
 
 def as_text(plan: Plan, source: str, layouts: tuple[list[Plan], int] | None = None) -> str:
@@ -38,10 +41,22 @@ def _head(plan: Plan, source: str) -> list[str]:
         f"  GPUs       {layout.gpus} x {plan.gpu.name}: tensor {layout.tensor} x pipeline {layout.pipeline} x data "
         f"{layout.data}, micro-batches of {layout.micro_batch_tokens} tokens, {precision}"
         + (", recomputation" if layout.recompute else ""),
+        *_critic(plan),
         *_who_samples(plan),
         f"  a step     {rollout.groups} prompts x {rollout.copies} responses of at most {rollout.limit} tokens",
         f"  assumed    prompts of {rollout.prompt_tokens} tokens, responses of {rollout.response_tokens} on average "
         "(--prompt-tokens, --response-tokens)",
+    ]
+
+
+def _critic(plan: Plan) -> list[str]:
+    if plan.critic is None:
+        return []
+    settings = plan.config.critic
+    turns = "takes turns with the policy on the GPUs (critic.offload)" if settings.offload else "beside the policy"
+    return [
+        f"  critic     {parameters(plan.critic, critic=True) / 1e9:.2f} billion parameters "
+        f"({settings.path or 'the policy, with a value head'}), {turns}"
     ]
 
 
@@ -62,14 +77,19 @@ def _memory(plan: Plan) -> list[str]:
     return [
         f"Memory of the fullest GPU, GB (estimate, +-{MEMORY_ERROR_PERCENT}%)",
         *rows,
-        f"  while training    {memory.training_peak / 1e9:7.1f}",
-        f"  while sampling    {memory.sampling_peak / 1e9:7.1f}",
-        f"  while saving      {memory.saving_peak / 1e9:7.1f}",
+        *(f"  {_WHEN.get(phase, f'while {phase}'):<18}{peak / 1e9:7.1f}" for phase, peak in memory.peaks.items()),
         f"  verdict           {plan.verdict}: {memory.peak / 1e9:.1f} of {limit / 1e9:.0f} GB",
-        *([f"  in host memory    {memory.host / 1e9:7.1f} a GPU, the reference policy"] if memory.host else []),
+        *(
+            [f"  in host memory    {sum(memory.host.values()) / 1e9:7.1f} a GPU, {_held(memory.host)}"]
+            * bool(memory.host)
+        ),
         *_server_memory(plan),
         f"  a node's memory   {plan.node_memory / 1e9:7.1f} of {plan.gpu.node_memory / 1e9:.0f} GB while saving",
     ]
+
+
+def _held(host: Mapping[str, float]) -> str:
+    return ", ".join(f"the {name}" for name in host)
 
 
 def _server_memory(plan: Plan) -> list[str]:
@@ -97,8 +117,9 @@ def _time(plan: Plan) -> list[str]:
 
 def _run(plan: Plan) -> list[str]:
     price = f"{plan.config.cluster.price:.2f} a GPU-hour (cluster.price, set your own)"
+    alone = f" ({plan.alone_steps} of them train the critic alone)" if plan.alone_steps else ""
     return [
-        f"The run: {plan.config.trainer.steps} steps, {plan.hours:,.1f} hours, {plan.gpu_hours:,.0f} GPU-hours",
+        f"The run: {plan.config.trainer.steps} steps{alone}, {plan.hours:,.1f} hours, {plan.gpu_hours:,.0f} GPU-hours",
         f"  {plan.cost:,.0f} at {price}, evaluation and queues not counted",
     ]
 
@@ -107,19 +128,29 @@ def _layouts(fitting: Sequence[Plan], others: int) -> list[str]:
     head = (
         f"{len(fitting)} legal layouts fit, {others} do not; the fastest (estimates, differences under 5% mean little)"
     )
+    critic = any(plan.critic for plan in fitting)
     lines = [
         head,
-        "  tensor pipeline data micro-batch recompute  s/step    GB" + ("  sampling" if splits(fitting) else ""),
+        "  tensor pipeline data micro-batch recompute"
+        + (" offload" if critic else "")
+        + "  s/step    GB"
+        + ("  sampling" if splits(fitting) else ""),
     ]
     for plan in fitting[:_SHOWN]:
         layout = plan.layout
         lines.append(
             f"  {layout.tensor:6d} {layout.pipeline:8d} {layout.data:4d} {layout.micro_batch_tokens:11d} "
-            f"{'yes' if layout.recompute else 'no':>9} {plan.step_seconds:7.1f} {plan.memory.peak / 1e9:5.1f}"
+            f"{_yes(layout.recompute):>9}"
+            + (f" {_yes(plan.config.critic.offload):>7}" if critic else "")
+            + f" {plan.step_seconds:7.1f} {plan.memory.peak / 1e9:5.1f}"
             + (f"  {_split(plan)}" if plan.servers else "")
             + ("  tight" if plan.verdict == "tight" else "")
         )
     return lines + _splits(splits(fitting))
+
+
+def _yes(value: float) -> str:
+    return "yes" if value else "no"
 
 
 def _split(plan: Plan) -> str:
@@ -148,8 +179,10 @@ def _splits(best: Sequence[Plan]) -> list[str]:
     servers = first.servers
     assert servers is not None
     advised = f"ROLLOUT_NODES={first.assumptions.rollout_nodes} ROLLOUT_TENSOR={servers.tensor}"
-    if servers.colocated:
-        advised += f" EXTRA=rollout.vllm.memory_share={servers.share:g}"
+    extra = [f"rollout.vllm.memory_share={servers.share:g}"] if servers.colocated else []
+    extra += ["critic.offload=true"] if first.critic and first.config.critic.offload else []
+    if extra:
+        advised += f" EXTRA={shlex.quote(' '.join(extra))}"
     return [*lines, f"Recommended, as settings of slurm/*.sh: {advised}"]
 
 
@@ -161,15 +194,14 @@ def as_dict(plan: Plan, source: str, layouts: tuple[list[Plan], int] | None = No
         "architecture": source,
         "parameters": parameters(plan.architecture),
         "layout": dataclasses.asdict(plan.layout),
+        "critic": _critic_dict(plan),
         "servers": dataclasses.asdict(plan.servers) if plan.servers else None,
         "assumptions": dataclasses.asdict(plan.assumptions),
         "memory_bytes": {
             **plan.memory.parts,
-            "training_peak": plan.memory.training_peak,
-            "sampling_peak": plan.memory.sampling_peak,
-            "saving_peak": plan.memory.saving_peak,
+            **{f"{phase.replace(' ', '_')}_peak": peak for phase, peak in plan.memory.peaks.items()},
             "limit": plan.gpu.memory,
-            "host": plan.memory.host,
+            "host": sum(plan.memory.host.values()),
             "node_while_saving": plan.node_memory,
             "node_limit": plan.gpu.node_memory,
         },
@@ -187,11 +219,22 @@ def as_dict(plan: Plan, source: str, layouts: tuple[list[Plan], int] | None = No
                 **dataclasses.asdict(p.layout),
                 "step_seconds": round(p.step_seconds, 2),
                 "peak_bytes": p.memory.peak,
+                "critic": _critic_dict(p),
                 "servers": dataclasses.asdict(p.servers) if p.servers else None,
             }
             for p in layouts[0]
         ]
     return result
+
+
+def _critic_dict(plan: Plan) -> dict[str, Any] | None:
+    if plan.critic is None:
+        return None
+    return {
+        "parameters": parameters(plan.critic, critic=True),
+        "offload": plan.config.critic.offload,
+        "alone_steps": plan.alone_steps,
+    }
 
 
 def _rounded(phases: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:

@@ -44,12 +44,22 @@ Parts = dict[str, float]
 
 @dataclass(frozen=True)
 class Model:
-    """What passes over tokens: an architecture in a layout, on GPUs, with a framework's kernels."""
+    """What passes over tokens: an architecture in a layout, on GPUs, with a framework's kernels.
+
+    Attributes:
+        critic: whether a value head stands in place of the output matrix.
+    """
 
     architecture: MegatronArchitecture
     layout: Layout
     gpu: Gpu
     kernels: Kernels
+    critic: bool = False
+
+    @property
+    def held(self) -> float:
+        """Parameters on the GPU that has most."""
+        return stage_parameters(self.architecture, self.layout.tensor, self.layout.pipeline, critic=self.critic)
 
 
 def _link(model: Model, ranks: int) -> float:
@@ -58,7 +68,7 @@ def _link(model: Model, ranks: int) -> float:
 
 
 def _token_costs(model: Model, span: float) -> tuple[Parts, float]:
-    """GPU-seconds of one token's forward pass through all layers by part, and through the output matrix.
+    """GPU-seconds of one token's forward pass through all layers by part, and through output matrix or value head.
 
     Args:
         model: what computes.
@@ -79,7 +89,8 @@ def _token_costs(model: Model, span: float) -> tuple[Parts, float]:
         "element-wise": layers * moved / (gpu.hbm * HBM_SHARE),
         "tensor parallel": layers * exposed,
     }
-    return costs, 2 * embedding_weights(architecture) / (gpu.bf16 * MATMUL_SHARE)
+    head = architecture.hidden_size if model.critic else embedding_weights(architecture)
+    return costs, 2 * head / (gpu.bf16 * MATMUL_SHARE)
 
 
 def pass_seconds(
@@ -132,8 +143,7 @@ def update_seconds(model: Model) -> Parts:
     Gradients are float32 and not sent while the backward pass runs; AdamW reads gradient, weight and two moments and
     writes three of them and the bfloat16 weight, for this rank's share, after a norm over all gradients.
     """
-    layout, gpu = model.layout, model.gpu
-    held = stage_parameters(model.architecture, layout.tensor, layout.pipeline)
+    layout, gpu, held = model.layout, model.gpu, model.held
     sent = (4 + layout.bytes_per_weight) * held * (layout.data - 1) / layout.data
     moved = held * 8 + held / layout.data * (28 + layout.bytes_per_weight)
     return {
@@ -144,8 +154,7 @@ def update_seconds(model: Model) -> Parts:
 
 def swap_seconds(model: Model) -> float:
     """Seconds to exchange the policy's weights with the reference's in host memory: once out, once in."""
-    held = stage_parameters(model.architecture, model.layout.tensor, model.layout.pipeline)
-    return 2 * held * model.layout.bytes_per_weight / model.gpu.host
+    return 2 * model.held * model.layout.bytes_per_weight / model.gpu.host
 
 
 @dataclass(frozen=True)

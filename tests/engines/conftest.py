@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -21,7 +22,7 @@ from conversion.checkpoint import write_manifest
 from tests.conftest import BESIDE_CUDA, finish, start
 from tests.conversion.models import VOCABULARY, save_folder
 from tests.engines import reference
-from tests.engines.constants import BUCKETS, OBJECTIVES
+from tests.engines.constants import BUCKETS, OBJECTIVES, ppo_overrides
 from tests.engines.words import save_tokenizer
 
 LAYOUTS = {
@@ -65,6 +66,18 @@ GRADIENTS: dict[str, tuple[str, list[str]]] = {
     "tp2 pp2 sequence parallel": ("tp2 pp2", [NO_KL, EACH_ALONE, SEQUENCE]),
     "one micro-batch KL": ("tp1", [KL]),
     "tp2 pp2 sequence parallel KL": ("tp2 pp2", [KL, SMALL, SEQUENCE]),
+}
+# Layout, setting of PPO and further settings of steps that are compared whole.
+PPO_STEPS: dict[str, tuple[str, str, list[str]]] = {
+    "one micro-batch": ("tp1", "ppo", []),
+    "small micro-batches": ("tp1", "vapo", [SMALL]),
+    "a sequence a micro-batch": ("tp1", "ppo", [EACH_ALONE]),
+    "tp2": ("tp2", "ppo", [SMALL]),
+    "tp2 sequence parallel": ("tp2", "vapo", [SMALL, SEQUENCE]),
+    "pp2": ("pp2", "ppo", [SMALL]),
+    "dp2 in turns": ("dp2", "vapo", ["critic.offload=true"]),
+    "dp2 small micro-batches": ("dp2", "ppo", [SMALL]),
+    "tp2 pp2 sequence parallel": ("tp2 pp2", "ppo", [SMALL, SEQUENCE, RECOMPUTE]),
 }
 # Models and precisions whose weights are handed over.
 EXPORTS = {
@@ -259,6 +272,36 @@ class World:
             if wanted == layout
         }
 
+    @cache  # noqa: B019
+    def scored(self) -> list[Results]:
+        """Two of the batches with what each response was paid; one was not scored, some were cut or are wrong."""
+        found = copy.deepcopy(self.batches("qwen2-tied")[:2])
+        for number, s in enumerate(s for batch in found for s in batch["sequences"]):
+            reward = None if number == 2 else s["advantage"]
+            s |= {"reward": reward, "right": number % 3 == 0, "finished": number % 4 != 1}
+        return found
+
+    @cache  # noqa: B019
+    def head(self) -> list[float]:
+        rng = random.Random(3)
+        return [rng.gauss(0, 0.05) for _ in range(64)]
+
+    def ppo_folder(self, kind: str, name: str) -> Path:
+        """Where a launch saves what `PPO_STEPS[name]` comes to: its gradients, or a checkpoint."""
+        return self.root / "ppo" / f"{kind} {name}".replace(" ", "-")
+
+    def _ppo_tasks(self, layout: str) -> dict[str, Results]:
+        (self.root / "ppo").mkdir(exist_ok=True)
+        return {
+            f"ppo: {name}": {
+                **{"kind": "ppo", "model": str(self.checkpoint("qwen2-tied")), "batches": self.scored()},
+                **{"overrides": [*ppo_overrides(setting), *overrides], "head": self.head()},
+                **{"gradient": str(self.ppo_folder("gradient", name)), "saved": str(self.ppo_folder("saved", name))},
+            }
+            for name, (wanted, setting, overrides) in PPO_STEPS.items()
+            if wanted == layout
+        }
+
     def _tasks(self, launch: str) -> dict[str, Results]:
         if launch == "tp2 again":
             return self._tp2_again()
@@ -266,11 +309,13 @@ class World:
             return {"resume": self._resuming("dp2", KL)}
         if launch == "tp2 pp2":
             return {
+                **self._ppo_tasks(launch),
                 **self._gradient_tasks(launch),
                 **self._export_tasks(launch),
                 **self._between_tasks(launch, "parallel.pipeline=1"),
             }
         tasks = {
+            **self._ppo_tasks(launch),
             **self._gradient_tasks(launch),
             **self._export_tasks(launch),
             "vocabulary": {"kind": "vocabulary", "model": ""},

@@ -138,7 +138,7 @@ def diverge(engine: Any, batch: dict[str, Any], folder: Path) -> dict[str, Any]:
     found["save"] = said(lambda: engine.save(folder, {}))
     found["left"] = [path.name for path in folder.parent.glob(f"{folder.name}*")]
     # Past the check, to have such a checkpoint.
-    engine.saves.start(engine.module, engine._stored_optimizer, engine.checkpoint, folder, {})
+    engine.saves.start(engine.module, engine._stored_optimizer, engine.checkpoint, folder, {}, {})
     engine.finish_saves(wait=True)
     found["load"] = said(lambda: engine.load(folder))
     return found

@@ -40,6 +40,7 @@ from recipes.engines.megatron.engine import MegatronEngine  # noqa: E402
 from recipes.engines.nemo_aligner.cpu import GroupStepAdamW  # noqa: E402
 from recipes.runtime.launch import init_process_group  # noqa: E402
 from recipes.runtime.loading import load  # noqa: E402
+from tests.engines.ppo_steps import gradient_as_weights, ppo  # noqa: E402
 from tests.engines.steps import batch_of, diverge, export_all, sample_all, sample_between, take_steps  # noqa: E402
 
 Task = dict[str, Any]
@@ -73,13 +74,7 @@ def gradient(layout: list[str], task: Task) -> Any:
     """Takes one step and saves its gradient in the weights' place, so that it converts to Hugging Face's names."""
     engine = _engine(layout, task)
     found = take_steps(engine, [task["batch"]], task.get("objective", "grpo"))
-    size, rank = parallel_state.get_data_parallel_world_size(), parallel_state.get_data_parallel_rank()
-    for bucket in (bucket for buffer in engine.model.buffers for bucket in buffer.buckets):
-        # Each data parallel rank holds the sum of its own share alone.
-        own = bucket.grad_data.view(size, -1)[rank].clone()
-        dist.all_gather_into_tensor(bucket.grad_data, own, group=parallel_state.get_data_parallel_group())
-    for parameter in engine.module.parameters():
-        parameter.data.copy_(parameter.main_grad)
+    gradient_as_weights(engine.model, engine.module)
     engine.save(Path(task["save"]), {})
     engine.finish_saves(wait=True)
     return {"steps": found, "micro-batches": len(engine._divide(batch_of(task["batch"])))}
@@ -427,6 +422,7 @@ TASKS = {
     **{"train": train, "gradient": gradient, "generate": generate, "start": start, "vocabulary": vocabulary},
     **{"bfloat16": bfloat16, "export": export, "refused export": refused_export, "between": between},
     **{"settings": settings, "fused adam": fused_adam},
+    "ppo": lambda layout, task: ppo(lambda: _engine(layout, task), task),
     **{"poisoned": poisoned, "diverged": diverged, "snapshot": snapshot, "broken save": broken_save, "hang": hang},
 }
 

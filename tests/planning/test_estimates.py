@@ -107,9 +107,9 @@ def test_the_cache_has_room_for_every_response_at_once() -> None:
     # A replica's 16 prompts x 1024 tokens and 256 responses x 3072, x 327,680 bytes / 16 GPUs, and one of the stage's
     # 40 layers again.
     assert memory.sampling["KV cache"] == pytest.approx((16 * 1024 + 256 * 3072) * 327_680 / 16 * (1 + 1 / 40))
-    assert memory.host == stage_parameters(LLAMA_70B, 8, 2) * 2
+    assert memory.host == {"reference policy": stage_parameters(LLAMA_70B, 8, 2) * 2}
     assert memory.peak == max(memory.training_peak, memory.sampling_peak, memory.saving_peak)
-    assert memory_of(LLAMA_70B, layout, ROLLOUT, reference=False, longest_prompt=1024).host == 0
+    assert memory_of(LLAMA_70B, layout, ROLLOUT, reference=False, longest_prompt=1024).host == {}
 
 
 def test_a_whole_model_to_sample_with_on_every_gpu() -> None:

@@ -153,7 +153,10 @@ def test_a_plan_needs_no_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("more", [(), ("rollout.tensor=1",), ("rollout=vllm", "rollout.vllm.sleep=true")])
+@pytest.mark.parametrize(
+    "more",
+    [(), ("rollout.tensor=1",), ("rollout=vllm", "rollout.vllm.sleep=true"), ("algorithm=ppo", "rollout.tensor=1")],
+)
 def test_the_picture_holds_what_the_plan_says(more: tuple[str, ...]) -> None:
     plan = plan_of("experiment=grpo_70b_fp8", *more)
     picture = ElementTree.fromstring(as_svg(plan))

@@ -156,6 +156,10 @@ class GPTEngine(ABC):
         for _ in range(_CALIBRATION_PASSES):
             self._gradient(micro_batches[:1], supervised_loss(tokens=tokens), temperature, None)
 
+    def _need(self, *models: Literal["policy", "critic"], training: bool = False) -> None:
+        """Puts on the device what models are about to use, with `training` all that a step takes; here it always is."""
+        return
+
     @property
     def _needs_reference(self) -> bool:
         return self.config.algorithm.reads_reference
@@ -171,6 +175,7 @@ class GPTEngine(ABC):
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
         """Samples responses to all prompts, divided over ranks; the same result on every rank."""
+        self._need("policy")
         if not self.config.samples_alone:
             return generate_divided(self.sampler, prompts, sampling, parallel_state.get_data_parallel_group())
         if self._whole_is_old:
@@ -180,6 +185,7 @@ class GPTEngine(ABC):
 
     def logits(self, ids: Sequence[int]) -> Tensor:
         """Logits [tokens, vocabulary] in float32 for one sequence, on every rank."""
+        self._need("policy")
         values = self.sampler.logits(ids)
         if self.config.parallel.pipeline > 1:
             if values is None:
@@ -195,6 +201,7 @@ class GPTEngine(ABC):
 
     def logprobs(self, batch: TokenBatch, model: Literal["policy", "reference"] = "policy") -> list[list[float]]:
         """Log-probabilities of every response's tokens; the same result on every rank."""
+        self._need("policy")
         micro_batches = self._divide(batch)
         self._calibrate(micro_batches, batch.temperature)
         if model == "reference":
@@ -224,6 +231,7 @@ class GPTEngine(ABC):
         self, batch: TokenBatch, loss: Loss, *, learning_rate: float, reference: bool = False
     ) -> dict[str, float]:
         """One optimizer step on the whole batch; see `PolicyEngine.train_step`."""
+        self._need("policy", training=True)
         micro_batches = self._divide(batch)
         self._calibrate(micro_batches, batch.temperature)
         references: list[Tensor] | None = None
@@ -246,11 +254,13 @@ class GPTEngine(ABC):
 
     def values(self, batch: TokenBatch) -> list[list[float]]:
         """The critic's values of all states before a response token; see `PolicyEngine.values`."""
+        self._need("critic")
         micro_batches = self._divide(batch)
         return self._gather(batch, micro_batches, self._critic.values(micro_batches))
 
     def critic_step(self, batch: TokenBatch, loss: Loss, *, learning_rate: float) -> dict[str, float]:
         """One optimizer step of the critic; see `PolicyEngine.critic_step`."""
+        self._need("critic", training=True)
         return self._critic.train_step(self._divide(batch), loss, learning_rate=learning_rate)
 
     @property
@@ -292,6 +302,7 @@ class GPTEngine(ABC):
 
     def weights(self, bucket_bytes: int, everywhere: bool, room: Room | None = None) -> Iterator[Bucket]:
         """The weights under their Hugging Face names; see `PolicyEngine.weights`."""
+        self._need("policy")
         return self._export.buckets(bucket_bytes, everywhere=everywhere, room=room)
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
@@ -308,6 +319,7 @@ class GPTEngine(ABC):
 
     def save(self, folder: Path, loop_state: dict[str, Any]) -> None:
         """Takes a snapshot of model, optimizer and `loop_state` and begins to write it; see `PolicyEngine.save`."""
+        self._need("policy", "critic")
         where = f"at the save of {folder}, which is not made"
         finite.check_weights(self.module, where)
         finite.check_optimizer(self.optimizer, where)
@@ -320,10 +332,12 @@ class GPTEngine(ABC):
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Restores model and optimizer from a checkpoint of `save`; returns the loop's state."""
+        self._need("policy", training=True)
         # Its scales are in it.
         self._calibrated = self._whole_is_old = True
         loop_state = state.load_checkpoint(self.module, self._stored_optimizer, folder)
         if self.critic:
+            self._need("critic", training=True)
             self.critic.load(folder)
         return loop_state
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -30,7 +30,18 @@ class MegatronEngine(GPTEngine):
         self.stage = Stage(self.module, self.config)
         self.passes = Passes(self.stage, self.model, self.architecture.vocab_size, self.device)
         if self.config.algorithm.has_critic:
+            if self.config.critic.offload:
+                self.wrapped.parking.take(weights=False, training=False)
             self.critic = Critic(self.config, self.checkpoint, self.device)
+            self._need("policy")
+
+    def _need(self, *models: Literal["policy", "critic"], training: bool = False) -> None:
+        if isinstance(self.critic, Critic) and self.config.critic.offload:
+            # Who leaves makes room for who comes.
+            for name, wrapped in sorted(
+                (("policy", self.wrapped), ("critic", self.critic.wrapped)), key=lambda each: each[0] in models
+            ):
+                wrapped.parking.take(weights=name in models, training=training and name in models)
 
     def _build_whole(self) -> Stage:
         config = dataclasses.replace(

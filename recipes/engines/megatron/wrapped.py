@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from megatron.core.distributed import (
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 
 from recipes.engines.megatron import torch_adam
+from recipes.engines.megatron.parking import Parking
 from recipes.runtime import config as settings
 
 
@@ -49,6 +51,11 @@ class Wrapped:
         # Gradients are reduced during the last micro-batch's backward pass, once a step whatever the micro-batches are.
         module.config.no_sync_func = self.model.no_sync
         module.config.grad_scale_func = self.optimizer.scale_loss
+
+    @cached_property
+    def parking(self) -> Parking:
+        """Where its memory waits while another model computes."""
+        return Parking(self.model, self.parts)
 
     def clear_gradient(self) -> None:
         """Makes room for the gradient of another batch."""

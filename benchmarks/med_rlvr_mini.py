@@ -26,12 +26,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from recipes.data.generator import SOURCE, UNSEEN_SOURCE
-from recipes.monitor.run_folder import evaluation_path
-from recipes.runtime.run_folder import last_checkpoint
-from reward_server.process import RewardServerProcess
+ROOT = Path(__file__).resolve().parents[1]
+# This folder has a module named as a package of ours is.
+sys.path[0] = str(ROOT)
 
-TINY_BASE = Path(__file__).parents[1] / "recipes" / "data" / "tiny_base"
+from recipes.data.generator import SOURCE, UNSEEN_SOURCE  # noqa: E402
+from recipes.monitor.run_folder import evaluation_path  # noqa: E402
+from recipes.runtime.run_folder import last_checkpoint  # noqa: E402
+from reward_server.process import RewardServerProcess  # noqa: E402
+
+TINY_BASE = ROOT / "recipes" / "data" / "tiny_base"
 WARM_SECONDS = 40
 # The table's columns: set and file.
 COLUMNS = {"test": {"in": (SOURCE, "test"), "out": (UNSEEN_SOURCE, "unseen")}}

@@ -31,6 +31,7 @@ def train(config: Config) -> None:
     from recipes.monitor.monitor import TrainingMonitor
     from recipes.rollout.ahead import Batches
     from recipes.rollout.collect import collect
+    from recipes.rollout.likelihood import Likelihood, definition
     from recipes.rollout.metrics import (
         critic_metrics,
         rollout_metrics,
@@ -73,11 +74,12 @@ def train(config: Config) -> None:
     with ExitStack() as stack:
         client = stack.enter_context(reward_client(config.reward, ranks_wait_s=60 * config.parallel.timeout_minutes))
         # A mistake in it is told before a model is loaded.
-        reward = reward_definition(client, config.reward)
+        reward = definition(reward_definition(client, config.reward), config)
         check_rows([prompt.example for prompt in prompts], client, config.reward)
         engine = stack.enter_context(closing(create_engine(config)))
         sampler = stack.enter_context(closing(create_sampler(config, engine, [prompt.ids for prompt in prompts])))
         batches = Batches(prompts, order, sampler, config, stop_ids(tokenizer))
+        likelihood = Likelihood(config, engine, tokenizer) if config.reward.likelihood else None
         saving = Saving(config, engine)
         step, seconds, skipped = 0, 0.0, 0
         if (latest := folder.latest()) is not None:
@@ -85,6 +87,8 @@ def train(config: Config) -> None:
             step, seconds, skipped = state["step"], state["seconds"], state["skipped"]
             batches.restore(state["order"])
             check_same_reward(state["reward"], reward, config.reward)
+            if likelihood:
+                likelihood.restore(state["likelihood"])
         monitor = stack.enter_context(TrainingMonitor(config, step))
         if is_leader() and dropped:
             print(f"{dropped} of {len(examples)} prompts are longer than the context allows and were left out")
@@ -92,7 +96,15 @@ def train(config: Config) -> None:
         while going:
             step, phases = step + 1, Phases()
             try:
-                rollout = collect(batches, step, tokenizer=tokenizer, client=client, config=config, phases=phases)
+                rollout = collect(
+                    batches,
+                    step,
+                    tokenizer=tokenizer,
+                    client=client,
+                    config=config,
+                    phases=phases,
+                    likelihood=likelihood,
+                )
             except (RewardError, RolloutError):  # on every rank
                 saving.finish()
                 raise
@@ -124,6 +136,8 @@ def train(config: Config) -> None:
                 saving.finish()
                 raise hacked(step)
             own = {"skipped": skipped, "reward": reward, "origin": origin}
+            if likelihood:
+                own["likelihood"] = likelihood.state()
             going = saving.after_step(step, seconds, own, partial(batches.state, step), monitor.score)
 
 

@@ -26,9 +26,8 @@ from conversion.checkpoint import open_checkpoint
 from conversion.errors import ConversionError
 from conversion.hf_folder import open_model
 from recipes.data.example import ExampleError
-from recipes.planning.architectures import stage_parameters
-from recipes.planning.layout import layout_of
-from recipes.planning.memory import saved_bytes
+from recipes.planning.architectures import critic_architecture, parameters
+from recipes.planning.estimate import Assumptions, Plan
 from recipes.runtime.config import Config, ConfigError
 from recipes.runtime.loading import load
 from recipes.runtime.model_rules import validate_model
@@ -139,11 +138,9 @@ def _host_memory(config: Config, architecture: MegatronArchitecture) -> list[str
     """Compares a node's memory with what a save takes of it, as the plan counts it; nemo_aligner gathers nothing."""
     if config.engine != "megatron":
         return []
-    layout = layout_of(config)
-    gpus = min(config.cluster.gpus_per_node, layout.gpus)
-    held = stage_parameters(architecture, layout.tensor, layout.pipeline)
-    reference = held * layout.bytes_per_weight if config.algorithm.reads_reference else 0.0
-    needed = gpus * (reference + saved_bytes(held, layout.data)[1])
+    # How long prompts and responses are plays no part in it.
+    plan = Plan(config, architecture, Assumptions(prompt_tokens=1, response_tokens=1))
+    gpus, needed = min(config.cluster.gpus_per_node, plan.layout.gpus), plan.node_memory
     if needed > 1e9 * config.cluster.node_memory_gb:
         raise PreflightError(
             f"cluster.node_memory_gb={config.cluster.node_memory_gb:g}: a save takes {_size(needed)} of the host "
@@ -158,7 +155,9 @@ def _disk(config: Config, model: Model) -> str:
     output = Path(config.output).absolute()
     place = next(folder for folder in (output, *output.parents) if folder.is_dir())
     held = sum(file.stat().st_size for file in output.rglob("*") if file.is_file()) if output.is_dir() else 0
-    each = model.parameters * _CHECKPOINT_BYTES[config.model.precision]
+    critic = critic_architecture(config, model.architecture)
+    trained = model.parameters + (parameters(critic, critic=True) if critic else 0)
+    each = trained * _CHECKPOINT_BYTES[config.model.precision]
     needed = max(0, model.to_convert + (max(1, config.trainer.keep) + 2) * each - held)
     free = shutil.disk_usage(place).free
     if free < needed:

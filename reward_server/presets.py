@@ -105,7 +105,7 @@ def _med_rlvr(outcome: Outcome) -> Reward:
 
 
 def _binary(outcome: Outcome) -> Reward:
-    return Reward(1.0 if outcome.status == "correct" else 0.0)
+    return Reward(1.0 if outcome.format_ok and outcome.status == "correct" else 0.0)
 
 
 PRESETS: Mapping[str, Preset] = {
@@ -150,11 +150,12 @@ PRESETS: Mapping[str, Preset] = {
             high=1.0,
             reward=_med_rlvr,
         ),
-        # AlphaMed (arXiv 2505.17952).
+        # AlphaMed (arXiv 2505.17952), whose form is not checked; here it is, so that no strict form pays for reasoning
+        # outside the tags.
         Preset(
             name="binary",
-            version="1",
-            formula="1 if correct, else 0; format and length do not count",
+            version="2",
+            formula="1 if correct and of strict format, else 0; length does not count",
             match="lenient",
             low=0.0,
             high=1.0,

@@ -12,10 +12,10 @@ from recipes.runtime.run_folder import RunFolder
 
 
 def checkpoint_tensors(folder: Path, tmp_path: Path) -> dict[str, torch.Tensor]:
-    """Everything in the last checkpoint's weights and optimizer, by name."""
+    """Everything in the last checkpoint's weights and optimizers, by name."""
     latest, found = RunFolder(folder).latest(), {}
     assert latest is not None
-    for part in ("model", "optimizer"):
+    for part in sorted(path.parent.name for path in latest.glob("*/.metadata")):
         target = tmp_path / f"{part}.pt"
         dcp_to_torch_save(latest / part, target)
 

@@ -6,7 +6,8 @@ for a resume: looking at the recorded steps again, in order, brings back the ver
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from recipes.monitor.phases import Phase, features, phase_of
 from recipes.monitor.rollouts import RolloutRecord
@@ -22,8 +23,25 @@ _KNOWN, _OVER = 0.25, 0.15
 _SHOWN = 3
 _SEEN = {
     Phase.DIRECT_ANSWER: "give the answer away in their thinking instead of reasoning",
-    Phase.STEP_BY_STEP_OUTSIDE: "reason step by step outside the tags",
+    Phase.STEP_BY_STEP_OUTSIDE: "reason outside the tags",
 }
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The last alarm of a run.
+
+    Attributes:
+        step: that raised it.
+        sentence: what it said.
+        shown: the responses that it named, one a question.
+        holds: whether it does at the last step.
+    """
+
+    step: int
+    sentence: str
+    shown: Sequence[RolloutRecord]
+    holds: bool
 
 
 class PhaseWatch:
@@ -75,13 +93,38 @@ class PhaseWatch:
         if self.dominant is None or self._leading[1] >= _STEPS:
             self.dominant = leader
 
+    def shown(self, samples: Sequence[RolloutRecord]) -> list[RolloutRecord]:
+        """Three of a step's samples that are of the alarm's phase, or fewer; the first of each question."""
+        found: dict[str, RolloutRecord] = {}
+        for each in samples:
+            if phase_of(features(each.response)) is self.alarm:
+                found.setdefault(each.id, each)
+        return list(found.values())[:_SHOWN]
+
     def sentence(self, samples: Sequence[RolloutRecord]) -> str:
         """What the alarm has seen, with the ids of three of a step's samples; no text of theirs."""
         if self.alarm is None:
             return "no alarm"
-        ids = dict.fromkeys(each.id for each in samples if phase_of(features(each.response)) is self.alarm)
-        shown = ", ".join(list(ids)[:_SHOWN])
+        shown = ", ".join(each.id for each in self.shown(samples))
         return (
             f"{self._means[self.alarm]:.0%} of the responses lately {_SEEN[self.alarm]} ({self.alarm.words})"
             f"{f', such as those to {shown}' if shown else ''}: look at what reward.preset and reward.format pay for"
         )
+
+
+def last_drift(
+    rows: Sequence[Mapping[str, float | None]], samples: Callable[[int], Sequence[RolloutRecord]]
+) -> Drift | None:
+    """The last alarm in a run's recorded steps; None where there was none.
+
+    Args:
+        rows: the steps' metrics with their `step`, in order.
+        samples: the samples that a step has kept.
+    """
+    watch, found = PhaseWatch(), None
+    for row in rows:
+        if watch.look(row):
+            step = int(row["step"] or 0)
+            kept = samples(step)
+            found = step, watch.sentence(kept), watch.shown(kept)
+    return Drift(*found, watch.alarm is not None) if found else None

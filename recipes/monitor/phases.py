@@ -22,7 +22,7 @@ class Phase(IntEnum):
     VERBOSE_FORMATTER: the form, and long thinking.
     CONCISE_STRUCTURER: the form, and a short reason that is said rather than worked out.
     DIRECT_ANSWER: the form, and thinking that gives the answer away, first or alone, with next to no reason.
-    STEP_BY_STEP_OUTSIDE: the tags in order, and reasoning before, between or behind them.
+    STEP_BY_STEP_OUTSIDE: the tags in order, and reasoning before, between or behind them, or closed and never opened.
     REINTEGRATED: the form, and a short chain of steps within the tags.
     """
 
@@ -92,9 +92,8 @@ class Features:
     """What the rules look at.
 
     Attributes:
-        form: each tag once and in order, with an answer; `<think>` may be missing at the start, where a chat template
-            may have written it.
-        opened: `<think>` is missing and counts as written by the template.
+        form: each tag once and in order, with an answer; where `<think>` is missing, what stands before `</think>` is
+            outside.
         outside_words: before, between and behind the blocks.
         outside_steps: marks of reasoning there, as in `steps`.
         remark: what stands there is courtesy, a warning, or the question again or a next one.
@@ -106,7 +105,6 @@ class Features:
     """
 
     form: bool
-    opened: bool = False
     outside_words: int = 0
     outside_steps: int = 0
     remark: bool = False
@@ -120,8 +118,9 @@ class Features:
 def features(response: str) -> Features:
     """Reads a response, what the chat template has written of it in front; never raises, and takes linear time."""
     counts = [response.count(tag) for tag in _TAGS]
-    opened = counts == [0, 1, 1, 1]
-    parts = _FORM.fullmatch("<think>" + response if opened else response) if opened or counts == [1, 1, 1, 1] else None
+    if counts == [0, 1, 1, 1]:
+        counts, response = [1, 1, 1, 1], response.replace("</think>", "<think></think>")
+    parts = _FORM.fullmatch(response) if counts == [1, 1, 1, 1] else None
     if parts is None or not parts[4].strip():
         return Features(form=False)
     think, answer = parts[2].strip(), parts[4].strip()
@@ -129,7 +128,6 @@ def features(response: str) -> Features:
     words, outside_steps = _words(think), len(_STEP.findall(outside))
     return Features(
         form=True,
-        opened=opened,
         outside_words=len(_words(outside)),
         outside_steps=outside_steps,
         remark=bool(_PLEASANTRY.search(outside)) or ("?" in outside and not outside_steps),

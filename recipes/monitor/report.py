@@ -3,7 +3,7 @@
 One file that needs nothing else: no network, no external script. Its own Content-Security-Policy allows exactly the
 style and the script written here (by hash), so text of the model could not run even if an escape were forgotten.
 
-Left out: phases of training dynamics (they need statistics over whole rollouts), comparing runs, and PDF (print it).
+Left out: comparing runs, and PDF (print it).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from recipes.monitor.report_charts import evaluation_chart, format_value, line_c
 from recipes.monitor.report_curves import CHARTS
 from recipes.monitor.report_data import RunData, in_task_order, read_run, task_name
 from recipes.monitor.report_evaluations import Evaluation, TaskResult
-from recipes.monitor.report_samples import sample_cards
+from recipes.monitor.report_samples import highlight, sample_cards
 from recipes.monitor.run_folder import RunFolderError, replace_file, report_path
 
 _SYNTHETIC = "Synthetic-data demonstration / not for medical use"
@@ -84,12 +84,24 @@ def _subtitle(run: RunData) -> str:
 
 
 def _notice(run: RunData) -> str:
-    """What a reader must know before all else: that the run learns nothing."""
-    if run.without_lesson is None:
-        return ""
-    count, why = run.without_lesson
-    steps = "The last step" if count == 1 else f"The last {count:,} steps"
-    return f'<p class="card notice" role="note"><b>{steps} taught nothing.</b> Likely reason: {escape(why)}.</p>'
+    """What a reader must know before all else: that the run cheats, or learns nothing."""
+    parts = []
+    if run.drift is not None:
+        head = (
+            "The policy is paid for cheating." if run.drift.holds else "The policy was paid for cheating for a while."
+        )
+        shown = "".join(f'<pre class="text response">{highlight(each.response)}</pre>' for each in run.drift.shown)
+        parts.append(
+            f'<div class="card notice" role="note"><b>{head}</b> Step {run.drift.step:,}: '
+            f"{escape(run.drift.sentence)}.{shown}</div>"
+        )
+    if run.without_lesson is not None:
+        count, why = run.without_lesson
+        steps = "The last step" if count == 1 else f"The last {count:,} steps"
+        parts.append(
+            f'<p class="card notice" role="note"><b>{steps} taught nothing.</b> Likely reason: {escape(why)}.</p>'
+        )
+    return "".join(parts)
 
 
 def _spell(seconds: float) -> str:

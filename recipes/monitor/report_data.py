@@ -17,6 +17,7 @@ import yaml
 
 from recipes.monitor.lessons import without_lesson
 from recipes.monitor.loggers import read_metrics
+from recipes.monitor.phase_watch import Drift, last_drift
 from recipes.monitor.report_evaluations import Evaluation, read_evaluations
 from recipes.monitor.rollouts import RolloutRecord, read_rollout_file, rollout_files
 from recipes.monitor.run_folder import RunFolderError, config_path, metrics_path, read_json, summary_path
@@ -54,6 +55,7 @@ class RunData:
         left_out: a sentence on each that does not.
         synthetic: whether the configuration says that the questions were generated.
         without_lesson: how many of the last steps taught nothing, and why; None where the last one did.
+        drift: the last alarm on a phase that cheats; None where there was none.
     """
 
     name: str
@@ -72,6 +74,7 @@ class RunData:
     summary: Mapping[str, Any]
     synthetic: bool
     without_lesson: tuple[int, str] | None
+    drift: Drift | None
 
 
 def read_run(run_dir: Path | str) -> RunData:
@@ -93,6 +96,7 @@ def read_run(run_dir: Path | str) -> RunData:
     summary = read_json(summary_path(folder)) if summary_path(folder).is_file() else {}
     bucketed, bucket = bucket_rows(rows)
     evaluations, left_out = read_evaluations(folder)
+    kept = dict(rollout_files(folder))
     return RunData(
         name=_first(summary, config, ("name", "run.name", "experiment.name", "run_name", "experiment"))
         or folder.resolve().name,
@@ -112,6 +116,7 @@ def read_run(run_dir: Path | str) -> RunData:
         summary=summary,
         synthetic=_is_synthetic(config.get("data")),
         without_lesson=without_lesson(rows),
+        drift=last_drift(rows, lambda step: read_rollout_file(kept[step]) if step in kept else []),
     )
 
 

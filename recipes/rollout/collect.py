@@ -14,6 +14,7 @@ import torch
 
 from recipes.rl.advantages import informative
 from recipes.rollout.ahead import Batches
+from recipes.rollout.likelihood import Likelihood, Rewarded
 from recipes.rollout.scoring import Trajectory, reward_table, score
 from recipes.runtime.config import Config
 from recipes.runtime.launch import is_leader
@@ -48,6 +49,7 @@ def collect(
     client: RewardClient | None,
     config: Config,
     phases: Phases,
+    likelihood: Likelihood | None = None,
 ) -> Rollout:
     """Samples and scores `rollout.prompts` groups; collective.
 
@@ -69,13 +71,19 @@ def collect(
             groups = score(
                 asked, completions, tokenizer=tokenizer, client=client, config=config.reward, first_group=len(sampled)
             )
+            rewarded = likelihood.reward(groups) if likelihood else Rewarded(groups, [True] * len(groups), {})
+            groups, metrics = rewarded.groups, metrics | rewarded.metrics
         rewards, valid = reward_table(groups)
         batches.observe(asked, informative(rewards, valid).tolist())
         sampled += groups
         mixed = informative(rewards - _length_terms(groups), valid).tolist()
-        kept += [group for group, each in zip(groups, mixed, strict=True) if each or most == 1]
+        kept += [
+            group
+            for group, each, keep in zip(groups, mixed, rewarded.keeps, strict=True)
+            if keep and (each or most == 1)
+        ]
         batch += 1
-    if len(kept) < wanted and is_leader():
+    if len(kept) < wanted and most > 1 and is_leader():
         print(
             f"step {step}: {len(kept)} of {wanted} groups have rewards that differ after {batch} batches "
             "(rollout.max_batches); training on those",

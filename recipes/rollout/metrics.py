@@ -56,8 +56,9 @@ def rollout_metrics(rollout: Rollout, teaches: Sequence[bool]) -> dict[str, floa
         metrics[f"format/issue/{issue}"] = count / len(scored)
     metrics |= phase_shares([t.text for t in everything])
     metrics["groups/zero_advantage_share"] = 1 - _mean([float(t) for t in teaches]) if len(teaches) else 1.0
-    metrics["groups/identical_share"] = _mean([len({t.text for t in group}) == 1 for group in rollout.sampled])
-    metrics["groups/mixed_share"] = _mean([_is_mixed(group) for group in rollout.sampled])
+    if several := [group for group in rollout.sampled if len(group) > 1]:
+        metrics["groups/identical_share"] = _mean([len({t.text for t in group}) == 1 for group in several])
+        metrics["groups/mixed_share"] = _mean([_is_mixed(group) for group in several])
     metrics["groups/left_out_share"] = 1 - len(rollout.groups) / len(rollout.sampled)
     metrics["groups/batches"] = float(rollout.batches)
     metrics["groups/null_reward_share"] = 1 - len(scored) / len(everything)

@@ -276,6 +276,10 @@ class RewardConfig:
         length_shape: preset, or l1 or dapo in place of the preset's own length term.
         length_buffer: tokens before the target over which DAPO's term falls.
         length_only_correct: length counts only where the answer is correct.
+        likelihood: kinds of task (choice, calculation, text) rewarded by how much likelier reasoning makes the right
+            answer in the policy's own eyes, and not by the server's verdict (RLPR, recipes/rollout/likelihood.py).
+        likelihood_filter: leave out prompts whose responses' rewards have less than this share of the usual standard
+            deviation; 0 leaves out none, RLPR has 0.5.
         allow_change: resume even if the server now defines the preset otherwise than when the checkpoint was saved.
     """
 
@@ -291,6 +295,8 @@ class RewardConfig:
     length_shape: str = "preset"
     length_buffer: int | None = None
     length_only_correct: bool = False
+    likelihood: list[str] = field(default_factory=list)
+    likelihood_filter: float = 0.0
     allow_change: bool = False
 
 

@@ -90,6 +90,7 @@ LIMITS: dict[str, Range] = {
     "reward.attempt_timeout_s": _POSITIVE,
     "reward.total_timeout_s": _POSITIVE,
     "reward.max_null_share": _SHARE,
+    "reward.likelihood_filter": _SHARE,
     "reward.length_target": _COUNT,
     "reward.length_buffer": _COUNT,
     "data.shots": NOT_NEGATIVE,

@@ -70,6 +70,8 @@ def validate(config: Config, stage: Stage) -> None:
         _check_ahead(config.rollout)
     if stage.uses("reward.url"):
         _check_reward(config)
+    if stage is Stage.GRPO:
+        _check_likelihood(config)
     if stage.uses("data.mix"):
         _check_data(config)
     if stage.uses("evaluation.samples"):
@@ -329,6 +331,17 @@ def _check_reward(config: Config) -> None:
         reward.length_buffer is None or reward.length_target is None or reward.length_buffer <= reward.length_target,
         f"reward.length_buffer={reward.length_buffer} is above reward.length_target={reward.length_target}; the "
         "buffer lies before the target",
+    )
+
+
+def _check_likelihood(config: Config) -> None:
+    reward = config.reward
+    strange = set(reward.likelihood) - set(KINDS)
+    require(not strange, f"reward.likelihood: {sorted(strange)} are not kinds of task; expected {', '.join(KINDS)}")
+    require(
+        not reward.likelihood_filter or (bool(reward.likelihood) and not config.algorithm.has_critic),
+        f"reward.likelihood_filter={reward.likelihood_filter:g} compares groups of reward.likelihood; name kinds of "
+        "task there and take an algorithm with groups, or set it to 0",
     )
 
 

@@ -16,6 +16,16 @@ LAYOUTS = {
     "tp1": ["parallel.processes=1", "parallel.tensor=1"],
     "tp2": ["parallel.processes=2", "parallel.tensor=2"],
     "dp2": ["parallel.processes=2", "parallel.tensor=1"],
+    "ppo": [
+        *(
+            "parallel.processes=2",
+            "parallel.tensor=2",
+            "algorithm=ppo",
+            "rollout.adaptive=false",
+            "critic.alone_steps=2",
+        ),
+        *("critic.optimizer.learning_rate=3e-4", "critic.mini_batches=2", "critic.clip=0.5", "critic.offload=true"),
+    ],
 }
 
 

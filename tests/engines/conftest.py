@@ -79,6 +79,8 @@ PPO_STEPS: dict[str, tuple[str, str, list[str]]] = {
     "dp2 small micro-batches": ("dp2", "ppo", [SMALL]),
     "tp2 pp2 sequence parallel": ("tp2 pp2", "ppo", [SMALL, SEQUENCE, RECOMPUTE]),
 }
+# Policies beside critics that start from another model, tied and untied.
+CRITICS = (("qwen2-tied", "qwen3-untied"), ("qwen3-untied", "qwen2-tied"))
 # Models and precisions whose weights are handed over.
 EXPORTS = {
     "tp1": (("qwen2-tied", "float32"),),
@@ -94,6 +96,8 @@ LIMITS, STOP_STRINGS, FILTER = (5, 24, 1, 9, 16), ("é", "gab"), {"top_k": 12, "
 SELDOM = ("limits", "all at once")
 # In greedy responses: over three tokens, inside a token, and one that a prompt's last token would begin.
 GREEDY_STOP_STRINGS = ("bgbf", "fa", "éd")
+
+TINY = Path(__file__).parents[2] / "recipes" / "data" / "tiny_base"
 
 Results = dict[str, Any]
 
@@ -300,6 +304,12 @@ class World:
             }
             for name, (wanted, setting, overrides) in PPO_STEPS.items()
             if wanted == layout
+        } | {
+            f"critic: {critic}": self.train_task(
+                *("algorithm=vapo", f"critic.path={self.checkpoint(critic)}"), model=policy, kind="critics"
+            )
+            for policy, critic in CRITICS
+            if layout == "pp2"
         }
 
     def _tasks(self, launch: str) -> dict[str, Results]:
@@ -337,6 +347,10 @@ class World:
             folder = str(self.saved_beside("before the first step"))
             tasks["fused adam"] = self.train_task(NO_KL, kind="fused adam", folder=folder)
         if launch in ("tp2", "pp2"):
+            tasks["likelihood"] = {
+                **{"kind": "likelihood", "model": str(hf_to_megatron.convert(TINY, self.root / f"tiny-{launch}").path)},
+                "overrides": [NO_KL, SMALL, "reward.likelihood=[text]", "reward.likelihood_filter=1.0"],
+            }
             tasks["generate alone"] = self.generate_task("rollout.tensor=1")
             tasks |= self._between_tasks(launch)
         if launch in ("tp1", "tp2"):

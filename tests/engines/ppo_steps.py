@@ -11,13 +11,16 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
-from recipes.engines.base import Completion
-from recipes.engines.megatron.critic import Critic
+from recipes.engines.base import Completion, TokenBatch
+from recipes.engines.megatron.critic import Critic, check_beside
 from recipes.engines.megatron.engine import MegatronEngine
+from recipes.rl.losses import value_loss
 from recipes.rollout.scoring import Trajectory
 from recipes.rollout.update import update_critic, update_policy
 from recipes.rollout.valued import valued_data
+from recipes.runtime.config import ConfigError
 from reward_server.client import Status
+from tests.engines.steps import batch_of
 from tests.rollout.samples import prompt, trajectory
 
 
@@ -43,6 +46,20 @@ def ppo(make: Callable[[], MegatronEngine], task: dict[str, Any]) -> dict[str, A
         found["head"] = critic.module.output_layer.weight[0].tolist()
     fresh.save(gradient, {})
     fresh.finish_saves(wait=True)
+    return found
+
+
+def critics(make: Callable[[], MegatronEngine], task: dict[str, Any]) -> dict[str, Any]:
+    """Values of a critic that starts from what the task names, before and after a step towards 1."""
+    engine, batch = make(), batch_of(task["probe"])
+    found: dict[str, Any] = {"before": engine.values(batch), "refused": "nothing"}
+    towards = [dataclasses.replace(s, advantages=(1.0,) * s.response_length) for s in batch.sequences]
+    sums = engine.critic_step(TokenBatch(tuple(towards)), value_loss(tokens=batch.response_tokens), learning_rate=1e-2)
+    found |= {"loss": sums["loss"] / sums["tokens"], "after": engine.values(batch)}
+    try:
+        check_beside(engine.config, dataclasses.replace(engine.architecture, vocab_size=98), engine.architecture)
+    except ConfigError as error:
+        found["refused"] = str(error)
     return found
 
 

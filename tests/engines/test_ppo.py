@@ -22,7 +22,7 @@ from conversion.checkpoint import open_checkpoint
 from conversion.megatron_folder import open_megatron
 from conversion.torch_dist import TorchDistReader
 from tests.engines import reference_ppo
-from tests.engines.conftest import EPSILON, PPO_STEPS, WEIGHT_DECAY, World
+from tests.engines.conftest import CRITICS, EPSILON, PPO_STEPS, WEIGHT_DECAY, World
 
 pytestmark = pytest.mark.multiprocess
 IN_TURNS = "dp2 in turns"
@@ -99,6 +99,18 @@ def test_a_critic_has_a_head_and_no_output_matrix(world: World) -> None:
             assert name == IN_TURNS or ("output_layer.weight" in found["names"]) == ("head" in found)
         assert any("output_layer.weight" in found["names"] for found in ranks)
         assert open_checkpoint(world.ppo_folder("saved", name)).architecture.share_embeddings_and_output_weights
+
+
+@pytest.mark.parametrize("critic", [critic for _, critic in CRITICS])
+def test_a_critic_starts_from_any_model_of_its_vocabulary_and_at_zero(critic: str, world: World) -> None:
+    """Whatever of the two has an output matrix of its own; from 0 to a target of 1 every token errs by 1."""
+    for rank in world.results("pp2"):
+        found = rank[f"critic: {critic}"]
+        assert {value for row in found["before"] for value in row} == {0.0}
+        assert found["loss"] == pytest.approx(0.5)
+        values = [value for row in found["after"] for value in row]
+        assert sum(values) / len(values) > 0.1
+        assert ": a vocabulary of 98 tokens, and the policy has 99; a critic reads" in found["refused"]
 
 
 def _by_length(rows: list[list[float]]) -> list[list[float]]:

@@ -38,10 +38,13 @@ from recipes.engines.core.rotary import RotaryTable  # noqa: E402
 from recipes.engines.core.vocabulary import token_logprobs  # noqa: E402
 from recipes.engines.megatron.engine import MegatronEngine  # noqa: E402
 from recipes.engines.nemo_aligner.cpu import GroupStepAdamW  # noqa: E402
+from recipes.rollout.likelihood import Likelihood  # noqa: E402
 from recipes.runtime.launch import init_process_group  # noqa: E402
 from recipes.runtime.loading import load  # noqa: E402
-from tests.engines.ppo_steps import gradient_as_weights, ppo  # noqa: E402
+from recipes.runtime.tokenizer import load_tokenizer  # noqa: E402
+from tests.engines.ppo_steps import critics, gradient_as_weights, ppo  # noqa: E402
 from tests.engines.steps import batch_of, diverge, export_all, sample_all, sample_between, take_steps  # noqa: E402
+from tests.engines.thoughts import scored_groups  # noqa: E402
 
 Task = dict[str, Any]
 
@@ -418,11 +421,25 @@ def hang(layout: list[str], task: Task) -> Any:
         engine.finish_saves(wait=False)
 
 
+def likelihood(layout: list[str], task: Task) -> Any:
+    """Rewards by likelihood, three times; the third by one that goes on where the first was."""
+    engine = _engine(layout, task)
+    tokenizer = load_tokenizer(task["model"])
+    one, other = (Likelihood(engine.config, engine, tokenizer) for _ in range(2))
+    first = one.reward(scored_groups(tokenizer))
+    other.restore(one.state())
+    rewards = [[t.score.reward for t in group] for group in first.groups]
+    keeps = [first.keeps, *(each.reward(scored_groups(tokenizer)).keeps for each in (one, other))]
+    return {"rewards": rewards, "metrics": first.metrics, "keeps": keeps}
+
+
 TASKS = {
     **{"train": train, "gradient": gradient, "generate": generate, "start": start, "vocabulary": vocabulary},
     **{"bfloat16": bfloat16, "export": export, "refused export": refused_export, "between": between},
     **{"settings": settings, "fused adam": fused_adam},
     "ppo": lambda layout, task: ppo(lambda: _engine(layout, task), task),
+    "likelihood": likelihood,
+    "critics": lambda layout, task: critics(lambda: _engine(layout, task), task),
     **{"poisoned": poisoned, "diverged": diverged, "snapshot": snapshot, "broken save": broken_save, "hang": hang},
 }
 

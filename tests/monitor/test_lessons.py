@@ -21,6 +21,10 @@ SILENT = {
 }
 
 
+def test_a_critics_own_steps_are_not_without_a_lesson() -> None:
+    assert reason({**SILENT, "critic/updates": 1.0}) is None
+
+
 @pytest.mark.parametrize(
     ("found", "said"),
     [

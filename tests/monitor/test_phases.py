@@ -12,8 +12,9 @@ import pytest
 
 from recipes.monitor.loggers import read_metrics
 from recipes.monitor.monitor import TrainingMonitor
-from recipes.monitor.phase_watch import DOMINANT, PhaseWatch
+from recipes.monitor.phase_watch import DOMINANT, PhaseWatch, last_drift
 from recipes.monitor.phases import Phase, features, phase_of, phase_shares
+from recipes.monitor.report import write_report
 from recipes.monitor.rollouts import RolloutRecord, rollout_files
 from recipes.runtime.config import Config
 from recipes.runtime.loading import load
@@ -47,8 +48,11 @@ BY_PHASE = dict(zip(Phase, (FAILED, VERBOSE, CONCISE, DIRECT, OUTSIDE, CHAIN), s
         (f"{DIRECT}\nThe toe is red and {'the crystals are needles ' * 4} and this suggests gout.", Phase(5)),
         (f"Gout is a disease of the joints. {'Urate forms needles in them. ' * 3}{DIRECT}", Phase.STEP_BY_STEP_OUTSIDE),
         (f"What is the likeliest disease of a man {'whose toe is red and hot ' * 3}at night? {DIRECT}", Phase(1)),
-        # What the chat template opened is a form; an answer that comes first may be followed by reasons.
-        (CHAIN.removeprefix("<think>"), Phase.REINTEGRATED),
+        # Reasoning that nothing has opened is outside; the chat template's tag would be part of the response.
+        (CHAIN.removeprefix("<think>"), Phase.STEP_BY_STEP_OUTSIDE),
+        (DIRECT.removeprefix("<think>"), Phase.FORMAT_FAILURE),
+        (f"{CONCISE}</think>", Phase.FORMAT_FAILURE),
+        # An answer that comes first may be followed by reasons.
         ("<think></think><answer>3</answer>", Phase.DIRECT_ANSWER),
         ("<think>The mean pressure is 93.3 mmHg.</think><answer>93.3</answer>", Phase.DIRECT_ANSWER),
         (f"<think>The answer is B: {'red toe with needles ' * 8}.</think><answer>B</answer>", Phase.CONCISE_STRUCTURER),
@@ -57,11 +61,6 @@ BY_PHASE = dict(zip(Phase, (FAILED, VERBOSE, CONCISE, DIRECT, OUTSIDE, CHAIN), s
 )
 def test_the_phase_of_a_response(response: str, phase: Phase) -> None:
     assert phase_of(features(response)) is phase
-
-
-def test_features_tell_the_template_from_the_policy() -> None:
-    assert features(CHAIN.removeprefix("<think>")).opened
-    assert not features(CHAIN).opened
 
 
 @pytest.mark.parametrize(
@@ -137,6 +136,20 @@ def test_the_alarm_is_of_a_drift(steps: list[dict[str, float | None]], alarms: l
     assert [number for number, step in enumerate(steps, 1) if watch.look(step)] == alarms
 
 
+@pytest.mark.parametrize(
+    ("form", "steps", "drift"), [("lenient", 60, (9, True)), ("lenient", 8, None), ("strict", 60, None)]
+)
+def test_the_alarm_of_two_real_runs(form: str, steps: int, drift: tuple[int, bool] | None) -> None:
+    """`benchmarks/hacking.py` as it went: responses of each phase by step, 288 a step."""
+    recorded = json.loads(Path(__file__).with_name("recorded_phases.json").read_text())[form][:steps]
+    rows = [
+        {"step": float(step), **{phase.metric: count / sum(counts) for phase, count in zip(Phase, counts, strict=True)}}
+        for step, counts in enumerate(recorded, 1)
+    ]
+    found = last_drift(rows, lambda _: [])
+    assert (found and (found.step, found.holds)) == drift
+
+
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     for name in ("RANK", "WORLD_SIZE"):
@@ -178,3 +191,7 @@ def test_a_run_that_cheats_says_so_and_goes_on_from_its_record(
     assert _record(config, 7, 20)
     assert capsys.readouterr().err == told
     assert [row[DOMINANT] for row in read_metrics(config.output)] == once
+    (Path(config.output) / "config.yaml").write_text("name: run\n")
+    head = write_report(config.output).read_text().partition('<dl class="tiles">')[0]
+    assert "<b>The policy is paid for cheating.</b> Step 8: 27% of the responses lately give the answer away" in head
+    assert head.count('<pre class="text response">') == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,7 +12,8 @@ import pytest
 import yaml
 
 from reward_server.presets import PRESETS, Outcome
-from reward_server.service import VERIFIERS, versions
+from reward_server.schema import parse_request
+from reward_server.service import VERIFIERS, score, versions
 from reward_server.verifiers.base import VerdictStatus
 from reward_server.verifiers.length import LengthMode
 
@@ -56,7 +58,44 @@ def test_med_u1() -> None:
 def test_med_rlvr_and_binary() -> None:
     outcomes = [("correct", True), ("incorrect", True), ("no_answer", True), ("correct", False), ("incorrect", False)]
     assert [reward("med_rlvr", status=s, format_ok=f) for s, f in outcomes] == [1.0, 0.0, 0.0, -1.0, -1.0]
-    assert [reward("binary", status=s, format_ok=f) for s, f in outcomes] == [1.0, 0.0, 0.0, 1.0, 0.0]
+    assert [reward("binary", status=s, format_ok=f) for s, f in outcomes] == [1.0, 0.0, 0.0, 0.0, 0.0]
+
+
+_STEPS = "First, the toe is red. Then, the crystals are needles, so it is gout."
+_PAID = {"gated": 1.0, "med_u1": 2.0, "med_rlvr": 1.0, "binary": 1.0}
+_UNPAID = {"gated": 0.0, "med_u1": 0.0, "med_rlvr": -1.0, "binary": 0.0}
+_WRONG = {"gated": 0.1, "med_u1": 0.0, "med_rlvr": 0.0, "binary": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("response", "strict", "lenient"),
+    [
+        (f"<think>{_STEPS}</think><answer>B</answer>", _PAID, _PAID),
+        (f"<think>{_STEPS}</think><answer>A</answer>", _WRONG, _WRONG),
+        # Reasoning outside the tags pays no more under the strict form than a wrong answer.
+        (f"{_STEPS}<think></think><answer>B</answer>", _UNPAID, _PAID),
+        (f"{_STEPS}<think>B</think><answer>B</answer>", _UNPAID, _PAID),
+        (f"<think></think>{_STEPS}<answer>B</answer>", _UNPAID, _PAID),
+        (f"<think></think><answer>B</answer>{_STEPS}", _UNPAID, _PAID),
+        (f"{_STEPS}</think><answer>B</answer>", _UNPAID, _PAID),
+        (f"<think></think>{_STEPS}</think><answer>B</answer>", _UNPAID, _UNPAID),
+        (f"<think></think><answer>{_STEPS}</answer><answer>B</answer>", _UNPAID, _UNPAID),
+        # An answer given away at once has the form, and so has an explained one, which Med-U1's rule does not read.
+        ("<think></think><answer>B</answer>", _PAID, _PAID),
+        ("<think>The answer is B.</think><answer>B</answer>", _PAID, _PAID),
+        (f"<think></think><answer>B, because {_STEPS}</answer>", _PAID | {"med_u1": 0.0}, _PAID | {"med_u1": 0.0}),
+    ],
+)
+def test_what_reasoning_is_paid_by_its_place(
+    response: str, strict: dict[str, float], lenient: dict[str, float]
+) -> None:
+    reference = {"answer": "B", "options": {"A": "colchicine", "B": "gout"}}
+    for form, expected in (("strict", strict), ("lenient", lenient)):
+        item = {"id": "q", "task": "choice", "response": response, "reference": reference, "format": form}
+        for name, paid in expected.items():
+            request = parse_request(json.dumps({"preset": name, "items": [item]}).encode())
+            [found] = score(request, PRESETS[name]).results
+            assert found.reward == paid, (name, form)
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -91,6 +91,8 @@ def test_yaml_round_trip_of_every_section() -> None:
         (["parallel.tensor=0"], "parallel.tensor=0: expected at least 1"),
         (["parallel.timeout_minutes=0"], "parallel.timeout_minutes=0.0: expected above 0"),
         (["rollout.group_size=1"], "rollout.group_size=1: a group of one has no advantage with"),
+        (["reward.likelihood=[essay]"], "reward.likelihood: ['essay'] are not kinds of task; expected choice"),
+        (["reward.likelihood_filter=0.5"], "reward.likelihood_filter=0.5 compares groups of reward.likelihood"),
         (["algorithm.positive_coef=0.1"], "algorithm.positive_coef=0.1 belongs to algorithm.advantage=gae"),
         (["algorithm=ppo", "engine=nemo_aligner"], "algorithm.advantage=gae: engine=nemo_aligner has no critic"),
         (["algorithm=ppo", "algorithm.tasks=per_task"], "algorithm.tasks=per_task balances what groups' rewards"),

@@ -214,6 +214,11 @@ def test_the_disk_that_a_run_needs(overrides: Overrides, tiny_hf: Path, tmp_path
         (["model.max_length=1024"], "model.max_length=1024 is over the model's context of 512 tokens"),
         # One rank: 32 bytes of each of 919,680 parameters, and the reference policy's 4.
         (["cluster.node_memory_gb=0.03"], "cluster.node_memory_gb=0.03: a save takes 33 MB of the host memory"),
+        # 24 bytes of each of these and of the critic's 919,808, while both are copied.
+        (
+            ["algorithm=ppo", "cluster.node_memory_gb=0.04"],
+            "cluster.node_memory_gb=0.04: a save takes 48 MB of the host",
+        ),
         (
             ["parallel.processes=3", "parallel.tensor=2"],
             "parallel.processes=3 is not divisible by tensor x pipeline = 2 x 1; set parallel.processes to a multiple",

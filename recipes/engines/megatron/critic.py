@@ -75,7 +75,7 @@ class Critic:
         """
         self._settings = config.critic
         source = open_checkpoint(Path(config.critic.path)) if config.critic.path else policy
-        _check_beside(config, source.architecture, policy.architecture)
+        check_beside(config, source.architecture, policy.architecture)
         self.module = build_critic(source.architecture, config)
         state.load_weights(self.module, source, without=(_HEAD,))
         self.wrapped = Wrapped(self.module, config.critic.optimizer, config.model.precision)
@@ -134,7 +134,8 @@ def build_critic(architecture: MegatronArchitecture, config: Config) -> GPTModel
     return build_model(untied, config, change=put_head)
 
 
-def _check_beside(config: Config, critic: MegatronArchitecture, policy: MegatronArchitecture) -> None:
+def check_beside(config: Config, critic: MegatronArchitecture, policy: MegatronArchitecture) -> None:
+    """Raises ConfigError where a critic cannot read the policy's tokens, or does not fit its layout."""
     if critic.vocab_size != policy.vocab_size:
         raise ConfigError(
             f"critic.path={config.critic.path}: a vocabulary of {critic.vocab_size} tokens, and the policy has "

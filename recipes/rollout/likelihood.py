@@ -1,0 +1,173 @@
+"""A reward without a verifier: how much likelier a response's reasoning makes the right answer (RLPR).
+
+RLPR (Yu et al. 2025, arXiv 2506.18254; released code): with r the mean probability, under the policy itself, of the
+right answer's tokens where the response's own answer would stand, and r0 the same with no reasoning in front,
+
+    reward = 0.9 max(0, r - r0) + 0.1 [the response has the form] + the preset's length term
+
+A mean of probabilities and not their product, so that one unlikely token does not rule. Prompts whose responses are
+rewarded too much alike are left out: those whose standard deviation is below a share of its running mean.
+
+The reward server's verdict plays no part in it; it is still asked for the form and for `accuracy/*`, so that a run
+shows what its reward does not see. What the server could not score stays without a reward.
+
+Where it differs: without the form r - r0 counts as 0, since there is no place where the answer would stand; the running
+mean keeps 0.9 of itself a step, as the paper's value is not known to us.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from conversion.tokenizer_check import encode
+from recipes.engines.base import PolicyEngine, TokenBatch, TokenSequence
+from recipes.evaluation.steps import reasoning
+from recipes.rollout.prompts import Prompt
+from recipes.rollout.scoring import Trajectory
+from recipes.runtime.config import Config
+
+VERSION = "1"
+FORMULA = (
+    "0.9 max(0, r - r0) + 0.1 form + length; r, r0: mean probability of the right answer, with and without thought"
+)
+_GAIN, _FORM = 0.9, 0.1
+_KEEP = 0.9
+
+Group = list[Trajectory]
+
+
+@dataclass(frozen=True)
+class Rewarded:
+    """Groups after `Likelihood.reward`.
+
+    Attributes:
+        groups: with their rewards.
+        keeps: which of them are told apart enough to learn from.
+        metrics: means of r and r0, and the share of groups that are not.
+    """
+
+    groups: list[Group]
+    keeps: list[bool]
+    metrics: dict[str, float]
+
+
+class Likelihood:
+    """Rewards of the kinds of task that `reward.likelihood` names; collective over all ranks."""
+
+    def __init__(self, config: Config, engine: PolicyEngine, tokenizer: Any) -> None:
+        self._kinds = frozenset(config.reward.likelihood)
+        self._share = config.reward.likelihood_filter
+        self._longest = config.model.max_length
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._deviation: float | None = None
+
+    def reward(self, groups: Sequence[Group]) -> Rewarded:
+        """The groups of these kinds with their own rewards, by the policy as it is; others as they are."""
+        own = {n: group for n, group in enumerate(groups) if group[0].prompt.example.group in self._kinds}
+        asked = {n: sequences(group, self._tokenizer) for n, group in own.items()}
+        found = iter(self._probabilities([each for part in asked.values() for each in part]))
+        done, after, before = list(groups), list[float](), list[float]()
+        for n, group in own.items():
+            without, *behind = (next(found) for _ in asked[n])
+            done[n] = [_with_reward(t, r, without) for t, r in zip(group, behind, strict=True)]
+            after += [r for r in behind if r is not None]
+            before += [] if without is None else [without]
+        keeps = [True] * len(groups)
+        metrics = {"likelihood/with_reasoning": _mean(after), "likelihood/without": _mean(before)} if own else {}
+        if self._share and own:
+            for n, keep in zip(own, self._told_apart([done[n] for n in own]), strict=True):
+                keeps[n] = keep
+            metrics["likelihood/left_out_share"] = 1 - sum(keeps[n] for n in own) / len(own)
+        return Rewarded(done, keeps, metrics)
+
+    def _probabilities(self, asked: Sequence[tuple[TokenSequence, int] | None]) -> list[float | None]:
+        """The mean probability of each one's last tokens; None where nothing is asked, or more than the model reads."""
+        fits = [each is not None and len(each[0].ids) <= self._longest for each in asked]
+        batch = [each[0] for each, fit in zip(asked, fits, strict=True) if each and fit]
+        logprobs = iter(self._engine.logprobs(TokenBatch(tuple(batch))) if batch else ())
+        return [
+            float(np.exp(next(logprobs)[-each[1] :]).mean()) if each and fit else None
+            for each, fit in zip(asked, fits, strict=True)
+        ]
+
+    def _told_apart(self, groups: Sequence[Group]) -> list[bool]:
+        """Which groups' rewards differ as much as is asked of what they did lately; the first ones all do."""
+        deviations, known = [_deviation(group) for group in groups], self._deviation
+        now = _mean(deviations)
+        self._deviation = now if known is None else _KEEP * known + (1 - _KEEP) * now
+        return [known is None or each >= self._share * known for each in deviations]
+
+    def state(self) -> float | None:
+        """What a resumed run needs: the running mean of the deviations."""
+        return self._deviation
+
+    def restore(self, state: float | None) -> None:
+        """Takes over what `state` gave."""
+        self._deviation = state
+
+
+def sequences(group: Group, tokenizer: Any) -> list[tuple[TokenSequence, int] | None]:
+    """The right answer behind no reasoning, and behind each response's; each with the answer's number of tokens.
+
+    None for a response without the form. The answer is tokenised by itself, so that its tokens are the same behind all.
+    """
+    prompt = group[0].prompt
+    begins = "" if prompt.opened else "<think>"
+    written = [f"{begins}</think><answer>", *(f"{begins}{_thought(t, prompt)}</think><answer>" for t in group)]
+    answer, *thoughts = encode(tokenizer, [prompt.example.gold(), *written])
+    found = [(TokenSequence((*prompt.ids, *each, *answer), len(prompt.ids)), len(answer)) for each in thoughts]
+    return [found[0], *(one if _has_form(t) else None for t, one in zip(group, found[1:], strict=True))]
+
+
+def definition(reward: Mapping[str, str], config: Config) -> dict[str, str]:
+    """The definition of a run's reward, of the server's preset and what is rewarded by likelihood in its place."""
+    if not config.reward.likelihood:
+        return dict(reward)
+    own = [VERSION, FORMULA, sorted(config.reward.likelihood), config.reward.likelihood_filter, reward["hash"]]
+    return {
+        "name": f"{reward['name']}+rlpr",
+        "version": f"{reward['version']}+{VERSION}",
+        "hash": hashlib.sha256(json.dumps(own).encode()).hexdigest(),
+    }
+
+
+def _has_form(trajectory: Trajectory) -> bool:
+    return trajectory.score.components.get("format") == 1.0
+
+
+def _thought(trajectory: Trajectory, prompt: Prompt) -> str:
+    return reasoning(trajectory.text).removeprefix(prompt.opened.removeprefix("<think>"))
+
+
+def _with_reward(trajectory: Trajectory, after: float | None, before: float | None) -> Trajectory:
+    score = trajectory.score
+    if score.reward is None:
+        return trajectory
+    length = score.components.get("length", 0.0)
+    if not _has_form(trajectory):
+        rewarded = dataclasses.replace(score, reward=length, components={**score.components, "likelihood": 0.0})
+    elif after is None or before is None:
+        # With the right answer it is longer than the model reads: nothing is known, and a zero is not earned.
+        rewarded = dataclasses.replace(score, reward=None, status="verifier_error", components={})
+    else:
+        gain = _GAIN * max(0.0, after - before)
+        parts = {**score.components, "likelihood": gain}
+        rewarded = dataclasses.replace(score, reward=gain + _FORM + length, components=parts)
+    return dataclasses.replace(trajectory, score=rewarded)
+
+
+def _deviation(group: Group) -> float:
+    rewards = [t.score.reward for t in group if t.score.reward is not None]
+    return float(np.std(rewards)) if rewards else 0.0
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")

@@ -1,0 +1,76 @@
+"""The reward without a verifier is plain transformers' probability of the right answer, at TP 2 and PP 2."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.engines.conftest import TINY, World
+from tests.engines.thoughts import LENGTH, QUESTIONS, scored_groups
+
+pytestmark = pytest.mark.multiprocess
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[list[float | None]]:
+    """0.9 max(0, r - r0) + 0.1 and the length term, with r by a pass of its own over each text."""
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32),
+        AutoTokenizer.from_pretrained(TINY),
+    )
+
+    def probability(question: str, thought: str, answer: str) -> float:
+        asked, written, right = (
+            tokenizer(text, add_special_tokens=False).input_ids for text in (question, thought, answer)
+        )
+        ids = torch.tensor([[*asked, *written, *right]])
+        with torch.no_grad():
+            shares = torch.softmax(model(ids).logits[0].double(), -1)
+        first = len(asked) + len(written)
+        return sum(float(shares[first + n - 1, token]) for n, token in enumerate(right)) / len(right)
+
+    found: list[list[float | None]] = []
+    for question, answer, opened, responses in QUESTIONS:
+        begins = "" if opened else "<think>"
+        without = probability(question + opened, f"{begins}</think><answer>", answer)
+        rewards: list[float | None] = []
+        for response, status in responses:
+            thought = response.partition("</think>")[0].removeprefix("<think>")
+            r = probability(question + opened, f"{begins}{thought}</think><answer>", answer)
+            rewards.append(
+                {"timeout": None, "malformed": LENGTH}.get(status, 0.9 * max(0.0, r - without) + 0.1 + LENGTH)
+            )
+        found.append(rewards)
+    return found
+
+
+@pytest.mark.parametrize("layout", ["tp2", "pp2"])
+def test_rewards_are_probabilities_of_the_right_answer(
+    layout: str, expected: list[list[float | None]], world: World
+) -> None:
+    """A response without the form has its length term alone, and what the server could not score stays unscored."""
+    for rank in world.results(layout):
+        found = rank["likelihood"]
+        for rewards, wanted in zip(found["rewards"], expected, strict=True):
+            assert rewards == [None if w is None else pytest.approx(w, abs=1e-4) for w in wanted]
+        assert found["rewards"][0][2:] == [LENGTH, None]
+        assert 0 < found["metrics"]["likelihood/without"] < 1
+    # A reasoning that names the answer makes it likelier.
+    assert found["rewards"][1][0] > found["rewards"][1][1]
+
+
+def test_groups_whose_rewards_differ_too_little_are_left_out(world: World) -> None:
+    """Less than the mean deviation, which the first step sets, with a share of 1; another goes on from there."""
+    for rank in world.results("tp2"):
+        found = rank["likelihood"]
+        first, second, resumed = found["keeps"]
+        assert first == [True, True]
+        assert sorted(second) == [False, True]
+        assert resumed == second
+        assert found["metrics"]["likelihood/left_out_share"] == 0
+
+
+def test_the_texts_are_a_fair_trial() -> None:
+    groups = scored_groups(AutoTokenizer.from_pretrained(TINY))
+    assert [[t.score.reward for t in group] for group in groups] == [[0.0, 0.0, 0.0, None], [0.0, 0.0]]

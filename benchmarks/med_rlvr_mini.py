@@ -1,6 +1,6 @@
 """Med-RLVR in small: base, SFT on the labels, PPO and GRPO, held-out questions and unseen wordings, for several seeds.
 
-    python benchmarks/med_rlvr_mini.py [--seeds 0 1 2] [--seconds 90] [--split test] [--output runs/med_rlvr_mini]
+    python benchmarks/med_rlvr_mini.py [--seeds 0 1 2] [--seconds 60] [--split test] [--output runs/med_rlvr_mini]
 
 A seed draws training rows, warms the tiny base model up on its teacher's traces (this is the `base` of the table), and
 trains it further in four ways for the same seconds on the same rows: SFT on the label alone (sft_answer), SFT on
@@ -122,7 +122,7 @@ def markdown(table: dict[str, dict[str, list[float]]], seeds: list[int]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--seconds", type=int, default=90, help="of each training (default: %(default)s)")
+    parser.add_argument("--seconds", type=int, default=60, help="of each training (default: %(default)s)")
     parser.add_argument("--split", choices=("test", "validation"), default="test", help="asked as `in`")
     parser.add_argument("--output", type=Path, default=Path("runs/med_rlvr_mini"), help="new folder")
     args = parser.parse_args()

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 SET_COLUMNS = ("set", "questions", "accuracy", "95% interval", "unreadable", "cut off", "tokens an answer")
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table with a head; a bar within a cell is escaped, and a line end is a space."""
+    """A table with a head; a bar and HTML within a cell are escaped, and a line end is a space."""
     lines = [columns, ["---"] * len(columns), *rows]
-    cells = [[" ".join(str(cell).splitlines()).replace("|", "\\|") for cell in line] for line in lines]
+    cells = [[plain_markdown(cell).replace("|", "\\|") for cell in line] for line in lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in cells)
+
+
+def plain_markdown(text: Any) -> str:
+    """A text in one line, without HTML: sets and subjects are named by whoever made a file."""
+    return escape(" ".join(str(text).splitlines()), quote=False)
 
 
 def set_columns(result: Mapping[str, Any]) -> tuple[str, ...]:

@@ -68,13 +68,14 @@ class Facts:
 def model_card(facts: Facts) -> str:
     """The card in Markdown, with the metadata block that the Hugging Face hub reads."""
     reward = facts.state.get("reward")
-    method = "GRPO with verifiable rewards" if reward else "supervised fine-tuning"
+    algorithm = "PPO" if reward and facts.config["algorithm"].get("advantage") == "gae" else "GRPO"
+    method = f"{algorithm} with verifiable rewards" if reward else "supervised fine-tuning"
     metadata = {
         "base_model": facts.base,
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "license": "other",
-        "tags": ["medical", "megatron", *(["reinforcement-learning", "grpo"] if reward else ["sft"])],
+        "tags": ["medical", "megatron", *(["reinforcement-learning", algorithm.lower()] if reward else ["sft"])],
     }
     sections = (
         f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---",

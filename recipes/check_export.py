@@ -52,7 +52,7 @@ def check(config: Config) -> None:
         prompt_form(config),
         max_tokens=config.model.max_length - config.rollout.max_new_tokens,
     )
-    engine = create_engine(config)
+    engine = create_engine(config, bare=True)
     stops = stop_ids(tokenizer)
     greedy = Sampling(1, 0.0, config.rollout.max_new_tokens, stops)
     answers = [group[0].ids for group in engine.generate([p.ids for p in prompts], greedy)]

@@ -1,7 +1,9 @@
 """Checkpoints on the same questions: `python -m recipes.compare A B [C ...]`, as in before.json after.json.
 
 Each is the NAME.json or NAME.jsonl of an evaluation, of one run or several. They must have been measured alike: the
-same questions, reward, prompts and decoding, by their digests; what differs is named and the comparison refused.
+same questions, reward, prompts and decoding, by their digests; what differs is named and the comparison refused. Greedy
+answers of another sampler, such as an endpoint's beside a checkpoint's, are compared, and a note says what that leaves
+open (`recipes.evaluation.comparable`).
 
 Of two it prints accuracy, the change with its paired bootstrap interval, and McNemar's exact test, by task, set and
 subject; and writes A_B.json (with the ids of all questions that changed), A_B.md and A_B.html, with pass@k of both in

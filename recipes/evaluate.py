@@ -16,6 +16,7 @@ Left out: the prompts of published benchmarks, which ask for forms of answers th
 from __future__ import annotations
 
 import json
+from collections.abc import Set
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,10 +72,13 @@ def evaluate(config: Config) -> None:
             about |= {"measured": measured(config, reward)}
             answers = Answers(target.with_suffix(".jsonl"), {key: about[key] for key in ("weights", "measured")})
         done, _ = told_by_leader(None if answers is None else lambda: _done(asked, answers.rows))
+        models = {row["model"] for row in (answers.rows if answers else ()) if "model" in row}
         count = 0
         unscored: list[Score] = []
         with closing(respondent.answers(done)) as portions:
             for portion in portions:
+                models |= {answer.model for answer in portion if answer.model}
+                _check_one_model(models)
                 responses = [Response(asked[a.question].example, a.text, a.tokens) for a in portion]
                 scores = score_responses(responses, client, config.reward)
                 count, unscored = count + len(scores), unscored + [each for each in scores if each.reward is None]
@@ -85,6 +89,7 @@ def evaluate(config: Config) -> None:
         check_unscored(unscored, count, config.reward)
     if answers is not None:
         rows = list(dict(sorted(_keys(asked, answers.rows).items())).values())
+        about |= {"answered_by": next(iter(models))} if models else {}
         dropped = sum(asked[n].variant == PLAIN for n in respondent.left_out)
         result = {**about, "answers_sha256": answers_digest(rows), "dropped": dropped, **summarize(rows)}
         replace_file(target, (json.dumps(result, indent=1) + "\n").encode())
@@ -114,7 +119,24 @@ def answer_row(asked: Asked, answer: Answer, score: Score) -> dict[str, Any]:
         "extracted": score.extracted,
         "cut": answer.cut,
     }
+    row |= {"filtered": True} if answer.filtered else {}
+    row |= {"model": answer.model} if answer.model else {}
     return row if asked.order is None else {**row, "order": asked.order}
+
+
+def _check_one_model(names: Set[str]) -> None:
+    """Refuses answers of several models, of which no figure would be one model's.
+
+    Raises:
+        EndpointError: the endpoint has named another model than before.
+    """
+    if len(names) > 1:
+        from recipes.evaluation.endpoint import EndpointError
+
+        raise EndpointError(
+            f"evaluation.endpoint: the answers name different models ({', '.join(sorted(names))}), as when what stands "
+            "behind it was exchanged; set evaluation.endpoint.model to one of them, or begin again under another name="
+        )
 
 
 def _keys(asked: list[Asked], rows: list[dict[str, Any]]) -> dict[tuple[int, int], dict[str, Any]]:

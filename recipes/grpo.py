@@ -108,14 +108,16 @@ def train(config: Config) -> None:
             except (RewardError, RolloutError):  # on every rank
                 saving.finish()
                 raise
-            rate, critic_rate = (
-                learning_rate(each, progress(config.trainer, step, seconds), step)
-                for each in (config.optimizer, config.critic.optimizer)
-            )
+            done = progress(config.trainer, step, seconds)
+            # A warm-up is of the first steps that a model takes.
+            rate = learning_rate(config.optimizer, done, max(0, step - alone))
+            critic_rate = learning_rate(config.critic.optimizer, done, step)
             with phases("train"):
                 data = learn(rollout.groups, engine, config.algorithm, config.rollout.temperature)
                 fits = update_critic(engine, config, data.critic, critic_rate)
-                updates = update_policy(engine, config, data.groups, rate) if step > alone else []
+                # A critic that could take no step is none to go by.
+                moves = step > alone and (not fits or any(fit["stepped"] for fit in fits))
+                updates = update_policy(engine, config, data.groups, rate) if moves else []
             seconds = from_leader(seconds + phases.total)
             skipped = count_skipped(skipped, (updates, fits), config.trainer.max_skipped)
             monitor.record(

@@ -4,7 +4,8 @@ Takes the answers that `python -m recipes.evaluate` has written with the same se
 measures, by the likelihoods of `model.path`, how much likelier each step of the reasoning makes the right answer
 (`recipes.evaluation.gain` has the formula). The policy that answered is the one to ask; another checkpoint, such as the
 one before training, may be asked too, and the result says which. RUN/evaluation/gain/NAME.jsonl gets the answer's
-likelihood after every step as it comes: stopped, the same command goes on behind the last; NAME.json gets the means.
+likelihood after every step as it comes: stopped, the same command goes on behind the last; NAME.json and the
+evaluation's pages get the means.
 
 Left out: endpoints, which mostly tell no likelihoods of texts that they have not written; answers to shuffled or
 shortened questions.
@@ -12,12 +13,11 @@ shortened questions.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.monitor.run_folder import evaluation_path, read_json, replace_file
+from recipes.monitor.run_folder import evaluation_path, read_json
 from recipes.runtime.config import Config, ConfigError
 from recipes.runtime.launch import is_leader, run
 from recipes.runtime.rules import Stage
@@ -39,6 +39,7 @@ def measure(config: Config) -> None:
     from recipes.evaluation.answers import Answers
     from recipes.evaluation.gain import summarize
     from recipes.evaluation.measure import prompts_shown
+    from recipes.evaluation.page import add_scores
     from recipes.evaluation.reading import plain_answers
     from recipes.rollout.prompts import prompt_form, render_prompts
     from recipes.runtime.agreement import from_leader
@@ -54,7 +55,7 @@ def measure(config: Config) -> None:
     asked = [examples[identity] for identity in dict.fromkeys(row["id"] for row in rows)]
     rendered = render_prompts(asked, tokenizer, prompt_form(config))
     prompts = {prompt.example.id: prompt for prompt in rendered}
-    engine = create_engine(config)
+    engine = create_engine(config, bare=True)
     found, about = None, dict[str, Any]()
     if is_leader():
         about = {
@@ -76,11 +77,12 @@ def measure(config: Config) -> None:
     if found is not None:
         own = result.get("weights") == about["weights"]
         gain = {
-            **{"name": config.name, "checkpoint": str(Path(config.model.path).resolve()), "own": own, **about},
+            **{"name": config.name, "checkpoint": str(Path(config.model.path).resolve()), "own": own},
+            **{key: about[key] for key in ("weights", "prompts", "max_length")},
             **{"responses": len(found.rows), "without_question": without, **_left_out(found.rows)},
             "gain": summarize(found.rows),
         }
-        replace_file(_target(config).with_suffix(".json"), (json.dumps(gain, indent=1) + "\n").encode())
+        add_scores(answered.with_suffix(".jsonl"), "gain", [Path(file) for file in config.data.test], gain)
         found.publish(found.rows)
         print(described(gain))
 

@@ -1,7 +1,8 @@
 """Both verdicts on answers to MedCalc-Bench: `python -m recipes.medcalc RUN/evaluation/NAME.jsonl QUESTIONS.jsonl`.
 
 Prints, by category, how many answers the reward server counts as right and how many the benchmark's released script
-would (`recipes.evaluation.medcalc_official`), and writes both to RUN/evaluation/NAME.medcalc.json. With `--corrected`,
+would (`recipes.evaluation.medcalc_official`), and writes both to RUN/evaluation/medcalc/NAME.json
+and the evaluation's pages. With `--corrected`,
 a file of the same questions with corrected labels, the same answers are judged by those as well; the reward server
 that this needs is started for it. Questions without a corrected label are left out of those columns alone.
 
@@ -11,7 +12,6 @@ Left out: answers that the reward server could not score, which count neither wa
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,14 +20,15 @@ from typing import Any
 from conversion import command
 from conversion.evaluation import EvaluationError
 from recipes.data.example import Example, ExampleError, read_examples
+from recipes.evaluation import statistics
 from recipes.evaluation.medcalc_official import is_correct
+from recipes.evaluation.page import add_scores, identified
 from recipes.evaluation.reading import plain_answers
-from recipes.monitor.run_folder import replace_file
 from reward_server.client import SERVER_FAULTS, ScoreItem
 from reward_server.client.wire import RewardClientError
 
 Answer = Mapping[str, Any]  # a row of NAME.jsonl
-Verdicts = dict[str, list[bool]]  # by column, in the order of the answers to a category
+Verdicts = dict[str, list[tuple[str, bool]]]  # by column, with the question's id
 
 
 def medcalc_answers(path: Path, questions: Mapping[str, Example]) -> list[Answer]:
@@ -58,7 +59,7 @@ def compared(
 
     Returns:
         by category and "all", by column (`server`, `script`, `corrected_server`, `corrected_script`): `answers` and
-        the share of them that is `right`.
+        the share of them that is `right`, with its 95 % bootstrap `interval` over questions.
     """
     again = [row for row in answers if row["id"] in corrected]
     judged = iter(_by_server([(corrected[row["id"]], row["response"]) for row in again]) if again else ())
@@ -71,11 +72,16 @@ def compared(
             found["corrected_script"] = is_correct(row["response"], corrected[row["id"]])
         for part in (str(question.meta.get("subject") or "no category"), "all"):
             for column, verdict in found.items():
-                parts.setdefault(part, {}).setdefault(column, []).append(verdict)
+                parts.setdefault(part, {}).setdefault(column, []).append((row["id"], verdict))
     return {
-        part: {column: {"answers": len(v), "right": sum(v) / len(v)} for column, v in parts[part].items()}
+        part: {column: _figures(own) for column, own in parts[part].items()}
         for part in sorted(parts, key=lambda part: (part == "all", part))
     }
+
+
+def _figures(verdicts: Sequence[tuple[str, bool]]) -> dict[str, Any]:
+    right = sum(verdict for _, verdict in verdicts) / len(verdicts)
+    return {"answers": len(verdicts), "right": right, "interval": list(statistics.interval_of_values(verdicts))}
 
 
 def _by_server(asked: Sequence[tuple[Example, str]]) -> list[bool]:
@@ -124,7 +130,8 @@ def main() -> None:
             f"{args.corrected}: has none of the questions of {args.answers}; prepare it with the same --ids"
         )
     result = compared(answers, questions, corrected)
-    replace_file(args.answers.with_suffix(".medcalc.json"), (json.dumps(result, indent=1) + "\n").encode())
+    labels = {"corrected": identified(args.corrected)} if args.corrected else {}
+    add_scores(args.answers, "medcalc", args.questions, {**labels, "categories": result})
     print(table(result))
 
 

@@ -30,7 +30,7 @@ from recipes.planning.architectures import critic_architecture, parameters
 from recipes.planning.estimate import Assumptions, Plan
 from recipes.runtime.config import Config, ConfigError
 from recipes.runtime.loading import load
-from recipes.runtime.model_rules import validate_model
+from recipes.runtime.model_rules import validate_critic, validate_model
 from recipes.runtime.rules import Stage, asks_endpoint
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ def check(config: Config, stage: str = "grpo") -> list[str]:
         query_groups=shape.num_query_groups,
         context=shape.max_position_embeddings,
     )
+    if stage == "grpo" and config.algorithm.has_critic and config.critic.path:
+        validate_critic(config, open_checkpoint(Path(config.critic.path)).architecture, shape)
     parallel = config.parallel
     saving = _host_memory(config, shape) if stage != "evaluate" and shape.moe is None else []
     disk = _disk(config, model)

@@ -224,6 +224,9 @@ def _convert(settings: dict[str, Any]) -> None:
         print(
             f"kept {found['rows']} rows like a question of --against: {found['likeness']} (the first: {found['first']})"
         )
+    if count := manifest["misread"]["rows"]:
+        first = manifest["misread"]["first"]
+        print(f"kept {count} rows with text that was read in a wrong encoding (the first: {first})")
     print(f"{manifest_path(out)}: what they were made of")
 
 

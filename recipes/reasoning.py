@@ -3,7 +3,8 @@
 
 It reads every answer to the questions of the files named, in about two requests a step; `recipes.evaluation.judging`
 has the definitions. RUN/evaluation/reasoning/NAME.jsonl gets its verdicts as they come: stopped, the same command goes
-on behind the last. NAME.json beside it gets the means of efficiency, factuality and completeness, each with the number
+on behind the last. NAME.json beside it, and the
+evaluation's pages, get the means of efficiency, factuality and completeness, each with the number
 of responses that it is over. A verdict that is missing makes no score: the response is counted as unjudged. Where the
 judge cannot be reached the command ends, and goes on when it is started again. The endpoint's key is read from
 $MEDATRON_JUDGE_API_KEY.
@@ -16,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from conversion import command, lock
-from conversion.digests import file_digest
 from conversion.evaluation import EvaluationError
 from recipes.data.example import REPORT_GROUPS, Example, read_examples
 from recipes.evaluation.answers import Answers
 from recipes.evaluation.judging import PROMPTS_VERSION, Failures, StepJudge
+from recipes.evaluation.page import add_scores, identified
 from recipes.evaluation.reading import plain_answers
-from recipes.monitor.run_folder import replace_file
+from recipes.evaluation.scores import scores_path
 from reward_server.endpoint import Endpoint, JudgeSettings
 
 MEASURES = ("efficiency", "factuality", "completeness")
@@ -53,17 +53,17 @@ def judge_reasoning(answers: Path, questions: Sequence[Path], settings: JudgeSet
     examples = {example.id: example for example in read_examples(*questions)}
     rows, without = plain_answers(answers, examples)
     about = {
-        "answers": {"path": str(answers.resolve()), "sha256": file_digest(answers)},
-        "questions": [{"path": str(path.resolve()), "sha256": file_digest(path)} for path in questions],
+        "answers": identified(answers),
+        "questions": [identified(path) for path in questions],
         "judge": {"model": settings.model, "prompts": PROMPTS_VERSION},
     }
-    target = answers.parent / "reasoning" / answers.name
+    target = scores_path(answers, "reasoning")
     target.parent.mkdir(exist_ok=True)
     with lock.held(target.with_suffix(".lock")):
-        judged = Answers(target, {key: _contents(value) for key, value in about.items()})
+        judged = Answers(target.with_suffix(".jsonl"), {key: _contents(value) for key, value in about.items()})
         asyncio.run(_judge_all(rows[len(judged.rows) :], examples, settings, judged))
-        result = {**about, "without_question": without, **summarize(judged.rows)}
-        replace_file(target.with_suffix(".json"), (json.dumps(result, indent=1) + "\n").encode())
+        result = {"judge": about["judge"], "without_question": without, **summarize(judged.rows)}
+        add_scores(answers, "reasoning", questions, result)
         judged.publish(judged.rows)
     return result
 

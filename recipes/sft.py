@@ -61,7 +61,7 @@ def train(config: Config) -> None:
         raise DataError(f"no prompt with its trace fits into model.max_length={config.model.max_length} tokens")
     dropped += len(prompts) - len(fitting)
     order = prompt_order(fitting, config)
-    engine = create_engine(config)
+    engine = create_engine(config, bare=True)
     saving = Saving(config, engine)
     step, seconds, skipped = 0, 0.0, 0
     if (latest := folder.latest()) is not None:

@@ -205,7 +205,7 @@ class _ScoreEndpoint:
             self._keep(identity, answer)
         return answer
 
-    async def _judge(self, answer: Answer) -> dict[int, str]:
+    async def _judge(self, answer: Answer) -> dict[int, str | float]:
         socket = self._settings.judge_socket
         if socket is None:
             raise RequestError(422, 'metric "judge": this server has no judge; start it with --judge-url')

@@ -1,8 +1,8 @@
 """A language model as a judge at an OpenAI-compatible endpoint: asked with repetitions, a deadline and a budget.
 
 The judge of open answers (`reward_server.judge`) and that of an evaluation's reasoning (`recipes.evaluation.judging`)
-ask through it. What a candidate wrote goes in `neutralised`: without anything that could pass for a verdict.
-Left out: streaming, and token probabilities.
+ask through it. What a candidate wrote goes in `neutralised`: without anything that could pass for a verdict, for a turn
+of the conversation or for a heading of the question. Left out: streaming.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import html
 import ipaddress
+import math
 import random
 import re
 import time
@@ -17,14 +18,31 @@ import unicodedata
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
+from reward_server.completion import Completion, UnclearError, UnusableError, read_completion
+from reward_server.verifiers.plain import characters
+
 _ATTEMPTS = 4
 _FIRST_BACKOFF_S = 0.5
-# With spaces and punctuation between letters and around a tag's name.
-_MARKER = re.compile(r"[\W_]{0,3}".join("verdict") + r"|<[\W_]{0,8}candidate[^\w<>]{0,8}>?", re.IGNORECASE)
+# With spaces and punctuation between letters and around a tag's name; the special tokens and names of chat templates,
+# which an endpoint may read as its own; the headings of what a judge is told.
+_MARKER = re.compile(
+    r"[\W_]{0,3}".join("verdict") + r"|<[\W_]{0,8}candidate[^\w<>]{0,8}>?"
+    r"|<\|[^<>|\n]{1,60}\|>|</?s>|<(?:bos|eos|pad|unk|sop)>|<(?:start|end)_of_[a-z_]{1,20}>|<\|turn>|<turn\|>|\[gMASK\]"
+    r"|\[/?(?:INST|SYSTEM_PROMPT|PAD|EOS|EOT|SEP)\]|<</?SYS>>|</?(?:system|user|assistant|tool|instructions?)>"
+    r"|^[\W_]{0,8}(?:system|user|assistant|human|developer|instructions?|question|right[\W_]{1,3}answers?|grader|judge"
+    r"|judge?ment)[\W_]{0,3}:",
+    re.IGNORECASE | re.MULTILINE,
+)
+# Of log-probabilities, the most that OpenAI's interface and vLLM give by default.
+_TOP_TOKENS = 20
+# The first may be a space.
+_JUDGEMENT_TOKENS = 4
+_SURE = 1.01
 Messages = Sequence[dict[str, str]]
 
 
@@ -75,12 +93,37 @@ class Endpoint:
             TimeoutError: there is none within the deadline.
             httpx.HTTPError, httpx.InvalidURL: the endpoint refuses, or cannot be reached.
         """
-        async with asyncio.timeout(self.settings.deadline_s):
-            return await self._ask(messages, max_tokens)
+        reply = await self._ask(messages, max_tokens)
+        return reply.text if reply else ""
 
-    async def _ask(self, messages: Messages, max_tokens: int) -> str:
+    async def first_token(self, messages: Messages) -> dict[str, float] | None:
+        """The probabilities of the reply's first token that is more than space, by its text without spaces.
+
+        Of the likeliest tokens alone; None where the endpoint gives no log-probabilities. Raises as
+        `ask` does.
+        """
+        reply = await self._ask(messages, _JUDGEMENT_TOKENS, logprobs=True, top_logprobs=_TOP_TOKENS)
+        if reply is None:
+            return None
+        try:
+            token = next(each for each in reply.logprobs["content"] if each["token"].strip())
+            found: dict[str, float] = {}
+            for each in token["top_logprobs"]:
+                text = each["token"].strip()
+                found[text] = found.get(text, 0.0) + math.exp(each["logprob"])
+        except (LookupError, TypeError, AttributeError, StopIteration, OverflowError):
+            return None
+        # Rounded, they may add up to a little more than 1; what is not a number is no more than anything.
+        return found if found and all(0 <= share <= _SURE for share in found.values()) else None
+
+    async def _ask(self, messages: Messages, max_tokens: int, **options: Any) -> Completion | None:
+        """The chat completion, None where the answer is none."""
+        async with asyncio.timeout(self.settings.deadline_s):
+            return await self._answer(messages, max_tokens, options)
+
+    async def _answer(self, messages: Messages, max_tokens: int, options: dict[str, Any]) -> Completion | None:
         settings = self.settings
-        body = {"model": settings.model, "messages": messages, "temperature": 0.0, "max_tokens": max_tokens}
+        body = {"model": settings.model, "messages": messages, "temperature": 0.0, "max_tokens": max_tokens, **options}
         # A token has a character at least.
         most = sum(len(message["content"]) for message in messages) + max_tokens
         for attempt in range(_ATTEMPTS):
@@ -97,9 +140,12 @@ class Endpoint:
             if answer.status_code not in (408, 409, 429) and answer.status_code < 500:
                 break
         answer.raise_for_status()
-        reply, tokens = _read(answer)
-        if tokens is not None:
-            spent.tokens = tokens
+        try:
+            reply = read_completion(answer, chat=True)
+        except (UnclearError, UnusableError):
+            return None
+        if reply.total_tokens is not None:
+            spent.tokens = reply.total_tokens
         return reply
 
 
@@ -138,18 +184,6 @@ class _Budget:
                 await asyncio.sleep(min(1.0, self._spent[0].at + 60.01 - now))
 
 
-def _read(answer: httpx.Response) -> tuple[str, int | None]:
-    """Text and tokens of a chat completion; no text where it is none, None for tokens that it does not tell."""
-    try:
-        content = answer.json()
-        text = content["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return "", None
-    usage = content.get("usage")
-    tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
-    return text if isinstance(text, str) else "", tokens if type(tokens) is int and tokens >= 0 else None
-
-
 def is_inside(url: str) -> bool:
     """Whether a judge is a part of the cluster, so that no proxy of the environment stands before it.
 
@@ -165,7 +199,6 @@ def is_inside(url: str) -> bool:
 
 def neutralised(text: str) -> str:
     """A candidate's answer without anything that could pass for the judge's own words, however it is spelt."""
-    plain = unicodedata.normalize("NFKC", html.unescape(text))
-    # Zero-width and other invisible characters, and variation selectors.
-    seen = "".join(c for c in plain if unicodedata.category(c) != "Cf" and not "\ufe00" <= c <= "\ufe0f")
+    plain = characters(html.unescape(text))
+    seen = "".join(c for c in plain if unicodedata.category(c) != "Cf")
     return _MARKER.sub("[...]", seen)

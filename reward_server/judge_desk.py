@@ -1,7 +1,7 @@
 """One judge for all workers of a server: it sits in their parent, and they ask it over a socket of the file system.
 
 So its budget and its memory of verdicts are the whole server's, and an answer that two workers want judged at the same
-time is asked for once. A connection carries one batch: cases as JSON, an end, and their statuses as JSON.
+time is asked for once. A connection carries one batch: cases as JSON, an end, and their verdicts as JSON.
 """
 
 from __future__ import annotations
@@ -64,15 +64,15 @@ def serving(settings: JudgeSettings, path: str) -> Iterator[None]:
         thread.join(_START_LIMIT_S)
 
 
-async def verdicts(path: str, cases: Sequence[Sequence[Any]]) -> list[str]:
-    """One status a case (question, right answers, candidate's answer), in order; all `timeout` without a judge."""
+async def verdicts(path: str, cases: Sequence[Sequence[Any]]) -> list[str | float]:
+    """One verdict a case, as `Judge.verdicts` has both; all `timeout` without a judge."""
     try:
         async with asyncio.timeout(_ANSWER_LIMIT_S):
             reader, writer = await asyncio.open_unix_connection(path)
             try:
                 writer.write(json.dumps(cases).encode())
                 writer.write_eof()
-                found: list[str] = json.loads(await reader.read())
+                found: list[str | float] = json.loads(await reader.read())
                 return found
             finally:
                 writer.close()

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,7 +87,7 @@ class _Job:
     kind: str
     body: bytes
     future: asyncio.Future[Answer]
-    given: dict[int, str]
+    given: dict[int, str | float]
     came: float = field(default_factory=time.monotonic)
     crashes: dict[int, int] = field(default_factory=dict)
     kills: int = 0
@@ -222,7 +222,7 @@ class ScorerPool:
         self,
         kind: str,
         body: bytes,
-        given: dict[int, str] | None = None,
+        given: Mapping[int, str | float] | None = None,
         when_gone: Callable[[Callable[[], None]], None] = lambda _: None,
     ) -> Answer:
         """The answer to one body.
@@ -230,7 +230,7 @@ class ScorerPool:
         Args:
             kind: of the body, one of `adapters.ADAPTERS`.
             body: what was sent.
-            given: statuses of items that are decided already.
+            given: statuses of items that are decided already, or a judge's probabilities of them being correct.
             when_gone: is told whom to tell that the client has gone.
 
         Raises:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 
 from reward_server.verifiers.base import VerdictStatus
 from reward_server.verifiers.choice import Match
-from reward_server.verifiers.length import LengthMode, excess, med_u1_term
+from reward_server.verifiers.length import LengthMode, med_u1_term, relative_cost, token_gap
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,9 @@ class Outcome:
         length_mode: none, exact or max.
         tokens: tokens of the response.
         target: tokens asked for, at least 1.
+        probability: of the answer being right, in [0, 1], from the judge; None where it was not asked for one.
+        answer: the text of the answer block.
+        right: right answers as text.
     """
 
     status: VerdictStatus
@@ -35,6 +38,9 @@ class Outcome:
     length_mode: LengthMode = "none"
     tokens: int = 0
     target: int = 1
+    probability: float | None = None
+    answer: str = ""
+    right: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +90,8 @@ def _gated(outcome: Outcome) -> Reward:
     if not outcome.format_ok:
         return Reward(0.0)
     if outcome.status == "correct":
-        cost = 0.2 * excess(outcome.length_mode, outcome.tokens, outcome.target)
-        return Reward(1.0 - cost, 0.0 - cost)
+        term = relative_cost(outcome.length_mode, outcome.tokens, outcome.target)
+        return Reward(1.0 + term, term)
     return Reward(0.1 if outcome.status == "incorrect" else 0.0)
 
 
@@ -106,6 +112,29 @@ def _med_rlvr(outcome: Outcome) -> Reward:
 
 def _binary(outcome: Outcome) -> Reward:
     return Reward(1.0 if outcome.format_ok and outcome.status == "correct" else 0.0)
+
+
+def _huatuo_o1(outcome: Outcome) -> Reward:
+    if not outcome.format_ok or not outcome.answered:
+        return Reward(0.0)
+    return Reward(1.0 if outcome.status == "correct" else 0.1)
+
+
+def _general_reasoner(outcome: Outcome) -> Reward:
+    if not outcome.format_ok or not outcome.answered:
+        return Reward(-0.5)
+    if outcome.status != "correct":
+        return Reward(0.0)
+    term = -0.05 * min(10, token_gap(outcome.answer, outcome.right)) + 0.0
+    return Reward(1.0 + term, term)
+
+
+def _reward_bridge(outcome: Outcome) -> Reward:
+    if not outcome.format_ok:
+        return Reward(0.0)
+    if outcome.probability is not None:
+        return Reward(outcome.probability)
+    return Reward(1.0 if outcome.status == "correct" else 0.0)
 
 
 PRESETS: Mapping[str, Preset] = {
@@ -160,6 +189,46 @@ PRESETS: Mapping[str, Preset] = {
             low=0.0,
             high=1.0,
             reward=_binary,
+        ),
+        # HuatuoGPT-o1 (arXiv 2412.18925), released ppo_trainer_medo1.py; its form is "## Thinking" and "## Final
+        # Response", and P(true) > 0.4 of its verifier is correct: metric judge_probability with threshold 0.4.
+        Preset(
+            name="huatuo_o1",
+            version="1",
+            formula="0 without strict format or without an answer; else 1 if correct, 0.1 if not",
+            match="lenient",
+            low=0.0,
+            high=1.0,
+            reward=_huatuo_o1,
+        ),
+        # General-Reasoner (arXiv 2505.14652), released verifier.py: a right answer as long as the reference pays most,
+        # so that none is hidden in a long one. The policy's tokenizer counts there, words and marks here; and an answer
+        # that cannot be extracted is there one that is not boxed.
+        Preset(
+            name="general_reasoner",
+            version="1",
+            formula=(
+                "-0.5 without strict format or without an answer; else correct: 1 - 0.05 min(10, d), 0 if not; "
+                "d = | words and marks of the answer - those of the right answer |, of several the least"
+            ),
+            match="lenient",
+            low=-0.5,
+            high=1.0,
+            reward=_general_reasoner,
+        ),
+        # Crossing the Reward Bridge (arXiv 2503.23829): a generative verifier says 1 or 0, and the probability of the 1
+        # is the reward; tasks that rules decide pay 1 or 0.
+        Preset(
+            name="reward_bridge",
+            version="1",
+            formula=(
+                "0 without strict format; else P(1), the judge's probability that the answer is correct, with metric "
+                "judge_probability; else 1 if correct, 0 if not; length does not count"
+            ),
+            match="lenient",
+            low=0.0,
+            high=1.0,
+            reward=_reward_bridge,
         ),
     )
 }

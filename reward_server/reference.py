@@ -7,7 +7,6 @@ that training takes. Left out: how an answer is read (the verifiers), and what o
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from reward_server.verifiers.choice import MAX_OPTIONS
 from reward_server.verifiers.date import parse_gold
 from reward_server.verifiers.format import FormatIssue, parse
 from reward_server.verifiers.overlap import MAX_WORDS
+from reward_server.verifiers.plain import is_blank as is_blank  # for rows to train on
 from reward_server.verifiers.text import tokens
 
 LETTERS = "ABCDEFGHIJKLMN"[:MAX_OPTIONS]
@@ -113,8 +113,3 @@ def is_finite(value: Any) -> bool:
         return math.isfinite(value) and float(value) == value
     except OverflowError:
         return False
-
-
-def is_blank(text: str) -> bool:
-    """Whether a reader would see nothing: no character but spaces, controls and invisible marks."""
-    return all(unicodedata.category(character)[0] in "ZC" for character in text)

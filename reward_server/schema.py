@@ -114,12 +114,13 @@ class TextReference(Strict):
 
     `exact` needs no threshold; `f1` one in (0, 1]; `bleu`, `ems`, `merge` and `rouge_l` one in (0, 100]. `compat`
     scales bleu and merge as Med-U1's released code does. `judge` asks a language model, where the server has one, and
-    needs the question.
+    needs the question; `judge_probability` asks it for the probability of its judgement, correct above a threshold in
+    (0, 1).
     """
 
     answer: Words
     aliases: list[Words] = Field(default_factory=list)
-    metric: Literal["exact", "f1", "bleu", "ems", "merge", "rouge_l", "judge"] = "exact"
+    metric: Literal["exact", "f1", "bleu", "ems", "merge", "rouge_l", "judge", "judge_probability"] = "exact"
     threshold: float | None = Field(default=None, gt=0, le=100)
     compat: bool = False
     question: str | None = None
@@ -128,8 +129,10 @@ class TextReference(Strict):
     def _consistent(self) -> TextReference:
         if (self.metric in ("exact", "judge")) != (self.threshold is None):
             raise ValueError('threshold goes with every metric but "exact" and "judge", and those need one')
-        if self.metric == "judge" and not self.question:
-            raise ValueError('metric "judge" needs the question')
+        if self.metric in ("judge", "judge_probability") and not self.question:
+            raise ValueError(f'metric "{self.metric}" needs the question')
+        if self.metric == "judge_probability" and self.threshold is not None and self.threshold >= 1:
+            raise ValueError('threshold of metric "judge_probability" is in (0, 1)')
         if self.metric == "f1" and self.threshold is not None and self.threshold > 1:
             raise ValueError('threshold of metric "f1" is in (0, 1]')
         if self.compat and self.metric not in ("bleu", "merge"):
@@ -140,8 +143,8 @@ class TextReference(Strict):
 class Length(Strict):
     """A length target and the response's own length, both in tokens; mode "none" needs neither.
 
-    `shape` replaces the preset's own length term by L1's or by DAPO's (mode max, with its `buffer`); `only_correct`
-    pays or charges length only where the answer is correct.
+    `shape` replaces the preset's own length term by L1's, by DAPO's (mode max, with its `buffer`) or by the relative
+    cost of `gated`; `only_correct` pays or charges length only where the answer is correct.
     """
 
     mode: LengthMode
@@ -230,8 +233,8 @@ class Result(Strict):
     Attributes:
         reward: null exactly when status is timeout or verifier_error.
         extracted: the answer as it was read; null when none could be.
-        components: answer (1 correct, else 0), format (1 as asked for, else 0) and length (the term added to the
-            reward); empty when reward is null.
+        components: answer (1 correct, else 0), format (1 as asked for, else 0), length (the term added to the
+            reward) and, where the judge gave one, probability; empty when reward is null.
         format_issue: why the response is not of the strict form; null when it is.
         verifier: the verifier that judged, with its version.
     """

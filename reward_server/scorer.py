@@ -5,9 +5,10 @@ so that the pool can kill it when an item takes too long: a regular expression t
 no timer inside the process would ever fire. Python code alone; neither HTTP nor asyncio in here.
 
 A frame is `lengths of head and body` (two unsigned 64-bit integers), a JSON head, and the body. A job's head is
-{"job": number, "kind": name, "given": {item index: status}}, its body what the client sent; `given` are items that
-must not be tried (again), or that a judge has decided. An answer's head is {"job", "status": HTTP status, "items",
-"counts", "preset", "cases"}; `cases` are the items that want a judge's verdict first, and then there is no body.
+{"job": number, "kind": name, "given": {item index: verdict}}, its body what the client sent; `given` are items that
+must not be tried (again), by a status, or that a judge has decided, by a status or a probability. An answer's head is
+{"job", "status": HTTP status, "items", "counts", "preset", "cases"}; `cases` are the items that want a judge's verdict
+first, and then there is no body.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ PROGRESS = struct.Struct("<QQ")
 NO_ITEM = 2**64 - 1
 MEMORY_LIMIT_BYTES = 4 * 2**30
 _PR_SET_PDEATHSIG = 1
+
+Given = Mapping[str, Status | float]
 
 
 def load_verifiers(name: str) -> Mapping[str, Verifier]:
@@ -92,7 +95,7 @@ def _answer(
         PROGRESS.pack_into(progress, 0, 0, NO_ITEM)
 
 
-def _undecided(request: ScoreRequest, given: dict[str, Status]) -> list[tuple[int, str, list[str], str]]:
+def _undecided(request: ScoreRequest, given: Given) -> list[tuple[int, str, list[str], str, bool]]:
     return [
         (index, *case)
         for index, item in enumerate(request.items)
@@ -101,14 +104,14 @@ def _undecided(request: ScoreRequest, given: dict[str, Status]) -> list[tuple[in
 
 
 def _score(
-    job: int, request: ScoreRequest, given: dict[str, Status], progress: mmap.mmap, verifiers: Mapping[str, Verifier]
+    job: int, request: ScoreRequest, given: Given, progress: mmap.mmap, verifiers: Mapping[str, Verifier]
 ) -> list[Result]:
     preset = PRESETS[request.preset]
     results: list[Result] = []
     for index, item in enumerate(request.items):
         verifier = verifiers[item.task]
         status = given.get(str(index)) if given else None
-        if status in ("correct", "incorrect"):
+        if status in ("correct", "incorrect") or isinstance(status, float):
             results.append(score_item(item, preset, verifier, status))
             continue
         if status is not None:

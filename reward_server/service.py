@@ -25,7 +25,7 @@ from reward_server.schema import (
     TextItem,
 )
 from reward_server.verifiers import choice, date, duration, format, length, number, text
-from reward_server.verifiers.base import MAX_ANSWER_CHARS, NO_ANSWER, Verdict
+from reward_server.verifiers.base import MALFORMED, MAX_ANSWER_CHARS, NO_ANSWER, Verdict
 from reward_server.verifiers.choice import Match
 from reward_server.verifiers.length import LengthMode
 
@@ -72,11 +72,13 @@ def _duration(answer: str, item: DurationItem, _: Match) -> Verdict:
 def _text(answer: str, item: TextItem, _: Match) -> Verdict:
     references = [item.reference.answer, *item.reference.aliases]
     metric, threshold = item.reference.metric, item.reference.threshold
+    if metric == "judge" or metric == "judge_probability":
+        assert len(answer) > MAX_ANSWER_CHARS, "an item for the judge comes here with its verdict"
+        return MALFORMED
     if metric == "exact" or threshold is None:
         return text.verify_exact(answer, references)
     if metric == "f1":
         return text.verify_f1(answer, references, threshold)
-    assert metric != "judge", "an item for the judge comes here with its verdict"
     return text.verify_overlap(answer, references, metric, threshold, compat=item.reference.compat)
 
 
@@ -110,20 +112,28 @@ def score(request: ScoreRequest, preset: Preset, verifiers: Mapping[str, Verifie
     return ScoreResponse(preset=preset_info(preset, verifiers), results=results)
 
 
-def case_to_judge(item: Item) -> tuple[str, list[str], str] | None:
-    """Question, right answers and candidate's answer of an item that is for the judge; None for any other."""
-    if not isinstance(item, TextItem) or item.reference.metric != "judge":
+def case_to_judge(item: Item) -> tuple[str, list[str], str, bool] | None:
+    """What the judge is asked of an item: question, right answers, candidate's answer, whether for a probability.
+
+    None for an item that is for no judge, has no answer, or one of essay length.
+    """
+    if not isinstance(item, TextItem) or item.reference.metric not in ("judge", "judge_probability"):
         return None
     answer = format.parse(item.response).answer
+    if answer is None or len(answer) > MAX_ANSWER_CHARS:
+        return None
     references = [item.reference.answer, *item.reference.aliases]
-    return None if answer is None else (item.reference.question or "", references, answer[:MAX_ANSWER_CHARS])
+    return item.reference.question or "", references, answer, item.reference.metric == "judge_probability"
 
 
-def score_item(item: Item, preset: Preset, verifier: Verifier, judged: Status | None = None) -> Result:
-    """Scores one item; `judged` is the judge's verdict on it."""
+def score_item(item: Item, preset: Preset, verifier: Verifier, judged: Status | float | None = None) -> Result:
+    """Scores one item; `judged` is the judge's verdict on it, or its probability of being correct."""
     parts = format.parse(item.response)
+    probability = judged if isinstance(judged, float) else None
     try:
         verdict = NO_ANSWER
+        if isinstance(judged, float):
+            judged = "correct" if judged > _threshold(item) else "incorrect"
         if judged in ("correct", "incorrect"):
             verdict = Verdict(judged, parts.answer and parts.answer[:_EXTRACT_CHARS])
         elif parts.answer is not None:
@@ -132,7 +142,20 @@ def score_item(item: Item, preset: Preset, verifier: Verifier, judged: Status | 
         logger.error("verifier %s (version %s) raised %s", verifier.name, verifier.version, where(error))
         return given_result(item, verifier, "verifier_error")
     correct, form = verdict.status == "correct", parts.accepted(item.format)
-    reward = _reward(preset, verdict, item.length, answered=parts.answer is not None, format_ok=form)
+    counted = item.length if correct or not (item.length and item.length.only_correct) else None
+    mode, tokens, target = _own_length(counted)
+    outcome = Outcome(
+        status=verdict.status,
+        answered=parts.answer is not None,
+        format_ok=form,
+        length_mode=mode,
+        tokens=tokens,
+        target=target,
+        probability=probability,
+        answer=parts.answer or "",
+        right=_right_answers(item),
+    )
+    reward = _reward(preset, outcome, counted)
     return Result(
         id=item.id,
         reward=reward.value,
@@ -142,6 +165,7 @@ def score_item(item: Item, preset: Preset, verifier: Verifier, judged: Status | 
             "answer": float(correct),
             "format": float(form),
             "length": reward.length,
+            **({} if probability is None else {"probability": probability}),
         },
         format_issue=parts.issue,
         verifier=verifier.name,
@@ -163,20 +187,49 @@ def given_result(item: Item, verifier: Verifier, status: Status) -> Result:
     )
 
 
-def _reward(preset: Preset, verdict: Verdict, span: Length | None, *, answered: bool, format_ok: bool) -> Reward:
+def _threshold(item: Item) -> float:
+    """Above which probability of the judge an item is correct."""
+    threshold = item.reference.threshold if isinstance(item, TextItem) else None
+    assert threshold is not None, "the item asked for a probability"
+    return threshold
+
+
+def _right_answers(item: Item) -> tuple[str, ...]:
+    """The right answers of an item as a person would write them."""
+    if isinstance(item, ChoiceItem):
+        return item.reference.answer, item.reference.options[item.reference.answer]
+    if isinstance(item, NumberItem):
+        return (f"{item.reference.answer:.15g}",)
+    if isinstance(item, DurationItem):
+        return (f"{item.reference.answer.weeks} weeks, {item.reference.answer.days} days",)
+    return (item.reference.answer, *(item.reference.aliases if isinstance(item, TextItem) else ()))
+
+
+def _own_length(span: Length | None) -> tuple[LengthMode, int, int]:
+    """Mode, tokens and target of the preset's own length term; mode none where another is asked for, or none."""
+    if span is None or span.shape != "preset":
+        return "none", 0, 1
+    return span.mode, span.tokens or 0, span.target or 1
+
+
+def _reward(preset: Preset, outcome: Outcome, span: Length | None) -> Reward:
     """The preset's reward, with its own length term or the one that the item asks for."""
-    mode: LengthMode = "none"
-    tokens, target, buffer = 0, 1, 1
-    if span is not None and (verdict.status == "correct" or not span.only_correct):
-        mode, tokens, target, buffer = span.mode, span.tokens or 0, span.target or 1, span.buffer or 1
-    own = span is None or span.shape == "preset"
-    outcome = Outcome(verdict.status, answered, format_ok, mode if own else "none", tokens, target)
     reward = preset.reward(outcome)
-    if own or mode == "none":
+    if span is None or span.shape == "preset" or span.mode == "none":
         return reward
-    assert span is not None
-    term = length.dapo_term(tokens, target, buffer) if span.shape == "dapo" else length.l1_term(mode, tokens, target)
-    return Reward(reward.value + term, term)
+    correct = outcome.status == "correct"
+    tokens, target = span.tokens or 0, span.target or 1
+    if span.shape == "dapo":
+        term = length.dapo_term(tokens, target, span.buffer or 1)
+    elif span.shape == "relative":
+        term = length.relative_cost(span.mode, tokens, target) if correct else 0.0
+    elif span.mode == "exact":
+        term = length.l1_term("exact", tokens, target)
+    else:
+        # L1-Max multiplies: of what being correct adds, the factor is left.
+        wrong = preset.reward(dataclasses.replace(outcome, status="incorrect", probability=None))
+        term = (length.l1_term("max", tokens, target) - 1.0) * (reward.value - wrong.value) if correct else 0.0
+    return Reward(reward.value + term, reward.length + term)
 
 
 def where(error: BaseException) -> str:

@@ -216,7 +216,24 @@ def _answer(row: Row, options: dict[str, str], keys: dict[str, str]) -> str:
     if len(left) > 1:
         both = " or ".join(sorted(left))
         raise row.wrong("answer", f"what means one option, not {both}; give the letter as answer_idx", given)
-    return left.pop()
+    letter = left.pop()
+    [(name, value), *others] = given.items()
+    text = str(value).strip()
+    told = any(_same_key(key, text) for key in keys.values()) or letter in _with_text(text, options)
+    if not others and not told and _INDEX.fullmatch(text) and (name in _POINTERS or not isinstance(value, str)):
+        _check_counts_alike(row, name, int(float(text)) - list(options).index(letter))
+    return letter
+
+
+def _check_counts_alike(row: Row, name: str, first: int) -> None:
+    """Refuses a file whose labels, indices alone, count from 0 in one row and from 1 in another."""
+    counts, where = row.of_file.setdefault("counts from", (first, row.where))
+    if counts != first:
+        raise row.wrong(
+            name,
+            f"an index that counts from {counts}, as in {where}",
+            f"{row.values[name]!r}, which counts from {first}",
+        )
 
 
 def _meant(value: Any, options: dict[str, str], keys: dict[str, str], *, pointer: bool) -> set[str]:

@@ -4,6 +4,7 @@
     normalised  the same words in the same order, whatever the case, accents, punctuation, spaces, unseen characters,
                 and division into context and question
     13-gram     four fifths of the shorter one's words stand in runs of 13 words that both have
+    one-word    the same 8 to 25 words but for one, the same answer, and options that are the same but for one
     context     the same note or abstract, whole or by such runs, under another question
 
 How it is told: `recipes.data.held_out`, which is imported where it is used, since numpy takes its time.
@@ -20,7 +21,7 @@ from recipes.data.errors import ExampleError
 if TYPE_CHECKING:
     from recipes.data.example import Example
 
-Likeness = Literal["exact", "normalised", "13-gram", "context"]
+Likeness = Literal["exact", "normalised", "13-gram", "one-word", "context"]
 # The gravest first.
 LIKENESSES: tuple[Likeness, ...] = get_args(Likeness)
 
@@ -55,12 +56,15 @@ class Contaminated:
         return ", ".join(f"{likeness} {count} (the first: {first})" for likeness, count, first in self.kinds())
 
 
-def check_training(training: Iterable[Example], questions: Iterable[Example], allowed: Collection[str]) -> str | None:
-    """Holds the rows of `data.train` against the questions of `data.test`.
+def check_training(
+    training: Iterable[Example], questions: Iterable[Example], allowed: Collection[str], held_out: str = "data.test"
+) -> str | None:
+    """Holds the rows of `data.train` against the questions that it must not have.
 
     Args:
         training, questions: the rows of either.
         allowed: kinds of likeness that may be (`data.allow_contamination`).
+        held_out: the settings that name the questions' files.
 
     Returns:
         what is let through, in a sentence; None for nothing.
@@ -77,8 +81,8 @@ def check_training(training: Iterable[Example], questions: Iterable[Example], al
     if refused:
         kinds = ",".join(dict.fromkeys([*allowed, *(likeness for likeness, _, _ in refused.kinds())]))
         raise ExampleError(
-            f"data.train: {len(refused)} rows are questions of data.test, or all but: {refused}; take them out with "
+            f"data.train: {len(refused)} rows are questions of {held_out}, or all but: {refused}; take them out with "
             "`python -m recipes.prepare_data examples FILE OUT --against TEST_FILE`, or let them pass with "
             f"data.allow_contamination=[{kinds}]"
         )
-    return f"data.allow_contamination lets {len(passed)} rows that are in data.test pass: {passed}" if passed else None
+    return f"data.allow_contamination lets {len(passed)} rows that are in {held_out} pass: {passed}" if passed else None

@@ -6,6 +6,11 @@ common, and what shares fewer than 26 words in runs is alike only so. Where both
 have the other's: MedCalc-Bench asks the same of every note. A question of 26 words that is no calculation is the same
 beside other passages too, if answered alike. What stands in more than ten texts of the evaluation says nothing.
 
+A change in the middle leaves fewer than 26 words no run. So rows of 8 to 25 words are compared without each of their
+words in turn too: two that are then the same differ in one. One word may also be all that tells two questions apart
+("which class is furosemide?", "... bumetanide?"). So both must have the right answer and all but one of the options in
+common, calculations all their numbers, and a row whose word is another, or that has no options, 13 words.
+
 Left out: paraphrases and translations; what a trace quotes.
 """
 
@@ -17,10 +22,12 @@ from dataclasses import dataclass
 
 from recipes.data.contamination import LIKENESSES, Likeness, Match
 from recipes.data.example import Example
-from recipes.data.word_runs import RUN, Array, RunIndex, hashed, words_of
+from recipes.data.word_runs import COMMON, RUN, Array, RunIndex, hashed, words_of
 
 # Where Llama 2's report calls a sample dirty (Touvron et al. 2023, A.6).
 _SHARE = 0.8
+# Words of rows that are compared but for one word, and how many have to be there where less tells them.
+_SHORT, _ENOUGH = range(8, 2 * RUN), RUN
 _BATCH_WORDS = 2**18
 
 
@@ -50,11 +57,15 @@ class HeldOut:
         # Contexts and questions by number, each text once; what uses each, and what each question consists of.
         self._texts: dict[bytes, int] = {}
         self._users: list[list[int]] = []
+        # By the hash of a short question's words, and of all of them but one.
+        self._but_one: dict[int, list[int]] = {}
         self._parts: list[tuple[int | None, int]] = []
         words: list[Array] = []
         for number, row in enumerate(map(_row, questions)):
             self._questions.append(row.example)
             self._whole.setdefault(row.whole, []).append(number)
+            for but_one in _but_one_word(row.words):
+                self._but_one.setdefault(but_one, []).append(number)
             for key, text in ((row.context, row.words[: row.front]), (row.question, row.words[row.front :])):
                 if key is not None and key not in self._texts:
                     self._texts[key] = len(words)
@@ -87,8 +98,18 @@ class HeldOut:
                 # Rows without a word, such as "?", have the same words.
                 if (same or len(row.words)) and (len(row.words) >= RUN or not _another_choice(row.example, question)):
                     kinds[number] = "exact" if same else "normalised"
+            for number in self._one_word_off(row):
+                kinds.setdefault(number, "one-word")
             ranked = sorted((LIKENESSES.index(kind), number) for number, kind in kinds.items())
             yield row.example, [Match(LIKENESSES[kind], self._questions[number]) for kind, number in ranked]
+
+    def _one_word_off(self, row: _Row) -> list[int]:
+        """The questions that a short row is but for a word."""
+        found: set[int] = set()
+        for key in _but_one_word(row.words):
+            users = self._but_one.get(key, ())
+            found.update(users if len(users) <= COMMON else ())
+        return [number for number in found if _one_item(row.example, self._questions[number])]
 
     def _alike(self, batch: Sequence[_Row]) -> list[dict[int, Likeness]]:
         """By row, the numbers of the questions whose context or runs it shares, and how."""
@@ -164,6 +185,29 @@ def _row(example: Example) -> _Row:
         hashed([*context, *question]),
         len(context),
     )
+
+
+def _but_one_word(words: Array) -> set[int]:
+    """Hashes of a short row's words, and of them without each in turn; none of a longer or shorter row."""
+    if len(words) not in _SHORT:
+        return set()
+    own = tuple(words.tolist())
+    return {hash(own), *(hash(own[:place] + own[place + 1 :]) for place in range(len(own)))}
+
+
+def _one_item(a: Example, b: Example) -> bool:
+    """Whether two rows that differ in a word are one question, by their answers, options and numbers."""
+    if a.group != b.group or _plain(_right(a)) != _plain(_right(b)):
+        return False
+    words = [words_of(f"{row.context or ''} {row.question}") for row in (a, b)]
+    exchanged = len(words[0]) == len(words[1])
+    if len(words[0]) < _ENOUGH and (exchanged or a.group != "choice"):
+        return False
+    if a.group == "calculation":
+        numbers = [sorted(word for word in own if not word.isalpha()) for own in words]
+        return numbers[0] == numbers[1]
+    options = [{_plain(text) for text in (row.options or {}).values()} for row in (a, b)]
+    return len(options[0] & options[1]) >= max(map(len, options)) - 1
 
 
 def _key(words: Sequence[str]) -> bytes:

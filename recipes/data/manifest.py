@@ -5,9 +5,11 @@
      "rows": 987, "sha256": that of OUT,
      "by_source": [{"source": "MedCalc-Bench", "task": "number", "license": "CC-BY-SA-4.0", "rows": 921}],
      "left_out": [{"reason": "...", "rows": 60, "first": "/data/corrected.csv, row 12"}],
-     "let_through": [{"likeness": "context", "rows": 57, "first": "'medcalc/3', as 'test/9'"}]}
+     "let_through": [{"likeness": "context", "rows": 57, "first": "'medcalc/3', as 'test/9'"}],
+     "misread": {"rows": 2, "first": "'medcalc/7': MÃ©niÃ¨re"}}
 
-The last are rows that are like a question of the files of `--against` in a way that `--allow-contamination` names.
+`let_through` counts rows that are like a question of the files of `--against` in a way that `--allow-contamination`
+names, `misread` rows of OUT with text that was read in a wrong encoding (`recipes.data.mojibake`).
 
 OUT appears first: a manifest whose `sha256` is not that of the file beside it is of an earlier one.
 """
@@ -23,6 +25,7 @@ from typing import Any
 from conversion.digests import file_digest
 from recipes.data.contamination import Contaminated
 from recipes.data.example import Example
+from recipes.data.mojibake import misread
 from recipes.data.readers import LeftOut
 from recipes.data.sources import FileSource, Source
 from recipes.monitor.run_folder import replace_file
@@ -35,6 +38,8 @@ class Tally:
         self.rows: Counter[tuple[str, str, str]] = Counter()
         self.left_out: dict[str, list[Any]] = {}
         self.let_through = Contaminated()
+        self.misread = 0
+        self.first_misread = ""
 
     def add(self, row: Example | LeftOut) -> None:
         """Counts one row, by source, task and licence, or by the reason why it is left out."""
@@ -42,6 +47,9 @@ class Tally:
             self.left_out.setdefault(row.reason, [0, row.where])[0] += 1
         else:
             self.rows[row.source, row.task, row.license] += 1
+            if found := misread(row):
+                self.misread += 1
+                self.first_misread = self.first_misread or f"{row.id!r}: {found}"
 
 
 def manifest_path(out: Path) -> Path:
@@ -72,6 +80,7 @@ def write_manifest(
             {"likeness": likeness, "rows": count, "first": first}
             for likeness, count, first in tally.let_through.kinds()
         ],
+        "misread": {"rows": tally.misread, "first": tally.first_misread},
     }
     replace_file(manifest_path(out), (json.dumps(manifest, ensure_ascii=False, indent=2) + "\n").encode())
     return manifest

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from conversion.digests import combined, file_digest, file_digests
 from recipes.data.errors import ExampleError
-from recipes.data.tables import Row, read_rows, row_of
+from recipes.data.tables import Row, read_rows, rows_of_file
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,7 @@ class HubSource:
         Raises:
             ExampleError: the set cannot be loaded.
         """
-        for number, values in enumerate(self._loaded(), 1):
-            yield row_of(values, f"{self.name}, row {number}", number)
+        yield from rows_of_file(((None, values) for values in self._loaded()), self.name)
 
     def origin(self) -> dict[str, Any]:
         """Name, configuration, split and revision, and the SHA-256 of the rows as read, a line of JSON each."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,14 @@ class Row:
         number: counted from 1.
         key: what names the row, where the file is an object of rows.
         values: by column.
+        of_file: what the rows of one file tell of each other, for readers to keep.
     """
 
     where: str
     number: int
     key: str | None
     values: dict[str, Any]
+    of_file: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.values:
@@ -74,20 +76,25 @@ def read_rows(path: Path, *, keyed_by: str | None = None, columns: Sequence[str]
     """
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file; expected the data set as its authors publish it")
-    for number, (key, values) in enumerate(_container(path, keyed_by, columns), 1):
-        yield row_of(values, f"{path}, row {key or number}", number, key)
+    yield from rows_of_file(_container(path, keyed_by, columns), str(path))
 
 
-def row_of(values: Any, where: str, number: int, key: str | None = None) -> Row:
-    """A row of what a container held there.
+def rows_of_file(keyed: Iterable[tuple[str | None, Any]], name: str) -> Iterator[Row]:
+    """The rows of what one file or data set of that name holds, each value with its key, if it has one.
 
     Raises:
-        ExampleError: it is no object.
+        ExampleError: a value is no object.
     """
+    of_file: dict[str, Any] = {}
+    for number, (key, values) in enumerate(keyed, 1):
+        yield _row(values, f"{name}, row {key or number}", number, key, of_file)
+
+
+def _row(values: Any, where: str, number: int, key: str | None, of_file: dict[str, Any]) -> Row:
     if not isinstance(values, dict):
         kind = "null" if values is None else type(values).__name__
         raise ExampleError(f"{where}: expected an object of a row's fields, found {kind}; mend or remove the row")
-    return Row(where, number, key, values)
+    return Row(where, number, key, values, of_file)
 
 
 Keyed = Iterator[tuple[str | None, Any]]
@@ -146,7 +153,9 @@ def _object(stream: JsonStream, keyed_by: str | None, *, first: bool) -> Generat
             yield from ((None, value) for value in stream.items())
             continue
         value = stream.value()
-        keyed = keyed or (not row and isinstance(value, dict) and keyed_by in value)
+        # pandas' orient="index" has the numbers of rows for keys, which are no columns' names.
+        by_number = key.isdecimal() and key.isascii()
+        keyed = keyed or (not row and isinstance(value, dict) and (keyed_by in value or by_number))
         if keyed:
             yield key, value
         else:

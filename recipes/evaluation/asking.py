@@ -26,6 +26,8 @@ class Answer:
         text: the response, as it is scored.
         tokens: that were written; a forced `</think>` is none.
         cut: whether it ran into the limit of tokens.
+        filtered: whether a filter withheld it, or the rest of it.
+        model: what an endpoint calls the model that wrote it, where it tells.
     """
 
     question: int
@@ -33,6 +35,8 @@ class Answer:
     text: str
     tokens: int
     cut: bool
+    filtered: bool = False
+    model: str | None = None
 
 
 class Respondent(Protocol):

@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from conversion.errors import ConversionError
-from conversion.evaluation import AGAIN, ENDPOINT, differences, shown
+from conversion.evaluation import AGAIN, ENDPOINT, shown
 from recipes.data.example import REPORT_GROUPS
 from recipes.evaluation import statistics
+from recipes.evaluation.comparable import sampler_note, sampler_of, unlike
 from recipes.evaluation.questions import Question, by_question
 from recipes.evaluation.reading import Evaluated
 from recipes.evaluation.summary import aligned, figures, k_grid
@@ -88,16 +89,16 @@ def compare(a: Evaluated, b: Evaluated) -> dict[str, Any]:
 
 def check_alike(a: Evaluated, b: Evaluated) -> None:
     """Raises ComparisonError unless both were measured alike."""
-    if unlike := differences(a.result, b.result):
+    if others := unlike(a.result, b.result):
         raise ComparisonError(
             f"{a.path} and {b.path} were not measured alike, so no difference between them is one of the models: "
-            f"{'; '.join(unlike)}. Evaluate one of them again as the other was"
+            f"{'; '.join(others)}. Evaluate one of them again as the other was"
         )
 
 
 def identity(each: Evaluated) -> dict[str, Any]:
     """Which evaluation it is, of which weights, and what it does not cover."""
-    return {"name": each.name, "path": str(each.path.resolve())} | {
+    return {"name": each.name, "path": str(each.path.resolve()), "sampler": sampler_of(each.result)} | {
         key: each.result.get(key) for key in ("checkpoint", "weights", "seen", "dropped", "unscored")
     }
 
@@ -202,6 +203,7 @@ def notes(comparison: Mapping[str, Any]) -> list[str]:
     ]
     if comparison["a"]["weights"] == comparison["b"]["weights"]:
         found.append(same_model("both", comparison["a"]))
+    found += sampler_note(comparison["a"], comparison["b"], titles(comparison))
     for side, title in zip(("a", "b"), titles(comparison), strict=True):
         if count := comparison["left_out"][side]:
             found.append(f"{count} questions are left out: {title} has no scored answer to them")

@@ -18,6 +18,7 @@ from typing import Any
 from conversion.evaluation import AGAIN
 from recipes.data.example import REPORT_GROUPS
 from recipes.evaluation import statistics
+from recipes.evaluation.comparable import sampler_note
 from recipes.evaluation.comparison import (
     ComparisonError,
     about,
@@ -52,8 +53,9 @@ def compare_several(evaluations: Sequence[Evaluated]) -> dict[str, Any]:
         ComparisonError: an evaluation is named twice, they were not measured alike, or share no question.
     """
     named = _titled(evaluations)
-    for each in evaluations[1:]:
-        check_alike(evaluations[0], each)
+    # Not only with the first: what excuses a difference of two, such as an endpoint, need not excuse the others'.
+    for one, other in itertools.combinations(evaluations, 2):
+        check_alike(one, other)
     answers = [{q.first["id"]: q for q in by_question(each.rows)} for each in evaluations]
     shared = [tuple(own[key] for own in answers) for key in answers[0] if all(key in own for own in answers)]
     if not shared:
@@ -186,6 +188,8 @@ def notes_of_several(comparison: Mapping[str, Any]) -> list[str]:
     for title, each in evaluations.items():
         by_weights.setdefault(str(each["weights"]), []).append(title)
     found += [same_model(", ".join(own), evaluations[own[0]]) for own in by_weights.values() if len(own) > 1]
+    (first, start), *later = evaluations.items()
+    found += [note for title, each in later for note in sampler_note(start, each, (first, title))]
     for title, each in evaluations.items():
         if count := comparison["left_out"][title]:
             found.append(f"{count} questions of {title} are left out: not all have a scored answer to them")

@@ -17,6 +17,7 @@ a repeated word as often as it stands in both texts, as SQuAD's does; the releas
 has sub-answers scored by GPT-4o, for which the released code has F1. The paper's text could not be read beyond its
 abstract: these are its code's definitions.
 
+Every share has its 95 % bootstrap interval (`intervals`): questions are drawn with all their answers and passages.
 Answers that the reward server could not score count nowhere. Questions in other forms (the `short` variant) are left
 out, since they have no option to say that passages do not suffice.
 """
@@ -24,7 +25,6 @@ out, since they have no option to say that passages do not suffice.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import string
 import sys
@@ -36,13 +36,17 @@ from typing import Any
 from conversion import command
 from conversion.evaluation import AGAIN, EvaluationError
 from recipes.data.example import Example, read_examples
+from recipes.evaluation import statistics
+from recipes.evaluation.page import add_scores
 from recipes.evaluation.reading import read_answers
-from recipes.monitor.run_folder import replace_file
 from reward_server.client import SERVER_FAULTS
 
 # The rest of the label's line; where that holds no word, the lines below with numbers alone.
 _NAMED = r"{}\s+passages?[^\w\n]*:([^\w\n<]*\w[^\n<]*|[^\w\n<]*(?:\n[^a-zA-Z\n<]*\d[^a-zA-Z\n<]*(?=[\n<]|$))*)"
+_RANGE = re.compile(r"\b(\d{1,3})\s*(?:[-‐-―−~]|to|through)\s*(\d{1,3})\b", re.IGNORECASE)
 _SUB_ANSWER = re.compile(r"sub-?\s?answer\s+(\d+)\W*?:\s*([^\n<]*)", re.IGNORECASE)
+# Of a share: the values that it is the mean of, each with its question.
+_Values = Sequence[tuple[str, float]]
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,14 @@ class _Answer:
     """One answer beside what was shown to it.
 
     Attributes:
+        question: the id of the question without passages.
         letter: what it chose, by the question's own letters; other tasks' answers as they were read.
         correct: whether it is right as it was asked.
         response: the whole text.
         about: the question's `meta.context`.
     """
 
+    question: str
     letter: str | None
     correct: bool
     response: str
@@ -69,7 +75,14 @@ class _Answer:
     def named(self, what: str) -> set[int] | None:
         """Numbers of the passages that the response calls `what`; None where it says nothing of them."""
         found = re.findall(_NAMED.format(what), self.response, re.IGNORECASE)
-        return {int(number) for number in re.findall(r"\d{1,4}", found[-1])} if found else None
+        return _numbers(found[-1], len(self.about["passages"])) if found else None
+
+
+def _numbers(text: str, passages: int) -> set[int]:
+    """The numbers that a text lists, those within its ranges of so many passages ("1-3", "1 to 3") too."""
+    found = {int(number) for number in re.findall(r"\d{1,4}", text)}
+    ranges = [range(int(low), int(high)) for low, high in _RANGE.findall(text) if int(high) <= passages]
+    return found.union(*ranges)
 
 
 def context_scores(rows: Sequence[Mapping[str, Any]], examples: Sequence[Example]) -> dict[str, Any]:
@@ -85,22 +98,31 @@ def context_scores(rows: Sequence[Mapping[str, Any]], examples: Sequence[Example
         shown = about.get(row["id"])
         if shown is None or row["status"] in SERVER_FAULTS or row.get("variant") == "short":
             continue
-        answer = _Answer(_own_letter(row), row["status"] == "correct", row["response"], shown)
+        question = str(shown.get("of", row["id"]))
+        answer = _Answer(question, _own_letter(row), row["status"] == "correct", row["response"], shown)
         answers.setdefault(shown["condition"], []).append(answer)
     found: dict[str, Any] = {}
     if relevant := answers.get("relevant"):
-        found["standard"] = _accuracy(relevant)
+        found["standard"] = _scored("answers", len(relevant), _accuracy(relevant))
     for name in ("mixed", "insufficient"):
         if own := answers.get(name):
-            detection = _detection(own, "irrelevant", "unrelated", "noise_detection")
-            found.setdefault("sufficiency", {})[name] = {**_accuracy(own), **_knew(own), **detection}
-    if sub_answers := [pair for own in answers.values() for answer in own for pair in _sub_answers(answer)]:
-        found["integration"] = _integration(sub_answers)
+            shares = _accuracy(own) | _knew(own) | _detection(own, "irrelevant", "unrelated", "noise_detection")
+            found.setdefault("sufficiency", {})[name] = _scored("answers", len(own), shares)
+    if pairs := [(a.question, *pair) for own in answers.values() for a in own for pair in _sub_answers(a)]:
+        found["integration"] = _scored("sub_questions", len(pairs), _integration(pairs))
     if false := answers.get("false"):
-        found["robustness"] = {**_accuracy(false), **_detection(false, "false", "false", "error_detection")}
+        shares = _accuracy(false) | _detection(false, "false", "false", "error_detection")
         if made := [answer for answer in false if "wrong" in answer.about]:
-            found["robustness"]["misled"] = _share([answer.letter == answer.about["wrong"] for answer in made])
+            shares["misled"] = [(a.question, a.letter == a.about["wrong"]) for a in made]
+        found["robustness"] = _scored("answers", len(false), shares)
     return found
+
+
+def _scored(counted: str, count: int, shares: Mapping[str, _Values]) -> dict[str, Any]:
+    """What was counted, the mean of each share's values, and their intervals; null where there is no value."""
+    means = {name: sum(value for _, value in own) / len(own) if own else None for name, own in shares.items()}
+    intervals = {name: list(statistics.interval_of_values(own)) for name, own in shares.items() if own}
+    return {counted: count, **means, "intervals": intervals}
 
 
 def _own_letter(row: Mapping[str, Any]) -> str | None:
@@ -110,30 +132,31 @@ def _own_letter(row: Mapping[str, Any]) -> str | None:
     return order[sorted(order).index(read)] if order and read and read in order else read
 
 
-def _accuracy(answers: Sequence[_Answer]) -> dict[str, Any]:
+def _accuracy(answers: Sequence[_Answer]) -> dict[str, _Values]:
     return {
-        "answers": len(answers),
-        "accuracy": _share([answer.correct for answer in answers]),
-        "refused": _share([answer.refused for answer in answers]),
+        "accuracy": [(answer.question, answer.correct) for answer in answers],
+        "refused": [(answer.question, answer.refused) for answer in answers],
     }
 
 
-def _knew(answers: Sequence[_Answer]) -> dict[str, Any]:
-    """The share that gives the question's right answer, where none of the passages does: the policy's own knowledge."""
+def _knew(answers: Sequence[_Answer]) -> dict[str, _Values]:
+    """Who gives the question's right answer, where none of the passages does: the policy's own knowledge."""
     if answers[0].about["condition"] != "insufficient":
         return {}
-    return {"answered_right": _share([_words(a.letter or "") == _words(a.about["gold"]) for a in answers])}
+    return {"answered_right": [(a.question, _words(a.letter or "") == _words(a.about["gold"])) for a in answers]}
 
 
-def _detection(answers: Sequence[_Answer], what: str, kind: str, name: str) -> dict[str, Any]:
-    hits: list[bool] = []
-    alarms: list[bool] = []
-    named = [answer.named(what) for answer in answers]
-    for answer, numbers in zip(answers, named, strict=True):
+def _detection(answers: Sequence[_Answer], what: str, kind: str, name: str) -> dict[str, _Values]:
+    hits: list[tuple[str, bool]] = []
+    alarms: list[tuple[str, bool]] = []
+    told: list[tuple[str, bool]] = []
+    for answer in answers:
+        numbers = answer.named(what)
+        told.append((answer.question, numbers is not None))
         for number, passage in enumerate(answer.about["passages"], 1):
-            (hits if passage["kind"] == kind else alarms).append(number in (numbers or ()))
-    told = _share([numbers is not None for numbers in named])
-    return {name: _share(hits), "false_alarms": _share(alarms), "told": told}
+            own = hits if passage["kind"] == kind else alarms
+            own.append((answer.question, number in (numbers or ())))
+    return {name: hits, "false_alarms": alarms, "told": told}
 
 
 def _sub_answers(answer: _Answer) -> Iterator[tuple[str | None, str]]:
@@ -143,12 +166,11 @@ def _sub_answers(answer: _Answer) -> Iterator[tuple[str | None, str]]:
         yield given.get(number), asked["answer"]
 
 
-def _integration(pairs: Sequence[tuple[str | None, str]]) -> dict[str, Any]:
+def _integration(pairs: Sequence[tuple[str, str | None, str]]) -> dict[str, _Values]:
     return {
-        "sub_questions": len(pairs),
-        "exact_match": _share([given is not None and _words(given) == _words(right) for given, right in pairs]),
-        "f1": sum(_f1(given or "", right) for given, right in pairs) / len(pairs),
-        "told": _share([given is not None for given, _ in pairs]),
+        "exact_match": [(q, given is not None and _words(given) == _words(right)) for q, given, right in pairs],
+        "f1": [(q, _f1(given or "", right)) for q, given, right in pairs],
+        "told": [(q, given is not None) for q, given, _ in pairs],
     }
 
 
@@ -163,23 +185,24 @@ def _f1(given: str, right: str) -> float:
     return 2 * common / (ours.total() + theirs.total()) if common else 0.0
 
 
-def _share(flags: Sequence[bool]) -> float | None:
-    return sum(flags) / len(flags) if flags else None
-
-
 def described(scores: Mapping[str, Any]) -> str:
     """The scores for a terminal."""
     lines: list[str] = []
     for name, values in scores.items():
         parts = values.items() if name == "sufficiency" else [("", values)]
         for part, figures in parts:
-            shown = "  ".join(f"{key} {_shown(value)}" for key, value in figures.items())
+            intervals = figures["intervals"]
+            shown = "  ".join(
+                f"{key} {_shown(value, intervals.get(key))}" for key, value in figures.items() if value is not intervals
+            )
             lines.append(f"{name}{f' ({part})' if part else ''}: {shown}")
     return "\n".join(lines)
 
 
-def _shown(value: float | int | None) -> str:
-    return "-" if value is None else f"{value:.1%}" if isinstance(value, float) else str(value)
+def _shown(value: float | int | None, interval: Sequence[float] | None) -> str:
+    if value is None or interval is None:
+        return "-" if value is None else str(value)
+    return f"{value:.1%} ({interval[0]:.1%} to {interval[1]:.1%})"
 
 
 def main() -> None:
@@ -204,8 +227,7 @@ def main() -> None:
             f"{args.answers}: answers no question with passages; name the files of `python -m recipes.prepare_data "
             "context` that were asked"
         )
-    target = args.answers.parent / "context" / f"{args.answers.stem}.json"
-    replace_file(target, (json.dumps(scores, indent=1) + "\n").encode())
+    target = add_scores(args.answers, "context", args.questions, {"scores": scores})
     print(f"{described(scores)}\nwritten to {target}")
 
 

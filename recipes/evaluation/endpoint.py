@@ -1,8 +1,8 @@
 """One answer of a model at an OpenAI-compatible endpoint: asked for again while it is busy or away, up to a deadline.
 
-Chats go to /chat/completions, text to be gone on with to /completions. Left out: streaming, several answers a request
-(each has a seed of its own, and is kept as it comes), and `max_completion_tokens`, which some hosted models want in
-place of `max_tokens`.
+Chats go to /chat/completions, text to be gone on with to /completions; `reward_server.completion` reads what comes.
+Left out: streaming, several answers a request (each has a seed of its own, and is kept as it comes), and
+`max_completion_tokens`, which some hosted models want in place of `max_tokens`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ import httpx
 
 from recipes.runtime.config import EndpointConfig
 from reward_server.client.retry import name, retry_after
+from reward_server.completion import Completion, UnclearError, UnusableError, read_completion
 from reward_server.endpoint import is_inside
 
 KEY = "MEDATRON_ENDPOINT_KEY"
 _CONNECT_S = 10.0
+_LEAST_S = 0.1
 _FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.5, 30.0
 _BUSY = (408, 409, 425, 429)
 # How often it is said that an answer is waited for, whatever the number of requests under way.
@@ -42,10 +44,6 @@ class TooLongError(EndpointError):
     """The prompt and its answer are longer than the endpoint's model can read."""
 
 
-class _UnclearError(RuntimeError):
-    """An answer that is none, and may be one when asked for again."""
-
-
 @dataclass(frozen=True)
 class Reply:
     """What the model wrote.
@@ -56,6 +54,9 @@ class Reply:
         tokens: that both took.
         cut: whether it ran into the limit.
         stopped: the string that ended it, where the endpoint tells; it is left out of `text`.
+        filtered: whether a filter of the endpoint's withheld it, or the rest of it.
+        model: what the endpoint calls the model that wrote it, where it tells.
+        prompt_tokens: of what was asked, where the endpoint counts them.
     """
 
     text: str
@@ -63,11 +64,17 @@ class Reply:
     tokens: int
     cut: bool
     stopped: str | None
+    filtered: bool = False
+    model: str | None = None
+    prompt_tokens: int | None = None
 
     @property
     def response(self) -> str:
-        """All of it, the reasoning between its tags; open where it was cut in the middle."""
-        if not self.reasoning:
+        """All of it, the reasoning between its tags; open where it was cut in the middle.
+
+        Some endpoints give the reasoning apart and leave it in the text too.
+        """
+        if not self.reasoning or self.text.lstrip().startswith("<think>"):
             return self.text
         open_ended = self.cut and not self.text
         return f"<think>{self.reasoning}" + ("" if open_ended else f"</think>{self.text}")
@@ -110,25 +117,27 @@ class Endpoint:
         """
         chat = not isinstance(prompt, str)
         place = f"{self._url}/{'chat/completions' if chat else 'completions'}"
-        body = {"model": self._config.model, "messages" if chat else "prompt": prompt, **parameters}
+        body = {"model": self._config.model, "messages" if chat else "prompt": prompt, "stream": False, **parameters}
         began, tries = time.monotonic(), 0
         while True:
-            left = began + self._config.total_timeout_s - time.monotonic()
+            # A sleep may be longer than asked for; an attempt without any time would hide what the last one met.
+            left = max(_LEAST_S, began + self._config.total_timeout_s - time.monotonic())
             wait = min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** min(tries, 10)) * random.uniform(0.5, 1.0)
             try:
                 async with asyncio.timeout(min(self._config.attempt_timeout_s, left)):
                     answer = await self._http.post(place, json=body)
                 if answer.status_code == 200:
-                    return _read(answer, chat, int(parameters["max_tokens"]))
+                    return _reply(read_completion(answer, chat=chat), int(parameters["max_tokens"]))
                 self._check(place, answer)
                 said, wait = self._described(answer), max(wait, retry_after(answer))
             except (TimeoutError, httpx.TimeoutException):
                 said = f"no answer within {min(self._config.attempt_timeout_s, left):.0f} s"
-            except (httpx.TransportError, httpx.DecodingError, _UnclearError) as error:
+            except (httpx.TransportError, httpx.DecodingError, UnclearError) as error:
                 said = name(error) if isinstance(error, httpx.HTTPError) else str(error)
+            except UnusableError as error:
+                raise EndpointError(f"{place}: {error}") from None
             tries += 1
-            left = began + self._config.total_timeout_s - time.monotonic()
-            if left <= wait:
+            if began + self._config.total_timeout_s - time.monotonic() <= wait:
                 raise EndpointError(
                     f"{place}: no answer in {tries} attempts and {time.monotonic() - began:.0f} s, at last: {said}; "
                     "see its log, and evaluation.endpoint.total_timeout_s"
@@ -170,42 +179,30 @@ class Endpoint:
             print(line, file=sys.stderr, flush=True)
 
 
-def _read(answer: httpx.Response, chat: bool, limit: int) -> Reply:
-    """The reply in an answer of status 200.
+def _reply(found: Completion, limit: int) -> Reply:
+    """The reply of a completion.
 
     Raises:
-        _UnclearError: it is none, as gateways give for a model that failed behind them.
-        EndpointError: it is one of an endpoint that no evaluation can use.
+        UnclearError: why it ended, it does not say.
+        UnusableError: it is one of an endpoint that no evaluation can use.
     """
-    try:
-        body = answer.json()
-        choice = body["choices"][0]
-        said = choice["message"] if chat else choice
-        text, reasoning = _text(said, "content" if chat else "text"), _text(said, "reasoning_content", "reasoning")
-        reason = choice["finish_reason"]
-        if reason not in ("stop", "length", "content_filter", "tool_calls"):
-            raise _UnclearError(f"an answer that ended by {str(reason)[:_SHOWN]}")
-    except (ValueError, LookupError, TypeError, RecursionError):
-        raise _UnclearError("an answer that is no completion in JSON") from None
-    usage = body.get("usage")
-    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    if type(tokens) is not int or tokens < 0:
-        raise EndpointError(f"{answer.request.url}: tells no usage.completion_tokens, which an evaluation counts")
-    if tokens > limit or (not tokens and (text or reasoning)):
-        raise EndpointError(
-            f"{answer.request.url}: counts {tokens} tokens in an answer of {len(text + reasoning)} characters, asked "
-            f"for with max_tokens={limit}; take an endpoint that keeps max_tokens and counts what it writes"
+    if found.reason not in ("stop", "length", "content_filter"):
+        raise UnclearError(f"an answer that ended by {found.reason}")
+    tokens, written = found.tokens, len(found.text + found.reasoning)
+    if tokens is None:
+        raise UnusableError("tells no usage.completion_tokens, which an evaluation counts")
+    if tokens > limit or (not tokens and written):
+        raise UnusableError(
+            f"counts {tokens} tokens in an answer of {written} characters, asked for with max_tokens={limit}; take an "
+            "endpoint that keeps max_tokens and counts what it writes"
         )
-    stopped = choice.get("stop_reason")
-    return Reply(text, reasoning, tokens, reason == "length", stopped if isinstance(stopped, str) else None)
-
-
-def _text(message: Mapping[str, Any], *names: str) -> str:
-    """The first of these that is there, as a text that a file can hold: half characters become question marks.
-
-    What a reasoning parser takes out of the text has two names.
-    """
-    found = next((value for key in names if (value := message.get(key))), "")
-    if not isinstance(found, str):
-        raise _UnclearError(f"an answer whose {names[0]} is no text")
-    return found.encode("utf-8", "replace").decode()
+    return Reply(
+        text=found.text,
+        reasoning=found.reasoning,
+        tokens=tokens,
+        cut=found.reason == "length",
+        stopped=found.stopped,
+        filtered=found.reason == "content_filter",
+        model=found.model,
+        prompt_tokens=found.prompt_tokens,
+    )

@@ -33,7 +33,7 @@ def measured(config: Config, reward: Mapping[str, str]) -> dict[str, Any]:
     precision = config.model.precision
     return {
         "data": data_files(config.data.test),
-        "reward": {**reward, "match": config.reward.match, "format": config.reward.format},
+        "reward": {**reward, "match": config.reward.match, "format": config.reward.format, **_graded(config)},
         "prompts": prompts_shown(config),
         "decoding": {
             "temperature": config.evaluation.temperature,
@@ -48,6 +48,14 @@ def measured(config: Config, reward: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
+def _graded(config: Config) -> dict[str, Any]:
+    """How open answers are graded, where it is not by exact matches."""
+    own = config.reward
+    if own.text_metric == "exact":
+        return {}
+    return {"text_metric": own.text_metric, "text_threshold": own.text_threshold, "text_compat": own.text_compat}
+
+
 def prompts_shown(config: Config) -> dict[str, Any]:
     """What stands in the prompts beside the question; of the form and of worked examples, where it is not the default.
 
@@ -55,7 +63,9 @@ def prompts_shown(config: Config) -> dict[str, Any]:
         OSError: the file of worked examples cannot be read.
     """
     data = config.data
-    found: dict[str, Any] = {"style": data.style, "length_target": config.reward.length_target}
+    # The plain style does not say it, so that it changes no answer of a policy.
+    said = None if data.style == "plain" else config.reward.length_target
+    found: dict[str, Any] = {"style": data.style, "length_target": said}
     if data.template != "chat":
         found["template"] = data.template
     return found | ({"shots": data.shots, "few_shot": file_digest(Path(data.few_shot))} if data.few_shot else {})

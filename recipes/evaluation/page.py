@@ -1,6 +1,7 @@
 """One evaluation for people: `python -m recipes.evaluation.page RUN/evaluation/NAME.json` writes NAME.html and NAME.md.
 
-The page is one file that needs nothing else; the Markdown is the table of a model card.
+The page is one file that needs nothing else; the Markdown is the table of a model card. What further commands say of
+the same answers (`recipes.evaluation.scores`) stands in both, and under `scores` in NAME.json.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from conversion import command
+from conversion.digests import file_digest
 from conversion.errors import ConversionError
-from conversion.evaluation import shown
-from conversion.evaluation_tables import markdown_table, set_columns, set_rows
+from conversion.evaluation import EvaluationError, shown
+from conversion.evaluation_tables import markdown_table, plain_markdown, set_columns, set_rows
 from recipes.data.example import Example
 from recipes.data.variants import PLAIN
 from recipes.evaluation.page_parts import (
@@ -40,35 +42,79 @@ from recipes.evaluation.page_parts import (
 )
 from recipes.evaluation.questions import INVALID, Row, is_scored, variant_of
 from recipes.evaluation.reading import Evaluated, asked_questions, read_evaluated
+from recipes.evaluation.scores import ScoreTable, read_scores, score_tables, scores_path
 from recipes.evaluation.summary import summarize, uncovered
 from recipes.monitor.report_data import task_name
 from recipes.monitor.run_folder import replace_file
 
 _PERCENT = ("0", "50", "100%")
+_FIGURES = ("tasks", "sets", "all", "order", "transfer", "scores", "scores_left_out")
 _OUTCOMES = {"correct": ("✓", "Correct"), "incorrect": ("✗", "Incorrect"), "malformed": ("?", "No readable answer")}
 
 
 def write_page(path: Path) -> list[Path]:
-    """Writes NAME.html and NAME.md beside NAME.json, and returns their paths.
+    """Writes NAME.html and NAME.md beside NAME.json, and returns their paths; NAME.json gets its `scores`.
 
     Raises:
         EvaluationError: NAME.json or NAME.jsonl is missing or damaged.
     """
     evaluated = read_evaluated(path)
+    scores, left_out = read_scores(evaluated.path, file_digest(evaluated.path.with_suffix(".jsonl")))
+    if scores != evaluated.result.get("scores", {}):
+        kept = {key: value for key, value in evaluated.result.items() if key != "scores"}
+        evaluated = replace(evaluated, result=kept | ({"scores": scores} if scores else {}))
+        replace_file(evaluated.path, (json.dumps(evaluated.result, indent=1) + "\n").encode())
     # A function of the answers: results of older releases are shown in full.
-    evaluated = replace(evaluated, result={**evaluated.result, **summarize(evaluated.rows)})
+    shown_too = {**summarize(evaluated.rows), "scores_left_out": left_out}
+    evaluated = replace(evaluated, result={**evaluated.result, **shown_too})
     contents = {".html": evaluation_page(evaluated), ".md": evaluation_markdown(evaluated)}
     for suffix, content in contents.items():
         replace_file(evaluated.path.with_suffix(suffix), content.encode("utf-8", "replace"))
     return [evaluated.path.with_suffix(suffix) for suffix in contents]
 
 
+def add_scores(answers: Path, kind: str, questions: Sequence[Path], scores: Mapping[str, Any]) -> Path:
+    """Writes scores of an evaluation's answers to their own file, and its pages again.
+
+    Args:
+        answers: NAME.jsonl; where no NAME.json lies beside it, there are no pages.
+        kind: see `recipes.evaluation.scores`.
+        questions: the files of those that were scored.
+        scores: what they came to.
+
+    Returns:
+        the scores' own file.
+    """
+    about = {"answers": identified(answers), "questions": [identified(path) for path in questions]}
+    target = scores_path(answers, kind)
+    replace_file(target, (json.dumps({**about, **scores}, indent=1) + "\n").encode())
+    if answers.with_suffix(".json").is_file():
+        try:
+            write_page(answers)
+        except EvaluationError as error:
+            print(f"{target} is written; it is shown on no page: {error}", file=sys.stderr)
+    return target
+
+
+def identified(path: Path) -> dict[str, str]:
+    """A file by its path and content."""
+    return {"path": str(path.resolve()), "sha256": file_digest(path)}
+
+
 def evaluation_markdown(evaluated: Evaluated) -> str:
     """Accuracy by set in Markdown, with what was measured and what it does not cover."""
     result = evaluated.result
-    about = [*uncovered(result), *(f"{key}: {value}" for key, value in _repeat(evaluated).items())]
-    lines = "\n".join(f"- {each}" for each in about)
-    return f"## {evaluated.name}\n\n{markdown_table(set_columns(result), set_rows(result))}\n\n{lines}\n"
+    about = [*_notices(result), *(f"{key}: {value}" for key, value in _repeat(evaluated).items())]
+    lines = "\n".join(f"- {plain_markdown(each)}" for each in about)
+    more = "".join(
+        f"\n### {each.heading}\n\n{markdown_table(each.head, each.rows)}\n\n{plain_markdown(each.about)}\n"
+        for each in score_tables(result.get("scores", {}))
+    )
+    return f"## {evaluated.name}\n\n{markdown_table(set_columns(result), set_rows(result))}\n\n{lines}\n{more}"
+
+
+def _notices(result: Mapping[str, Any]) -> list[str]:
+    return [*uncovered(result), *result.get("scores_left_out", ())]
 
 
 def evaluation_page(evaluated: Evaluated) -> str:
@@ -83,13 +129,14 @@ def evaluation_page(evaluated: Evaluated) -> str:
         kind="Medatron evaluation",
         title=evaluated.name,
         subtitle=" <span aria-hidden='true'>·</span> ".join(parts),
-        notices=[f"{line[0].upper()}{line[1:]}." for line in uncovered(result)],
+        notices=[f"{line[0].upper()}{line[1:]}." for line in _notices(result)],
         tiles=_tiles(result),
         sections={
             "Accuracy": _accuracy(result),
             "Several answers a question": _several(whole),
             "Options in another order": _order(result["order"]),
             "Without options": _transfer(result["transfer"]),
+            **{each.heading: _scores(each) for each in score_tables(result.get("scores", {}))},
             "Answers": _cards(evaluated),
             "How to repeat it": facts(_repeat(evaluated)) + _all_settings(result),
         },
@@ -221,6 +268,17 @@ interval {signed(low)} to {signed(high)}.{kept} Guessing among options is part o
 second.</p></div>"""
 
 
+def _scores(found: ScoreTable) -> str:
+    head = [escape(name) for name in found.head]
+    rows = [(name, [escape(cell) for cell in cells]) for name, *cells in found.rows]
+    if found.bars:
+        head.insert(-1, bar_head(_PERCENT))
+        for (_, cells), (value, ends) in zip(rows, found.bars, strict=True):
+            cells.insert(-1, interval_bar([("after", value, ends)]))
+    shown = table(found.heading, head, [line(name, cells) for name, cells in rows])
+    return f'<div class="card whole">{shown}<p class="healthy"><b>How to read it.</b> {escape(found.about)}</p></div>'
+
+
 def _cards(evaluated: Evaluated) -> str:
     """Some answers, taking turns between sets and outcomes by a fixed rule."""
     pools: dict[tuple[str, str], list[Row]] = {}
@@ -263,6 +321,7 @@ def _repeat(evaluated: Evaluated) -> dict[str, Any]:
     reward = measured["reward"]
     return {
         "model": evaluated.model,
+        **({"answered by": result["answered_by"]} if "answered_by" in result else {}),
         "weights": shown(result["weights"]),
         "data": ", ".join(f"{Path(file['path']).name} ({shown(file['sha256'])})" for file in measured["data"]),
         "reward": f"{reward['name']}, version {reward['version']} ({shown(reward['hash'])})",
@@ -276,7 +335,7 @@ def _plain(values: Mapping[str, Any]) -> str:
 
 
 def _all_settings(result: Mapping[str, Any]) -> str:
-    kept = {key: result[key] for key in result if key not in ("tasks", "sets", "all", "order", "transfer")}
+    kept = {key: result[key] for key in result if key not in _FIGURES}
     return (
         '<details class="card yaml"><summary>Everything that NAME.json says of how it was measured</summary>'
         f"<pre>{escape(json.dumps(kept, indent=1, ensure_ascii=False), quote=False)}</pre></details>"

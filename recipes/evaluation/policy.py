@@ -91,7 +91,7 @@ class Policy:
         size = max(_QUESTIONS_AT_ONCE, self._answers_at_once() // samples)
         places, ids = list(self._prompts), [prompt.ids for prompt in self._prompts.values()]
         with (
-            closing(create_engine(self._config)) as engine,
+            closing(create_engine(self._config, bare=True)) as engine,
             closing(create_sampler(self._config, engine, ids)) as sampler,
         ):
             sampler.update(0)

@@ -4,7 +4,8 @@ With `data.template=chat` the endpoint's own chat template makes the prompts. Wh
 can read, only the endpoint knows; a question that it refuses for that is left out.
 
 A think budget asks twice: for the reasoning, and, closed where it is still open, for the rest. Behind a chat that wants
-an endpoint that goes on with an assistant's message (`continue_final_message`, as vLLM and SGLang do).
+an endpoint that goes on with an assistant's message (`continue_final_message`, as vLLM and SGLang do); one that does
+not would answer to it in a turn of its own, and is found out before anything is asked.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import asyncio
 import dataclasses
 import queue
 import random
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence, Set
 from typing import Any
@@ -21,12 +23,13 @@ from conversion.evaluation import ENDPOINT
 from recipes.data.prompts import STOPS, base_text, messages
 from recipes.data.variants import Asked
 from recipes.evaluation.asking import Answer, Key, opens_thinking
-from recipes.evaluation.endpoint import Endpoint, Reply, TooLongError
+from recipes.evaluation.endpoint import Endpoint, EndpointError, Reply, TooLongError
 from recipes.rollout.prompts import DataError, prompt_form
 from recipes.runtime.config import Config, EndpointConfig
 
 _LONGEST_PORTION = 256
 _LOOK_S = 0.1
+_GOING_ON = {"add_generation_prompt": False, "continue_final_message": True}
 
 
 class Remote:
@@ -55,13 +58,40 @@ class Remote:
         """See `Respondent.answers`. Left early, or by an error, it gives up what is under way."""
         samples = range(self._config.evaluation.samples)
         wanted = [key for n in range(len(self._asked)) for s in samples if (key := (n, s)) not in done]
-        asking = _Asking(self._config.evaluation.endpoint, self._ask, wanted)
+        asking = _Asking(self._config.evaluation.endpoint, self._check_goes_on, self._ask, wanted)
         try:
             yield from asking.portions()
         finally:
             asking.close()
         if len(self.left_out) == len(self._asked):
             raise DataError("every question is longer than the endpoint's model can read; lower rollout.max_new_tokens")
+
+    async def _check_goes_on(self, endpoint: Endpoint) -> None:
+        """Refuses an endpoint that takes no notice of `continue_final_message`, where a think budget needs it.
+
+        One that does leaves out the end of the assistant's turn and the head of the next, which are tokens of a prompt.
+
+        Raises:
+            EndpointError: its prompt has as many tokens whether it goes on or not.
+        """
+        if self._config.evaluation.max_think_tokens is None or self._config.data.template == "base":
+            return
+        chat = [{"role": "user", "content": "Count to three."}, {"role": "assistant", "content": "One, two,"}]
+        one = {"max_tokens": 1, "temperature": 0.0}
+        counts = [(await endpoint.ask(chat, {**one, **more})).prompt_tokens for more in (_GOING_ON, {})]
+        if None in counts:
+            print(
+                "the endpoint does not count the tokens of prompts (usage.prompt_tokens): nothing tells whether it "
+                "goes on with an answer whose think budget is spent",
+                file=sys.stderr,
+                flush=True,
+            )
+        elif counts[0] == counts[1]:
+            raise EndpointError(
+                f"{self._config.evaluation.endpoint.url}: takes no notice of continue_final_message, so that no answer "
+                "can go on behind a think budget; leave out evaluation.max_think_tokens, take data.template=base, or "
+                "serve the model with vLLM or SGLang"
+            )
 
     async def _ask(self, endpoint: Endpoint, key: Key) -> Answer | None:
         """One answer; None where the question is too long."""
@@ -76,7 +106,7 @@ class Remote:
         text = reply.response
         if "</think>" in text and "<think>" not in text:
             text = "<think>" + text  # the endpoint's chat template has written it
-        return Answer(number, sample, text, reply.tokens, reply.cut)
+        return Answer(number, sample, text, reply.tokens, reply.cut, reply.filtered, reply.model)
 
     async def _reply(self, endpoint: Endpoint, key: Key) -> Reply:
         chat, budget = self._prompts[key[0]], self._config.evaluation.max_think_tokens
@@ -92,7 +122,7 @@ class Remote:
             prompt += text
         else:
             prompt = [*prompt, {"role": "assistant", "content": text}]
-            parameters |= {"add_generation_prompt": False, "continue_final_message": True}
+            parameters |= _GOING_ON
         rest = await endpoint.ask(prompt, parameters)
         whole = dataclasses.replace(rest, tokens=begun.tokens + rest.tokens)
         # A reasoning parser takes all for reasoning that has no tag behind it.
@@ -128,10 +158,11 @@ class _Asking:
     def __init__(
         self,
         settings: EndpointConfig,
+        check: Callable[[Endpoint], Awaitable[None]],
         ask: Callable[[Endpoint, Key], Awaitable[Answer | None]],
         wanted: Sequence[Key],
     ) -> None:
-        self._settings, self._ask, self._wanted = settings, ask, wanted
+        self._settings, self._check, self._ask, self._wanted = settings, check, ask, wanted
         # Answers, the error that ended it, or None at its end.
         self._come: queue.SimpleQueue[Answer | Exception | None] = queue.SimpleQueue()
         self._given_up = threading.Event()
@@ -171,8 +202,11 @@ class _Asking:
     async def _ask_all(self) -> None:
         endpoint, left = Endpoint(self._settings), iter(self._wanted)
         count = min(self._settings.concurrency, len(self._wanted))
-        workers = [asyncio.create_task(self._ask_some(endpoint, left)) for _ in range(count)]
+        workers: list[asyncio.Task[None]] = []
         try:
+            if self._wanted:
+                await self._check(endpoint)
+            workers += [asyncio.create_task(self._ask_some(endpoint, left)) for _ in range(count)]
             while (busy := [worker for worker in workers if not worker.done()]) and not self._given_up.is_set():
                 ended, _ = await asyncio.wait(busy, timeout=_LOOK_S, return_when=asyncio.FIRST_EXCEPTION)
                 for worker in ended:

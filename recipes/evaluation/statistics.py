@@ -59,6 +59,23 @@ def intervals(values: ArrayLike, least: float = 0.0) -> list[Interval]:
     return [_alike(column, least) or end for column, end in zip(array.T, ends, strict=True)]
 
 
+def interval_of_values(values: Sequence[tuple[str, float]]) -> Interval:
+    """`interval` of the mean over all values, where a question may have several: it is drawn with all of its own.
+
+    Args:
+        values: each with its question; one at least, from 0 to 1.
+    """
+    sums: dict[str, list[float]] = {}
+    for question, value in values:
+        own = sums.setdefault(question, [0.0, 0.0])
+        own[0] += value
+        own[1] += 1
+    array = np.array(list(sums.values()))
+    drawn = _resampled(array)
+    means = (array[:, 0] / array[:, 1], drawn[:, 0] / drawn[:, 1])
+    return _alike(means[0], 0.0) or _ends(means[1][:, None])[0]
+
+
 def interval_of_mean(groups: Sequence[ArrayLike], least: float = 0.0) -> Interval:
     """Bootstrap interval of the mean over groups of the mean over a group's questions; each group is resampled alone.
 

@@ -4,7 +4,8 @@ A question's value is the mean over its scored answers, and a share is the mean 
 that reports compare, is one over kinds of task, each counted once. Answers that could not be scored are counted apart;
 invalid ones (malformed, no_answer) are wrong, and counted.
 
-    questions, answers, unscored   asked; answers to all variants; those without a score
+    questions, answers, unscored, filtered   asked; answers to all variants; those of them without a score, and those
+             that an endpoint's filter withheld
     tasks    figures of each kind of task
     sets     figures of each set (`source`), with its subjects and calculators
     all      figures of all questions
@@ -37,6 +38,7 @@ def summarize(rows: Sequence[Row]) -> dict[str, Any]:
         "questions": len({row["id"] for row in rows if variant_of(row) == PLAIN}),
         "answers": len(rows),
         "unscored": sum(not is_scored(row) for row in rows),
+        "filtered": sum(bool(row.get("filtered")) for row in rows),
         "tasks": counted,
         "mean": sum(task["accuracy"] for task in counted.values()) / count,
         "stderr": math.sqrt(sum(task["stderr"] ** 2 for task in counted.values())) / count,
@@ -150,6 +152,11 @@ def uncovered(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"{result['dropped']} of {asked} questions are longer than the context allows and were left out")
     if result["unscored"]:
         lines.append(f"{result['unscored']} of {result['answers']} answers could not be scored and count neither way")
+    if result.get("filtered"):
+        lines.append(
+            f"{result['filtered']} of {result['answers']} answers were withheld by the endpoint's filter, whole or "
+            "from some word on, and count as they came"
+        )
     if seen["questions"]:
         lines.append(f"{seen['questions']} of {asked} questions are in the training data too: no held-out result")
     if seen.get("contexts"):

@@ -1,16 +1,20 @@
 """The alarm of a critic that is worse than none: advantages taken from it add noise where a constant would add nothing.
 
-It goes by a running mean of `critic/r_squared`, so that a single step changes nothing. Nothing is saved for a resume:
+It goes by a running mean of `critic/r_squared`, to which a step gives at least -1, so that a single one changes little:
+where returns hardly vary, as when all answers are wrong, it is as low as one likes. Nothing is saved for a resume:
 looking at the recorded steps again, in order, brings back the same state.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 _FIT = "critic/r_squared"
 # What the running mean keeps of itself at each step, and steps that any critic is given to learn first.
 _KEEP, _FIRST = 0.9, 10
+# The worst that a step counts for.
+_WORST = -1.0
 
 
 class CriticWatch:
@@ -29,11 +33,13 @@ class CriticWatch:
     def look(self, step: int, metrics: Mapping[str, float | None]) -> str | None:
         """What to tell of a finished step, in one line; None for nothing. A step without a fit changes nothing."""
         fit = metrics.get(_FIT)
-        if fit is None:
+        # Recorded steps have no number where this one's is none.
+        if fit is None or not math.isfinite(fit):
             return None
         if self._left > 0:
             self._left -= 1
             return None
+        fit = max(fit, _WORST)
         self._mean = fit if self._mean is None else _KEEP * self._mean + (1 - _KEEP) * fit
         before, self.alarm = self.alarm, self._mean < 0
         if self.alarm and not before:

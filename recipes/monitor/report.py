@@ -46,7 +46,7 @@ def write_report(run_dir: Path | str) -> Path:
 
 def _page(run: RunData) -> str:
     charts = [line_chart(chart, run.rows, run.not_finite) for chart in CHARTS]
-    absent = [chart.title for chart, html in zip(CHARTS, charts, strict=True) if not html]
+    absent = [chart.title for chart, html in zip(CHARTS, charts, strict=True) if not html and not chart.special]
     main = Template(asset("report_main.html")).substitute(
         notice=_notice(run),
         tiles=_tiles(run),

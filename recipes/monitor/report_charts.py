@@ -45,6 +45,7 @@ class Chart:
         healthy: what a healthy run looks like, in plain words.
         from_zero: start the axis at zero even when the values are far from it.
         stacked: draw filled layers that add up instead of lines.
+        special: of some runs alone, so that nobody misses it where there is nothing to draw.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Chart:
     healthy: str
     from_zero: bool = False
     stacked: bool = False
+    special: bool = False
 
 
 def smooth(values: Sequence[float]) -> list[float]:

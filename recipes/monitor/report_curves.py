@@ -126,6 +126,7 @@ CHARTS = (
         "Both climb from below zero towards one while the critic learns what responses are paid, and stay positive. "
         "Below zero a constant would serve better, and advantages are mostly noise: give the critic steps of its own, "
         "or a higher rate.",
+        special=True,
     ),
     Chart(
         "critic_gradient",
@@ -135,6 +136,7 @@ CHARTS = (
         "It falls as values settle. A jump with no change in the policy's own curves points to how values are "
         "computed: look at mismatch/* and at what was updated.",
         from_zero=True,
+        special=True,
     ),
     Chart(
         "gradient",

@@ -14,7 +14,7 @@ from typing import Any
 
 from recipes.data.example import iterate_examples, read_examples
 from recipes.rollout.prompts import DataError, Prompt, RowError, prompt_form, render_prompts, trace_ids
-from recipes.rollout.rows import chosen, contamination, prompt_order, taught
+from recipes.rollout.rows import chosen, contamination, held_out, prompt_order, taught
 from recipes.rollout.scoring import RewardError, check_rows, reward_definition
 from recipes.rollout.server import reward_client
 from recipes.runtime.config import Config, RewardConfig
@@ -109,16 +109,19 @@ def read_rows(config: Config, stage: str, tokenizer: Any) -> list[File]:
 
 
 def compare_rows(config: Config, stage: str) -> list[str]:
-    """Holds the rows of `data.train` against `data.test`, as training does at its start; returns what it finds.
+    """Holds the rows of `data.train` against `data.test` and `data.validation`, as training does at its start.
+
+    Returns:
+        what it finds.
 
     Raises:
         ExampleError: rows are questions of `data.test`, or all but, in ways that are not allowed.
     """
     data = config.data
-    if stage == "evaluate" or not data.test:
+    if stage == "evaluate" or not (files := held_out(data)):
         return []
     told = contamination(chosen(iterate_examples(*data.train), data.only), data)
-    return [f"contamination: {told or 'no row of data.train is like a question of data.test'}"]
+    return [f"contamination: {told or 'no row of data.train is like a question of ' + ' or '.join(files)}"]
 
 
 def score_rows(config: RewardConfig, files: Sequence[File]) -> list[str]:

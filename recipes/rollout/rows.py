@@ -1,10 +1,13 @@
-"""What a run trains on, and in which order: rows of `data.train`, held against the questions of `data.test`."""
+"""What a run trains on, and in which order: rows of `data.train`, held against the questions of `data.test` and
+`data.validation`.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 
 from recipes.data.contamination import check_training
 from recipes.data.example import Example, iterate_examples, read_examples
@@ -17,7 +20,7 @@ def training_rows(data: DataConfig) -> list[Example]:
     """Reads the rows to train on.
 
     Raises:
-        ExampleError: a row is no Example, or rows are questions of `data.test`; rank 0 alone looks for that.
+        ExampleError: a row is no Example, or rows are questions that are held out; rank 0 alone looks for that.
         DataError: `data.only` names a row that is not there.
     """
     rows = chosen(read_examples(*data.train), data.only)
@@ -51,9 +54,17 @@ def contamination(rows: Iterable[Example], data: DataConfig) -> str | None:
     """What `data.allow_contamination` lets through of these rows, if anything.
 
     Raises:
-        ExampleError: rows are like questions of `data.test` in other ways.
+        ExampleError: rows are like questions of `data.test` or `data.validation` in other ways.
     """
-    return check_training(rows, iterate_examples(*data.test), data.allow_contamination) if data.test else None
+    if not (files := held_out(data)):
+        return None
+    questions = chain.from_iterable(iterate_examples(*each) for each in files.values())
+    return check_training(rows, questions, data.allow_contamination, " or ".join(files))
+
+
+def held_out(data: DataConfig) -> dict[str, list[str]]:
+    """Files of questions that may not be trained on, by the settings that name any."""
+    return {f"data.{key}": files for key in ("test", "validation") if (files := getattr(data, key))}
 
 
 def prompt_order(prompts: Sequence[Prompt], config: Config, *, adaptive: bool = False) -> PromptOrder:
@@ -63,4 +74,12 @@ def prompt_order(prompts: Sequence[Prompt], config: Config, *, adaptive: bool = 
         DataError: `data.mix` asks for a kind of task that has no prompt.
     """
     data = config.data
-    return PromptOrder(prompts, mix=data.mix, adaptive=adaptive, seed=config.seed, shuffle=data.shuffle)
+    try:
+        return PromptOrder(prompts, mix=data.mix, adaptive=adaptive, seed=config.seed, shuffle=data.shuffle)
+    except DataError as error:
+        if not data.only:
+            raise
+        raise DataError(
+            f"{error}: data.only leaves {len(prompts)} of their rows; leave data.mix out, or name rows of these kinds "
+            "in data.only too"
+        ) from None

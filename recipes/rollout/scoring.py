@@ -156,8 +156,17 @@ def check_rows(examples: Sequence[Example], client: RewardClient | None, config:
         RowError: the server refuses an example.
         RewardError: it stayed away, or refuses preset or settings.
     """
+    # One open answer shows whether there is a judge; more of them would cost it a request each.
+    open_answer = next((index for index, example in enumerate(examples) if example.task == "text"), None)
+    exact = dataclasses.replace(config, text_metric="exact") if _is_judged(config) else config
     items = [
-        _item(example, str(index), f"<think>-</think><answer>{_own_answer(example)}</answer>", 1, config)
+        _item(
+            example,
+            str(index),
+            f"<think>-</think><answer>{_own_answer(example)}</answer>",
+            1,
+            config if index == open_answer else exact,
+        )
         for index, example in enumerate(examples)
     ]
 
@@ -206,11 +215,24 @@ def _item(example: Example, identity: str, text: str, tokens: int, config: Rewar
         id=identity,
         task=example.task,
         response=text,
-        reference=example.reference(),
+        reference=example.reference() | _graded(example, config),
         match=config.match,  # type: ignore[arg-type]  # checked as the mode is
         format=config.format,  # type: ignore[arg-type]  # checked as the mode is
         length=wanted if config.length_mode != "none" else None,
     )
+
+
+def _graded(example: Example, config: RewardConfig) -> dict[str, Any]:
+    """How an open answer is graded, where it is not by exact matches; a judge is told the question."""
+    if example.task != "text" or config.text_metric == "exact":
+        return {}
+    graded = {"metric": config.text_metric, "threshold": config.text_threshold, "compat": config.text_compat}
+    asked = f"{example.context or ''}\n{example.question}".strip()
+    return graded | ({"question": asked} if _is_judged(config) else {})
+
+
+def _is_judged(config: RewardConfig) -> bool:
+    return config.text_metric in ("judge", "judge_probability")
 
 
 def _told_by_leader(ask: Callable[[RewardClient], Any], client: RewardClient | None) -> Any:

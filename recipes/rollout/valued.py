@@ -33,7 +33,8 @@ def valued_data(
         for group in groups
     ]
     flat = [t for group in chosen for t in group]
-    teaches = [bool(group) for group in chosen]
+    # As for other algorithms before the filter: what it leaves out could have taught.
+    teaches = [any(t.score.reward is not None for t in group) for group in groups]
     if not flat:
         return TrainingData([], teaches, {})
     sequences = [

@@ -273,9 +273,11 @@ class RewardConfig:
         format: the form that counts as right, strict or lenient (text may stand around the blocks).
         max_null_share: stop when more than this share of a step's samples could not be scored.
         length_mode: none, max or exact; `length_target` is in tokens.
-        length_shape: preset, or l1 or dapo in place of the preset's own length term.
+        length_shape: preset, or l1, dapo or relative (gated's) in place of the preset's own length term.
         length_buffer: tokens before the target over which DAPO's term falls.
         length_only_correct: length counts only where the answer is correct.
+        text_metric: how open answers are graded: exact, f1, bleu, ems, merge, rouge_l, judge or judge_probability; all
+            but exact and judge above `text_threshold`. Med-U1's is merge with 45, as released with `text_compat`.
         likelihood: kinds of task (choice, calculation, text) rewarded by how much likelier reasoning makes the right
             answer in the policy's own eyes, and not by the server's verdict (RLPR, recipes/rollout/likelihood.py).
         likelihood_filter: leave out prompts whose responses' rewards have less than this share of the usual standard
@@ -295,6 +297,9 @@ class RewardConfig:
     length_shape: str = "preset"
     length_buffer: int | None = None
     length_only_correct: bool = False
+    text_metric: str = "exact"
+    text_threshold: float | None = None
+    text_compat: bool = False
     likelihood: list[str] = field(default_factory=list)
     likelihood_filter: float = 0.0
     allow_change: bool = False

@@ -12,8 +12,8 @@ class TrainingError(RuntimeError):
 def diverged(step: int, error: Exception) -> TrainingError:
     """What ends a run whose weights or logits are not finite in `step`; `error` names the tensor."""
     return TrainingError(
-        f"step {step}: {error}. Start again from the last checkpoint with a lower optimizer.learning_rate, or look at "
-        "the data"
+        f"step {step}: {error}. Start again from the last checkpoint with a lower optimizer.learning_rate "
+        "(critic.optimizer.learning_rate for a critic), or look at the data"
     )
 
 
@@ -45,6 +45,7 @@ def count_skipped(before: int, updates: Iterable[Sequence[Mapping[str, float]]],
     if before + 1 >= most:
         raise TrainingError(
             f"loss or gradient was not finite for {before + 1} steps in a row (trainer.max_skipped); no such step was "
-            "taken. Start again from the last checkpoint with a lower optimizer.learning_rate, or look at the data"
+            "taken. Start again from the last checkpoint with a lower optimizer.learning_rate "
+            "(critic.optimizer.learning_rate for a critic), or look at the data"
         )
     return before + 1

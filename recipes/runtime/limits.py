@@ -93,6 +93,7 @@ LIMITS: dict[str, Range] = {
     "reward.likelihood_filter": _SHARE,
     "reward.length_target": _COUNT,
     "reward.length_buffer": _COUNT,
+    "reward.text_threshold": Range(0, 100, above=True),
     "data.shots": NOT_NEGATIVE,
     # maj@k is counted in floating-point numbers, which do not hold the ways to choose half of more.
     "evaluation.samples": Range(1, 1024),
@@ -139,7 +140,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "reward.length_mode": ("none", "max", "exact"),
     "reward.match": ("strict", "lenient"),
     "reward.format": ("strict", "lenient"),
-    "reward.length_shape": ("preset", "l1", "dapo"),
+    "reward.length_shape": ("preset", "l1", "dapo", "relative"),
+    "reward.text_metric": ("exact", "f1", "bleu", "ems", "merge", "rouge_l", "judge", "judge_probability"),
     # Of the metrics those that are better the higher they are, and that training measures.
     "trainer.best": tuple(f"{what}/{of}" for what in ("accuracy", "reward") for of in ("mean", *KINDS))
     + tuple(f"reward/{of}/{part}" for of in ("component", *KINDS) for part in COMPONENTS),

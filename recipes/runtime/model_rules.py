@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from conversion.architecture import MegatronArchitecture
 from recipes.runtime.config import Config, require
 
 _SCORES_BYTES = 1e9
@@ -48,4 +49,20 @@ def validate_model(config: Config, *, layers: int, heads: int, query_groups: int
         config.model.max_length <= context,
         f"model.max_length={config.model.max_length} is over the model's context of {context} tokens; set it to at "
         "most that, or to 0 for what the model allows",
+    )
+
+
+def validate_critic(config: Config, critic: MegatronArchitecture, policy: MegatronArchitecture) -> None:
+    """Raises ConfigError where a critic cannot read the policy's tokens, or does not fit its layout."""
+    require(
+        critic.vocab_size == policy.vocab_size,
+        f"critic.path={config.critic.path}: a vocabulary of {critic.vocab_size} tokens, and the policy has "
+        f"{policy.vocab_size}; a critic reads the policy's tokens: give a model of its family, or null",
+    )
+    validate_model(
+        config,
+        layers=critic.num_layers,
+        heads=critic.num_attention_heads,
+        query_groups=critic.num_query_groups,
+        context=critic.max_position_embeddings,
     )

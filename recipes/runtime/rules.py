@@ -225,6 +225,19 @@ def _check_critic(config: Config) -> None:
         "tensorwise with algorithm.advantage=gae",
     )
     require(
+        critic.alone_steps < config.trainer.steps,
+        f"critic.alone_steps={critic.alone_steps} leaves the policy no step of trainer.steps={config.trainer.steps}",
+    )
+    require(
+        not (algorithm.overlong_filter and algorithm.cut == "bootstrap"),
+        "algorithm.cut=bootstrap says what follows responses that were cut, and algorithm.overlong_filter=true leaves "
+        "them out; set cut=terminal, or overlong_filter=false",
+    )
+    require(
+        critic.path is None or bool(critic.path.strip()),
+        "critic.path= is empty; is a variable of the shell unset? Give it as critic.path=FOLDER, or leave it out",
+    )
+    require(
         algorithm.tasks == "pooled",
         f"algorithm.tasks={algorithm.tasks} balances what groups' rewards come to, and algorithm.advantage=gae has a "
         "critic in their place, which learns what each task pays; set algorithm.tasks=pooled",
@@ -326,6 +339,11 @@ def _check_reward(config: Config) -> None:
         (reward.length_shape == "dapo") == (reward.length_buffer is not None)
         and (reward.length_shape != "dapo" or reward.length_mode == "max"),
         "reward.length_shape=dapo needs reward.length_mode=max and reward.length_buffer; other shapes take no buffer",
+    )
+    require(
+        (reward.text_metric in ("exact", "judge")) == (reward.text_threshold is None),
+        f"reward.text_metric={reward.text_metric} and reward.text_threshold={reward.text_threshold}: a threshold goes "
+        "with every metric but exact and judge",
     )
     require(
         reward.length_buffer is None or reward.length_target is None or reward.length_buffer <= reward.length_target,

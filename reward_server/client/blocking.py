@@ -100,7 +100,7 @@ class RewardClient:
         """Scores `items` in order, in batches that the server takes.
 
         Args:
-            preset: gated, med_u1, med_rlvr or binary.
+            preset: a name of `reward_server.presets.PRESETS`.
             items: with ids unique within the call.
 
         Returns:

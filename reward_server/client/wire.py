@@ -54,7 +54,7 @@ class Length:
         mode: "max" (not longer than target), "exact" (as long as target) or "none".
         target: tokens asked for, at least 1; None in mode "none".
         tokens: tokens of the whole response, without its prompt; None in mode "none".
-        shape: "preset" for the preset's own length term, or "l1" or "dapo" in its place.
+        shape: "preset" for the preset's own length term, or "l1", "dapo" or "relative" (gated's) in its place.
         buffer: tokens before the target over which DAPO's term falls; with shape "dapo" alone.
         only_correct: length counts only where the answer is correct.
     """
@@ -62,7 +62,7 @@ class Length:
     mode: Literal["none", "exact", "max"]
     target: int | None = None
     tokens: int | None = None
-    shape: Literal["preset", "l1", "dapo"] = "preset"
+    shape: Literal["preset", "l1", "dapo", "relative"] = "preset"
     buffer: int | None = None
     only_correct: bool = False
 

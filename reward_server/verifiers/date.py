@@ -27,7 +27,7 @@ from reward_server.verifiers.beside import changes
 from reward_server.verifiers.carriers import ALTERNATIVE, COUNTED, NEGATION, is_bound, number_words
 from reward_server.verifiers.plain import readable
 
-VERSION = "4"
+VERSION = "5"
 
 # An answer says one date, in two or three forms at most.
 _MOST_DATES = 8
@@ -52,7 +52,9 @@ _WEEKDAY = re.compile(r"\b(mon|tue|wed|thu|fri|sat|sun)(?:(?<=tue)s|nes|rs?|ur)?
 _MOVED = re.compile(
     r"\b(?:days?|weeks?|weekends?|months?|years?|decades?|tomorrow|yesterday|tonight|eve|later|earlier"
     r"|sooner|onwards?"
-    r"|postponed|delayed|thereabouts)\b|\b(?:since|till|by|from|following|past|next|previous)\s\x00|\b(?:BCE?|AH)\b",
+    r"|postponed|delayed|thereabouts)\b|\b(?:since|till|by|from|following|past|next|previous)\s\x00|\b(?:BCE?|AH)\b"
+    # Whose dates begin with the day.
+    r"|\b(?:UK|EU|British|English|European|Australian|Indian|day[\s-]first|dmy|little[\s-]endian)\b",
     re.IGNORECASE,
 )
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-VERSION = "2"
+from reward_server.verifiers.plain import is_blank
+
+VERSION = "3"
 
 FormatMatch = Literal["strict", "lenient"]
 FormatIssue = Literal[
@@ -36,7 +38,7 @@ class ResponseParts:
         lenient: thinking ended and one answer block came after it; text may stand around them, and `<think>` may be
             missing at the start.
         answer: the stripped text of the last complete answer block after the last `</think>`; None without one, or
-            when it is empty. Truncated thinking has no `</think>` and hence no answer.
+            when a reader would see nothing in it. Truncated thinking has no `</think>` and hence no answer.
         issue: the gravest reason why `strict` is false; None when it is true.
     """
 
@@ -85,4 +87,4 @@ def _answer(response: str) -> str | None:
     if not closed:
         return None
     _, opened, answer = before.rpartition("<answer>")
-    return (answer.strip() or None) if opened else None
+    return None if not opened or is_blank(answer) else answer.strip()

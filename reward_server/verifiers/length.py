@@ -1,17 +1,20 @@
 """Length terms of a response: pure arithmetic on token counts.
 
-Presets use Med-U1's term or the relative excess; an item can ask for L1's or DAPO's instead. Left out: L1's sigmoid.
+Presets use Med-U1's term or the relative cost; an item can ask for L1's, DAPO's or the relative one instead. Left out:
+L1's sigmoid.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Literal
 
-VERSION = "2"
+VERSION = "3"
 
 LengthMode = Literal["none", "exact", "max"]
 
-LengthShape = Literal["preset", "l1", "dapo"]
+LengthShape = Literal["preset", "l1", "dapo", "relative"]
 
 EXACT_SCALE = 1500  # tokens; Med-U1, alpha = 1/1500
 MAX_SCALE = 500  # tokens; Med-U1
@@ -35,10 +38,11 @@ L1_MAX_ALPHA = 0.002
 
 
 def l1_term(mode: LengthMode, tokens: int, target: int) -> float:
-    """L1's length terms (cmu-l3/l1, released `math_reward.py`).
+    """L1's length terms (arXiv 2503.04697; cmu-l3/l1, released `math_reward.py`).
 
-    With y = `tokens`, n = `target`: exact: -0.0003 |y - n|;  max: (clip(-0.002 (y - n), -1, 1) + 1) / 2;
-    none: 0.
+    With y = `tokens`, n = `target`: exact: -0.0003 |y - n|, which is added for right and wrong answers alike; max:
+    (clip(-0.002 (y - n), -1, 1) + 1) / 2, which multiplies 1[correct], so that a wrong answer earns nothing by being
+    short; none: 0. The paper's max has another slope, clip(0.0003 (n - y) + 0.5, 0, 1).
     """
     if mode == "exact":
         return -L1_EXACT_ALPHA * abs(tokens - target)
@@ -66,6 +70,30 @@ def excess(mode: LengthMode, tokens: int, target: int) -> float:
     if mode == "max":
         return _clip((tokens - target) / target, 0.0, 1.0)
     return 0.0
+
+
+RELATIVE_WEIGHT = 0.2
+
+
+def relative_cost(mode: LengthMode, tokens: int, target: int) -> float:
+    """What a right answer pays for its length, -0.2 e in [-0.2, 0] with e its `excess`; a wrong one pays nothing.
+
+    Ours. Relative, so that 100 tokens too many cost more of 200 than of 2,000; and for right answers alone, because in
+    Med-U1's sum and L1-Exact's a wrong answer of the right length outbids an effort.
+    """
+    return -RELATIVE_WEIGHT * excess(mode, tokens, target) + 0.0
+
+
+_WORD_OR_MARK = re.compile(r"\w+|[^\w\s]")
+
+
+def token_gap(answer: str, right: Sequence[str]) -> int:
+    """|words and marks of `answer` - those of a right answer|, the least over `right`; 0 where there is none.
+
+    General-Reasoner counts the tokens of the policy's tokenizer, which the server does not have.
+    """
+    count = len(_WORD_OR_MARK.findall(answer))
+    return min((abs(count - len(_WORD_OR_MARK.findall(each))) for each in right), default=0)
 
 
 def _clip(value: float, low: float, high: float) -> float:

@@ -18,6 +18,10 @@ _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060\u2061\u2065-\u206f"
     "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff]+"
 )
+# What a font draws as nothing besides: Braille without a dot.
+_UNSEEN = re.compile(f"{_INVISIBLE.pattern}|\u2800+")
+# Spaces and controls of ASCII.
+_UNPRINTED = "".join(map(chr, (*range(33), 127)))
 # Control characters, which no verifier reads, and the invisible operators of mathematics, which part their neighbours.
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")
 _PARTING = re.compile("[\u2062-\u2064]")
@@ -223,6 +227,13 @@ _SPELLED_OUT = (
     (re.compile(r"\s?&\s?"), " and "),
     (re.compile(r"(?:(?<=[A-Za-z])|(?<=[A-Za-z][0-9]))\^(?=[0-9]?[+-])"), ""),
 )
+
+
+def is_blank(text: str) -> bool:
+    """Whether a reader would see nothing: no character but spaces, controls, invisible marks and fillers."""
+    if text.isascii():
+        return not text.strip(_UNPRINTED)
+    return all(unicodedata.category(character)[0] in "ZC" for character in _UNSEEN.sub("", text))
 
 
 def spelled_out(plain: str) -> str:

@@ -239,6 +239,10 @@ REFUSALS = (
         },
     ),
     Refusal(
+        "another order of day and month",
+        {"date": ("UK date 09/03/2014", "09/03/2014 (European)", "09/03/2014 (dd/mm/yyyy)", "day first: 09/03/2014")},
+    ),
+    Refusal(
         "an unknown word that touches it",
         {
             "number": ("kaum 5.2", "5.2 ezer", "5.2 \u0442\u044b\u0441\u044f\u0447\u0438", "5.2 pi"),

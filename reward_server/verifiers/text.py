@@ -14,11 +14,12 @@ from collections.abc import Sequence
 
 from reward_server.verifiers import overlap
 from reward_server.verifiers.base import MALFORMED, MAX_ANSWER_CHARS, NO_ANSWER, Verdict, judged
+from reward_server.verifiers.claims import objection
 from reward_server.verifiers.plain import clean, readable, spelled_out
 
-VERSION = "5"
+VERSION = "6"
 # Of the instructions and the reading of verdicts in `reward_server.judge`, which this package does not import.
-JUDGE_VERSION = "2"
+JUDGE_VERSION = "3"
 
 _ARTICLES = frozenset({"a", "an", "the"})
 _EXTRACT_CHARS = 200
@@ -49,8 +50,8 @@ def verify_exact(answer: str, references: Sequence[str]) -> Verdict:
 
 
 def verify_f1(answer: str, references: Sequence[str], threshold: float) -> Verdict:
-    """Correct iff the best token F1 against a reference is at least `threshold`, in (0, 1]."""
-    found = _read(answer)
+    """Correct iff the best token F1 against a reference is at least `threshold`, in (0, 1], and `claims` are one."""
+    found = _read_claim(answer, references)
     if isinstance(found, Verdict):
         return found
     best = max(token_f1(found, tokens(reference)) for reference in references)
@@ -62,9 +63,10 @@ def verify_overlap(
 ) -> Verdict:
     """Correct iff the best value of the measure against a reference is above `threshold`, in 0 to 100 (Med-U1: 45).
 
-    An answer of more than 512 words is an essay and malformed.
+    An answer that denies, or names several things (`claims`), is not, but with `compat`, which grades as Med-U1's
+    released code does. One of more than 512 words is an essay and malformed.
     """
-    found = _read(answer)
+    found = _read(answer) if compat else _read_claim(answer, references)
     if isinstance(found, Verdict):
         return found
     if max(len(found), len(overlap.rouge_words(answer))) > overlap.MAX_WORDS:
@@ -99,6 +101,11 @@ def _marked(plain: str) -> list[str]:
 
 
 @functools.lru_cache(maxsize=8192)
+def _clean_reference(reference: str) -> str:
+    return clean(reference)
+
+
+@functools.lru_cache(maxsize=8192)
 def _marked_reference(reference: str) -> list[str]:
     return _marked(clean(reference))
 
@@ -113,6 +120,18 @@ def _folded(plain: str) -> str:
 def _read(answer: str) -> list[str] | Verdict:
     text = readable(answer, MAX_ANSWER_CHARS)
     return MALFORMED if text is None else _words(text) or NO_ANSWER
+
+
+def _read_claim(answer: str, references: Sequence[str]) -> list[str] | Verdict:
+    """The words of an answer; a verdict where there are none, or where they make no one claim (`claims`)."""
+    text = readable(answer, MAX_ANSWER_CHARS)
+    if text is None:
+        return MALFORMED
+    found = _words(text)
+    if not found:
+        return NO_ANSWER
+    against = objection(answer, text, [_clean_reference(reference) for reference in references], _words)
+    return found if against is None else Verdict(against, _shown(found) if against == "incorrect" else None)
 
 
 def _shown(found: Sequence[str]) -> str:

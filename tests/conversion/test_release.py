@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from transformers import AutoModelForCausalLM
 from conversion import hf_to_megatron
 from conversion.checkpoint import Checkpoint, Source, open_checkpoint, write_manifest
 from conversion.errors import CheckpointError, ConversionError, DestinationError
+from conversion.model_card import Facts, model_card
 from conversion.publishing import publish
 from conversion.release import ReleaseError, main, release
 from tests.conversion.hub import Hub
@@ -126,6 +128,16 @@ def _refused(run: Path, message: str, error: type[Exception] = ReleaseError, **o
         release(run, out, **options)
     assert not out.exists()
     assert not list(run.parent.glob("out.partial-*"))
+
+
+@pytest.mark.parametrize(("advantage", "method"), [("rloo", "GRPO"), ("gae", "PPO")])
+def test_a_card_tells_a_critic_from_a_group(advantage: str, method: str, run: Path) -> None:
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["algorithm"]["advantage"] = advantage
+    manifest, state = open_checkpoint(_step(run)).manifest, {"step": 40, "reward": _REWARD}
+    card = model_card(Facts("m", "base", manifest, state, config, Counter(), {}, "0" * 64, None))
+    assert f"trained by {method} with verifiable rewards on medical questions" in card
+    assert yaml.safe_load(card.split("---\n")[1])["tags"][-1] == method.lower()
 
 
 def test_a_release_is_a_model_with_its_card_and_sums(run: Path) -> None:

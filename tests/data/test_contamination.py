@@ -37,6 +37,8 @@ ASKED = (
     "the patient's adjusted body weight in kg instead of the patient's actual body weight if the patient is overweight "
     "or obese based on their BMI."
 )
+SHORT = "Which of these organisms is the most common cause of newborn meningitis worldwide?"
+SUM = "A man of 81 kg and 174 cm has which body mass index in kg per square metre?"
 PASSAGE = " ".join(f"word{number}" for number in range(60))
 
 
@@ -103,6 +105,46 @@ PAIRS: dict[str, tuple[Example, Example, str | None]] = {
         "normalised",
     ),
     "short, as text": (_text("Which vitamin?", answer="C"), _text("which  vitamin", answer="ascorbate"), "normalised"),
+    "short, a word in the middle changed": (
+        _choice(SHORT.replace("newborn", "infant"), "a", "b", "c", "d"),
+        _choice(SHORT, "d", "c", "b", "a", right="D"),
+        "one-word",
+    ),
+    "short, a word left out and an option changed": (
+        _choice(SHORT.replace(" most", ""), "a", "b", "c", "d"),
+        _choice(SHORT, "a", "b", "c", "e"),
+        "one-word",
+    ),
+    "short, the word that tells them apart": (
+        _choice(SHORT.replace("meningitis", "pneumonia"), "a", "b", "c", "d"),
+        _choice(SHORT, "a", "b", "c", "d", right="B"),
+        None,
+    ),
+    "short, with half of the options": (
+        _choice(SHORT.replace("newborn", "infant"), "a", "b", "c", "d"),
+        _choice(SHORT, "a", "b", "e", "f"),
+        None,
+    ),
+    "short, two words changed": (
+        _choice(SHORT.replace("newborn", "infant").replace("most", "very"), "a", "b", "c", "d"),
+        _choice(SHORT, "a", "b", "c", "d"),
+        None,
+    ),
+    "too short for another word": (
+        _choice("A patient takes furosemide. Which drug class is this?", "a", "b", "c", "d"),
+        _choice("A patient takes bumetanide. Which drug class is this?", "a", "b", "c", "d"),
+        None,
+    ),
+    "too short for a word left out": (_choice("Which vitamin?", "a", "b"), _choice("Which?", "a", "b"), None),
+    "short, a word put in": (
+        _choice("A patient takes oral furosemide. Which drug class is this?", "a", "b", "c", "d"),
+        _choice("A patient takes furosemide. Which drug class is this?", "a", "b", "c", "d"),
+        "one-word",
+    ),
+    "short, a text of few words": (_text(SHORT[15:].replace(" most", "")), _text(SHORT[15:]), None),
+    "short, a text": (_text(SHORT.replace("newborn", "infant")), _text(SHORT), "one-word"),
+    "short, another number": (_number(SUM.replace("174", "175"), 26.8), _number(SUM, 26.8), None),
+    "short, a word beside its numbers": (_number(SUM.replace("has", "shows"), 26.8), _number(SUM, 26.8), "one-word"),
     "beside other passages": (
         _choice(CASE, "a", "b", context=PASSAGE),
         _choice(CASE, "c", "a", right="B", context=_with_own_words(3, 90)),
@@ -199,6 +241,14 @@ def test_rows_come_in_order_whatever_their_number() -> None:
     assert likenesses == {number: ["exact"] for number in range(0, 1500, 100) if number % 3}
     [(_, matches)] = HeldOut(questions).matches([questions[0]])
     assert [match.likeness for match in matches] == ["exact", "normalised"]
+
+
+def test_what_many_short_questions_are_but_for_a_word_says_nothing() -> None:
+    """A template that is filled in, such as of a made-up set, tells none of them."""
+    filled = [_choice(SHORT.replace("newborn", f"own{n}"), "a", "b") for n in range(11)]
+    row = _choice(SHORT, "a", "b")
+    assert _likeness(row, filled[:10]) == "one-word"
+    assert _likeness(row, filled) is None
 
 
 def _published(kind: str, name: str, ids: str) -> list[Example]:

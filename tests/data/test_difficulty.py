@@ -79,6 +79,7 @@ def test_rows_within_the_range_stay_in_their_order_or_easy_ones_first(train: Pat
             r"was graded by 'y' for 'mostly', and .*train\.jsonl has 'x' there; evaluate on this",
         ),
         ((1, 3), {"id": None}, r"before\.jsonl, row 1: field 'id': expected a text"),
+        ((1, 3), {"status": "Correct"}, r"before\.jsonl, row 1: field 'status': expected one of correct, .*'Correct'"),
         ((1, 3), {"status": None}, r"before\.jsonl, row 1: field 'status': expected a text"),
     ],
 )

@@ -410,6 +410,12 @@ def test_rows_that_are_left_out_have_a_reason(
             {"part": "all"},
             "field 'context': expected an object",
         ),
+        (
+            "medqa",
+            [{"question": "?", "options": list("wxyz"), "answer_idx": number} for number in (0, 0, 4)],
+            {},
+            "row 3: field 'answer_idx': expected an index that counts from 0, as in",
+        ),
         ("ehr", [{**EHR, "label": 2}], MORTALITY, "row 1: field 'label': expected one of the classes 0, 1, found 2"),
         ("ehr", [{**EHR, "classes": "one"}], {"question": "?"}, "field 'classes': expected 2 to 14 classes"),
         ("medu1", [{**_verl("MedIQ", "?", "B"), "prompt": []}], {}, 'expected a list of {"role", "content"}'),
@@ -441,6 +447,26 @@ def test_the_rows_of_another_set_are_refused(kind: str, row: dict[str, Any], sai
     """Read, they would get this set's source and licence, and lose what is theirs."""
     with pytest.raises(ExampleError, match=f"row 1: {said}"):
         _read(kind, _lines(tmp_path / "rows.jsonl", row))
+
+
+def test_indices_beside_texts_that_are_numbers_count_from_nowhere(tmp_path: Path) -> None:
+    """An option's own text, and an option's own key, say nothing of where indices begin."""
+    rows = [
+        {"question": "?", "options": ["7", "8", "9"], "answer_idx": 0},
+        {"question": "?", "options": ["8", "9", "3"], "answer": 3},
+        {"question": "?", "options": {"1": "a", "2": "b", "3": "c"}, "answer_idx": 3},
+        {"question": "?", "options": ["7", "8", "9"], "answer_idx": 0},
+    ]
+    assert [e.answer for e in _read("medqa", _lines(tmp_path / "rows.jsonl", *rows))[0]] == ["A", "C", "C", "A"]
+
+
+def test_a_note_with_two_labels_is_left_out_and_counted(tmp_path: Path) -> None:
+    notes = ["fever ", "cough", "Fever", "fever", "fever", "cough"]
+    rows = [{"note": note, "label": label} for note, label in zip(notes, (0, 1, 1, 1, 1.0, 1.0), strict=True)]
+    kept, left = _read("ehr", _lines(tmp_path / "rows.jsonl", *rows), **MORTALITY)
+    assert [(e.context, e.answer) for e in kept] == [("cough", "B"), ("Fever", "B"), ("cough", "B")]
+    assert {each.reason for each in left} == {"its note has another label in another row"}
+    assert [each.where.rpartition(" ")[2] for each in left] == ["1", "4", "5"]
 
 
 def test_medmcqa_says_by_its_rows_what_it_counts_from(tmp_path: Path) -> None:

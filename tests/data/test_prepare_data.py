@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -58,6 +59,28 @@ def test_the_command_line_writes_and_counts(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert "Traceback" not in done.stderr
     assert "nowhere.json" in done.stderr
+
+
+def test_text_that_was_read_in_a_wrong_encoding_is_counted_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a language's own letters look like is none."""
+    right = ["Ménière’s α-blocker “£5” 37 °C", "NÃO É «CAFÉ» à l’Âge", "日本 ½"]
+    wrong = [
+        "Ménière".encode().decode("cp1252"),
+        "patient’s".encode().decode("cp1252"),
+        "37 °C".encode().decode("latin-1"),
+    ]
+    rows = [Example(f"q{n}", "s", "text", f"{text}?", "x") for n, text in enumerate(right + wrong[:1])]
+    rows += [Example("o", "s", "choice", "?", "A", options={"A": wrong[1], "B": "b"})]
+    rows += [Example("lost", "s", "text", "Which M\ufffdni\ufffdre?", "x")]
+    rows += [Example("c", "s", "text", "?", "x", context=wrong[2])]
+    write_examples(tmp_path / "in.jsonl", rows)
+    with mock.patch.object(sys, "argv", ["x", "examples", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]):
+        prepare_data.main()
+    found = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())["misread"]
+    assert found == {"rows": 4, "first": "'q3': MÃ©niÃ¨re?"}
+    assert "kept 4 rows with text that was read in a wrong encoding (the first: 'q3': MÃ©" in capsys.readouterr().out
 
 
 def test_two_files_of_one_data_set_go_into_one_run_with_other_ids(tmp_path: Path, source: Path) -> None:

@@ -103,6 +103,7 @@ SOUND: dict[str, bytes] = {
     "old mac.csv": _csv(end="\r").encode(),
     "blank rows.csv": (_csv() + "\r\n,,\r\n").encode(),
     "spare commas.csv": _csv().replace("\r\n", ",,\r\n").encode(),
+    "by number.json": json.dumps({str(number): row for number, row in enumerate(ROWS)}).encode(),
     "table.parquet": _parquet(),
     "parquet without the ending": _parquet(),
     "table.arrow": _arrow(stream=False),

@@ -12,13 +12,14 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from recipes.engines.base import Completion, TokenBatch
-from recipes.engines.megatron.critic import Critic, check_beside
+from recipes.engines.megatron.critic import Critic
 from recipes.engines.megatron.engine import MegatronEngine
 from recipes.rl.losses import value_loss
 from recipes.rollout.scoring import Trajectory
 from recipes.rollout.update import update_critic, update_policy
 from recipes.rollout.valued import valued_data
 from recipes.runtime.config import ConfigError
+from recipes.runtime.model_rules import validate_critic
 from reward_server.client import Status
 from tests.engines.steps import batch_of
 from tests.rollout.samples import prompt, trajectory
@@ -57,7 +58,7 @@ def critics(make: Callable[[], MegatronEngine], task: dict[str, Any]) -> dict[st
     sums = engine.critic_step(TokenBatch(tuple(towards)), value_loss(tokens=batch.response_tokens), learning_rate=1e-2)
     found |= {"loss": sums["loss"] / sums["tokens"], "after": engine.values(batch)}
     try:
-        check_beside(engine.config, dataclasses.replace(engine.architecture, vocab_size=98), engine.architecture)
+        validate_critic(engine.config, dataclasses.replace(engine.architecture, vocab_size=98), engine.architecture)
     except ConfigError as error:
         found["refused"] = str(error)
     return found
@@ -75,13 +76,21 @@ def gradient_as_weights(model: Any, module: Any) -> None:
 
 
 def _bytes(engine: MegatronEngine) -> list[list[list[int]]]:
-    """Of weights and gradients of policy and critic where they compute, after whoever is to compute has come."""
-    found = []
-    for act in (("policy",), ("critic",)):
-        engine._need(*act, training=True)
-        buffers = [buffer for each in (engine.wrapped, _critic(engine).wrapped) for buffer in each.model.buffers]
-        found.append([[t.untyped_storage().nbytes() for t in (b.param_data, b.grad_data)] for b in buffers])
+    """Of policy and critic where they compute, after whoever is to compute has come and computed."""
+    models, found = {"policy": engine.model, "critic": _critic(engine).wrapped.model}, []
+    for act in ("policy", "critic"):
+        engine._need(act, training=True)
+        # As Transformer Engine's layers keep it.
+        models[act].module._fp8_workspaces = {"weight": torch.zeros(8)}
+        found.append([_held(model) for model in models.values()])
     return found
+
+
+def _held(model: Any) -> list[int]:
+    """Bytes of weights, gradients and FP8 copies."""
+    [buffer], copies = model.buffers, getattr(model.module, "_fp8_workspaces", {})
+    sizes = [tensor.untyped_storage().nbytes() for tensor in (buffer.param_data, buffer.grad_data)]
+    return [*sizes, sum(copy.nbytes for copy in copies.values())]
 
 
 def _critic(engine: MegatronEngine) -> Critic:

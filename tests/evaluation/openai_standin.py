@@ -24,8 +24,10 @@ class Standin:
         most: requests that it answers before the others wait; further ones by `release`.
     """
 
-    def __init__(self, script: Sequence[int | str | None] = (), most: int = 10**9, apart: bool = False) -> None:
+    def __init__(self, script: Sequence[Any] = (), most: int = 10**9, apart: bool = False) -> None:
         """`apart`: give the reasoning beside the text."""
+        # Whether it goes on with an assistant's message, as its count of a prompt's tokens shows; None: it counts none.
+        self.goes_on: bool | None = None
         self.script, self.asked = deque(script), list[dict[str, Any]]()
         self._left, self._ended, self._lock = threading.Semaphore(most), threading.Event(), threading.Lock()
         owner = self
@@ -45,6 +47,8 @@ class Standin:
                     self.close_connection = True
                 elif trouble == GARBAGE:
                     self._send(200, "<html>bad gateway")
+                elif isinstance(trouble, bytes):
+                    self._send(200, trouble.decode())
                 elif trouble == ERROR_IN_200:
                     self._send(200, json.dumps({"error": {"message": "provider failed"}}))
                 elif isinstance(trouble, int):
@@ -54,10 +58,14 @@ class Standin:
                 else:
                     self._answer(body, trouble)
 
-            def _answer(self, body: dict[str, Any], trouble: str | None) -> None:
+            def _answer(self, body: dict[str, Any], trouble: Any) -> None:
                 while not owner._ended.is_set():
                     if owner._left.acquire(timeout=0.02):
                         found = answer(body, apart)
+                        found |= trouble if isinstance(trouble, dict) else {}
+                        if owner.goes_on is not None:
+                            going_on = owner.goes_on and body.get("continue_final_message")
+                            found["usage"]["prompt_tokens"] = 20 if going_on else 25
                         if trouble == NO_REASON:
                             found["choices"][0]["finish_reason"] = None
                         if trouble in (COUNTS_NONE, COUNTS_MORE):

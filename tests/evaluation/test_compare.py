@@ -17,9 +17,12 @@ from conversion.errors import ConversionError
 from recipes.data.example import Example, write_examples
 from recipes.evaluation.comparison import compare, notes
 from recipes.evaluation.comparison_several import compare_several, holm
+from recipes.evaluation.measure import prompts_shown
 from recipes.evaluation.page import write_page
 from recipes.evaluation.reading import read_evaluated
 from recipes.evaluation.summary import summarize
+from recipes.runtime.loading import load
+from recipes.runtime.rules import Stage
 from tests.evaluation.test_summary import row
 
 _INJECTION = "<script>window.injected = true</script>"
@@ -97,6 +100,48 @@ def test_what_a_comparison_does_not_know_is_said(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("a_decoding", "b_decoding", "said"),
+    [
+        (
+            {"sampler": "endpoint"},
+            {"max_length": 512, "precision": "bf16"},
+            "before by an endpoint and after by the emb",
+        ),
+        (
+            {"max_length": 512},
+            {"max_length": 512, "sampler": "vllm"},
+            "before by the embedded sampler and after by vLLM",
+        ),
+        ({"max_length": 512}, {"max_length": 256, "sampler": "vllm"}, None),
+        ({"sampler": "endpoint"}, {"max_new_tokens": 9}, None),
+        ({"sampler": "endpoint", "temperature": 0.6}, {"temperature": 0.6}, None),
+    ],
+)
+def test_another_sampler_is_a_note_where_answers_are_greedy(
+    a_decoding: dict[str, Any], b_decoding: dict[str, Any], said: str | None, tmp_path: Path
+) -> None:
+    paths = two(tmp_path)
+    for path, own in zip(paths, (a_decoding, b_decoding), strict=True):
+        _edited(path, lambda r, own=own: r["measured"].update(decoding={"temperature": 0.0, **own}))
+    a, b = map(read_evaluated, paths)
+    if said is None:
+        with pytest.raises(ConversionError, match="were not measured alike"):
+            compare(a, b)
+    else:
+        found = notes(compare(a, b))[1]
+        assert f"answered {said}" in found
+        assert ("chat template, precision and longest context are its own" in found) == ("endpoint" in found)
+
+
+def test_what_no_prompt_says_is_no_difference_of_prompts() -> None:
+    """The plain style leaves the length target out."""
+    settings = ["name=a", "model.path=m", "reward.length_mode=max", "reward.length_target=72"]
+    for style, said in (("plain", None), ("med_u1", 72)):
+        config = load(["output=o", *settings, f"data.style={style}"], Stage.EVALUATE)
+        assert prompts_shown(config) == {"style": style, "length_target": said}
+
+
 def test_several_answers_are_one_question(tmp_path: Path) -> None:
     """q1: 1 of 2 to 2 of 4 right, no change; q2: 0 to 1 of 4, gained. Curves end at the 2 answers that both have."""
     a = [row(q, said, sample=n) for q, given in (("q1", "AB"), ("q2", "BB")) for n, said in enumerate(given)]
@@ -132,6 +177,7 @@ def test_the_command_writes_what_it_prints(tmp_path: Path) -> None:
         json.dumps(compare(read_evaluated(a), read_evaluated(b)))
     )
     assert "| all questions | 11 | 27.3% | 90.9% | +63.6 |" in stem.with_suffix(".md").read_text()
+    assert "&lt;b&gt;0&lt;/b&gt; |" in stem.with_suffix(".md").read_text(), "a subject's name is no HTML there either"
     page, markdown = write_page(b)
     assert "| MedQA | 11 | 90.9% |" in markdown.read_text()
     for path in (page, stem.with_suffix(".html")):

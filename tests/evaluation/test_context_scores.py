@@ -13,6 +13,7 @@ import pytest
 from conversion.evaluation import EvaluationError
 from recipes.data.example import Example, write_examples
 from recipes.evaluation.context_scores import _Answer, context_scores, main
+from recipes.evaluation.statistics import interval_of_values
 
 KINDS = {
     "relevant": ("relevant", "relevant"),
@@ -61,6 +62,7 @@ ROWS = [
 
 def test_the_four_scores() -> None:
     scores = context_scores(ROWS, [*map(_example, KINDS), Example("elsewhere", "s", "text", "q", "a")])
+    intervals = [own.pop("intervals") for own in _sections(scores)]
     assert scores["standard"] == {"answers": 2, "accuracy": 0.5, "refused": 0.0}
     assert scores["sufficiency"]["mixed"] == {
         **{"answers": 2, "accuracy": 0.5, "refused": 0.5},
@@ -78,6 +80,25 @@ def test_the_four_scores() -> None:
         **{"answers": 2, "accuracy": 0.5, "refused": 0.0, "error_detection": 0.5, "false_alarms": 1.0, "told": 1.0},
         "misled": 0.5,
     }
+    for own, ends in zip(_sections(scores), intervals, strict=True):
+        assert ends.keys() == own.keys() - {"answers", "sub_questions"} - {k for k, v in own.items() if v is None}
+        assert all(low <= own[key] <= high for key, (low, high) in ends.items())
+
+
+def _sections(scores: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*(scores[key] for key in ("standard", "integration", "robustness")), *scores["sufficiency"].values()]
+
+
+def test_answers_to_one_question_are_no_several_questions() -> None:
+    """Ten answers to each of four questions, two all right and two all wrong, are as wide as four answers."""
+    said = {"a": True, "b": True, "c": False, "d": False}
+    one = interval_of_values(list(said.items()))
+    assert interval_of_values([pair for pair in said.items() for _ in range(10)]) == one == (0.0, 1.0)
+    # Of the passages of "a", 3 of 4, those of "b", 1 of 1: 4/5 and not the mean of 3/4 and 1.
+    uneven = interval_of_values([*(("a", n > 0) for n in range(4)), ("b", True)])
+    assert uneven == (0.75, 1.0)
+    # All alike: the exact bound of two questions, not of ten answers.
+    assert interval_of_values([(q, True) for q in "ab" for _ in range(5)]) == pytest.approx((0.025**0.5, 1))
 
 
 def test_f1_counts_words() -> None:
@@ -93,13 +114,15 @@ def test_f1_counts_words() -> None:
         ("Irrelevant passages:\nSub-answer 1: 5 mg", set(), None),
         ("**Irrelevant passages:** 1, 3\n2 mg is meant", {1, 3}, None),
         ("Irrelevant passages:\n- 1\n- 2\nFalse passages:\n\n4</think>", {1, 2}, set()),
+        ("Irrelevant passages: 1-3, 5\nFalse passages: 2 to 4 and 7 – 8", {1, 2, 3, 5}, {2, 3, 4, 7, 8}),
+        ("Irrelevant passages: 3-1\nFalse passages: passage 2 - 81 kg", {1, 3}, {2, 81}),
         ("Irrelevant passages: none\n2. The false passage: is 3", set(), {3}),
     ],
 )
 def test_a_label_without_numbers_takes_none_of_the_next(
     response: str, irrelevant: set[int], false: set[int] | None
 ) -> None:
-    answer = _Answer("A", True, response, {})
+    answer = _Answer("q", "A", True, response, {"passages": [{"kind": "relevant"}] * 8})
     assert (answer.named("irrelevant"), answer.named("false")) == (irrelevant, false)
 
 
@@ -109,9 +132,9 @@ def test_the_command_reads_and_writes_beside_the_answers(tmp_path: Path, capsys:
     write_examples(questions, map(_example, KINDS))
     with mock.patch.object(sys, "argv", ["context_scores", str(answers), str(questions)]):
         main()
-    assert "robustness: answers 2  accuracy 50.0%" in capsys.readouterr().out
+    assert "robustness: answers 2  accuracy 50.0% (" in capsys.readouterr().out
     found = json.loads((tmp_path / "context" / "after.json").read_text())
-    assert found == context_scores(ROWS, [_example(condition) for condition in KINDS])
+    assert found["scores"] == context_scores(ROWS, [_example(condition) for condition in KINDS])
     write_examples(questions, [Example("elsewhere", "s", "text", "q", "a")])
     with (
         mock.patch.object(sys, "argv", ["context_scores", str(answers), str(questions)]),

@@ -115,10 +115,64 @@ def test_what_ends_it_is_said_without_the_key(
 ) -> None:
     server = serve(script)
     with pytest.raises(kind, match=said) as ended:
-        _ask(server, attempt_s=0.1, total_s=0.4)
+        _ask(server, attempt_s=0.2, total_s=0.6)
     assert KEY not in str(ended.value)
     if script[0] in (400, 401, 404, 413):
         assert len(server.asked) == 1
+
+
+def _said(message: dict[str, Any], reason: str = "stop", **more: Any) -> bytes:
+    choice = {"index": 0, "message": message, "finish_reason": reason}
+    return json.dumps({"choices": [choice], "usage": {"completion_tokens": 9}, **more}).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "response"),
+    [
+        (_said({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}), "ab"),
+        (
+            _said(
+                {
+                    "content": [
+                        {"type": "thinking", "thinking": [{"type": "text", "text": "why"}]},
+                        {"type": "text", "text": "b"},
+                    ]
+                }
+            ),
+            "<think>why</think>b",
+        ),
+        (
+            _said({"content": "b", "reasoning": "why", "reasoning_content": None, "tool_calls": []}),
+            "<think>why</think>b",
+        ),
+        (_said({"content": None, "reasoning_content": "why"}, "length"), "<think>why"),
+        (_said({"content": "<think>why</think>b", "reasoning_content": "why"}), "<think>why</think>b"),
+        (_said({"content": None}, "content_filter"), ""),
+        (
+            _said({"content": [{"type": "image_url", "image_url": {}}]}),
+            "a part of type image_url, where text was asked",
+        ),
+        (
+            _said({"content": None, "tool_calls": [{"id": "1"}]}, "tool_calls"),
+            "start the server without its tool parser",
+        ),
+        (_said({"content": "b", "tool_calls": [{"id": "1"}]}), "start the server without its tool parser"),
+        (
+            _said({"content": "b"}, choices=[json.loads(_said({"content": "b"}))["choices"][0]] * 2),
+            "gives 2 choices where",
+        ),
+        (b'data: {"choices": [{"delta": {"content": "b"}}]}\n\ndata: [DONE]\n\n', "streams its answer, which was not"),
+    ],
+)
+def test_a_reply_in_another_form_is_read_right_or_refused_at_once(body: bytes, response: str, serve: Serve) -> None:
+    server = serve([body])
+    if " " in response:
+        with pytest.raises(EndpointError, match=response):
+            _ask(server)
+    else:
+        reply = _ask(server)
+        assert (reply.response, reply.filtered) == (response, b"content_filter" in body)
+    assert [each["stream"] for each in server.asked] == [False]
 
 
 def test_a_key_that_no_header_holds_and_nobody_there(monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
@@ -266,6 +320,44 @@ def test_a_think_budget_closes_what_is_open_and_the_answer_follows(
     assert result["measured"]["prompts"].get("template") == (None if template == "chat" else "base")
     with pytest.raises(ExampleError, match=r"data\.few_shot: 1 worked examples of task text for the question 't', and"):
         _evaluated(tmp_path, settings(tmp_path, server.url, *more, "name=b", "data.shots=2"))
+
+
+def test_answers_of_two_models_are_no_evaluation(
+    serve: Serve, settings: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """Also where it was stopped between them; what a filter withheld is counted."""
+    plain = ["evaluation.samples=1", "evaluation.temperature=0", "evaluation.short=false", "evaluation.shuffles=0"]
+    plain += ["evaluation.endpoint.concurrency=1"]
+    server = serve([{"model": "m-1"}, {"model": "m-1"}, 400])
+    with pytest.raises(EndpointError, match="HTTP 400"):
+        _evaluated(tmp_path, settings(tmp_path, server.url, *plain))
+    server.script.extend([{"model": "m-2"}])
+    with pytest.raises(EndpointError, match=r"the answers name different models \(m-1, m-2\)"):
+        _evaluated(tmp_path, settings(tmp_path, server.url, *plain))
+    withheld = json.loads(_said({"content": None}, "content_filter"))["choices"]
+    server.script.extend([{"model": "m-1"}, {"model": "m-1", "choices": withheld}])
+    found, result = _evaluated(tmp_path, settings(tmp_path, server.url, *plain))
+    rows = [json.loads(line) for line in found.splitlines()]
+    assert [(row["model"], row.get("filtered"), row["status"]) for row in rows[-1:]] == [("m-1", True, "no_answer")]
+    assert (result["answered_by"], result["filtered"], result["all"]["no_answer"]) == ("m-1", 1, 1)
+    shown = (tmp_path / "evaluation" / "a.md").read_text()
+    assert "- answered by: m-1\n" in shown
+    assert "- 1 of 4 answers were withheld by the endpoint's filter" in shown
+
+
+def test_an_endpoint_that_ignores_what_a_think_budget_needs_is_found_out(
+    serve: Serve, settings: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    budget = ["evaluation.max_think_tokens=2", "evaluation.samples=1", "evaluation.short=false"]
+    server = serve()
+    server.goes_on = False
+    with pytest.raises(EndpointError, match="takes no notice of continue_final_message"):
+        _evaluated(tmp_path, settings(tmp_path, server.url, *budget))
+    assert len(server.asked) == 2
+    for goes_on, unknown in ((True, False), (None, True)):
+        server.goes_on = goes_on
+        _evaluated(tmp_path / str(goes_on), settings(tmp_path / str(goes_on), server.url, *budget))
+        assert ("nothing tells whether it goes on" in capsys.readouterr().err.replace("\n", " ")) == unknown
 
 
 def test_questions_that_are_too_long_for_the_endpoint_are_left_out_and_counted(

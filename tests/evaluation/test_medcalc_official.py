@@ -167,10 +167,11 @@ def test_the_command_counts_both_verdicts_by_category_and_on_corrected_labels(tm
     figures = ((66.7, 3), (33.3, 3), (100.0, 2), (50.0, 2))
     said = subprocess.run(whole, check=True, timeout=60, capture_output=True, text=True).stdout
     assert re.split(r"\s{2,}", said.splitlines()[-1].strip()) == ["all", *(f"{share}% of {n}" for share, n in figures)]
-    found = json.loads((tmp_path / "after.medcalc.json").read_text())
+    found = json.loads((tmp_path / "medcalc" / "after.json").read_text())["categories"]
     assert list(found) == ["lab", "physical", "risk", "all"]
-    assert found["risk"] == {column: {"answers": 1, "right": 1.0} for column in ("server", "script")}
-    assert found["lab"]["corrected_server"] == {"answers": 1, "right": 1.0}
+    certain = {"answers": 1, "right": 1.0, "interval": [pytest.approx(0.025), 1.0]}
+    assert found["risk"] == dict.fromkeys(("server", "script"), certain)
+    assert found["lab"]["corrected_server"] == certain
     # With the corrected labels in the questions' place, the server's verdicts are by other ones than the script's.
     wrong = subprocess.run(
         [*command[:-1], str(tmp_path / "corrected.jsonl")], timeout=60, capture_output=True, text=True, check=False

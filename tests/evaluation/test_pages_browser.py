@@ -11,9 +11,10 @@ import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from recipes.evaluation.page import write_page
+from recipes.evaluation.page import add_scores, write_page
 from tests.browser import CONTRAST, NEEDS_BROWSER, OVERLAPS, browser, open_everything, show
 from tests.evaluation.test_compare import write_evaluation
+from tests.evaluation.test_scores import SCORES
 from tests.evaluation.test_summary import row
 
 pytestmark = NEEDS_BROWSER
@@ -43,8 +44,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     named = [write_evaluation(folder, f"{name} with a long name", _rows(right)) for name, right in _MORE.items()]
     several = [str(path) for path in (a, *named)]
     subprocess.run([sys.executable, "-m", "recipes.compare", *several], check=True, timeout=120)
-    [of_several] = set((folder / "comparison").glob("*.html")) - {folder / "comparison" / "before_after.html"}
     comparison = folder / "comparison" / "before_after.html"
+    [of_several] = set(comparison.parent.glob("*.html")) - {comparison}
+    for kind, scores in SCORES.items():
+        add_scores(b.with_suffix(".jsonl"), kind, [], scores)
     return {"several": of_several, "evaluation": write_page(b)[0], "comparison": comparison}
 
 

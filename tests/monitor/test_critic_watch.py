@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
+
 from recipes.monitor.critic_watch import CriticWatch
 
 
@@ -27,6 +31,13 @@ def test_one_bad_step_is_no_alarm_and_a_run_of_them_is() -> None:
     )
     assert "critic.alone_steps" in told[13]
     assert told[14] == "step 14: the critic is better than a constant again"
+
+
+@pytest.mark.parametrize(("strange", "first"), [(-2000.0, 14), (math.nan, 16), (-math.inf, 16)])
+def test_a_step_whose_returns_hardly_vary_is_no_alarm_and_hides_none(strange: float, first: int) -> None:
+    """Counted as -1 it leaves 0.9 * 0.2 - 0.1 = 0.08, no number leaves 0.2; from there each -0.5 takes 0.05."""
+    assert _told([0.2] * 11 + [strange] + [0.2] * 20) == {}
+    assert list(_told([0.2] * 11 + [strange] + [-0.5] * 20)) == [first]
 
 
 def test_steps_of_other_algorithms_and_without_a_fit_change_nothing() -> None:

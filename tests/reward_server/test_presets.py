@@ -62,9 +62,12 @@ def test_med_rlvr_and_binary() -> None:
 
 
 _STEPS = "First, the toe is red. Then, the crystals are needles, so it is gout."
-_PAID = {"gated": 1.0, "med_u1": 2.0, "med_rlvr": 1.0, "binary": 1.0}
-_UNPAID = {"gated": 0.0, "med_u1": 0.0, "med_rlvr": -1.0, "binary": 0.0}
-_WRONG = {"gated": 0.1, "med_u1": 0.0, "med_rlvr": 0.0, "binary": 0.0}
+_NAMES = ("gated", "med_u1", "med_rlvr", "binary", "huatuo_o1", "general_reasoner", "reward_bridge")
+_PAID = dict(zip(_NAMES, (1.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0), strict=True))
+_UNPAID = dict(zip(_NAMES, (0.0, 0.0, -1.0, 0.0, 0.0, -0.5, 0.0), strict=True))
+_WRONG = dict(zip(_NAMES, (0.1, 0.0, 0.0, 0.0, 0.1, 0.0, 0.0), strict=True))
+# An explained answer has more words than the letter, at least ten.
+_EXPLAINED = _PAID | {"med_u1": 0.0, "general_reasoner": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +86,7 @@ _WRONG = {"gated": 0.1, "med_u1": 0.0, "med_rlvr": 0.0, "binary": 0.0}
         # An answer given away at once has the form, and so has an explained one, which Med-U1's rule does not read.
         ("<think></think><answer>B</answer>", _PAID, _PAID),
         ("<think>The answer is B.</think><answer>B</answer>", _PAID, _PAID),
-        (f"<think></think><answer>B, because {_STEPS}</answer>", _PAID | {"med_u1": 0.0}, _PAID | {"med_u1": 0.0}),
+        (f"<think></think><answer>B, because {_STEPS}</answer>", _EXPLAINED, _EXPLAINED),
     ],
 )
 def test_what_reasoning_is_paid_by_its_place(
@@ -96,6 +99,68 @@ def test_what_reasoning_is_paid_by_its_place(
             request = parse_request(json.dumps({"preset": name, "items": [item]}).encode())
             [found] = score(request, PRESETS[name]).results
             assert found.reward == paid, (name, form)
+
+
+def test_huatuo_o1() -> None:
+    assert reward("huatuo_o1") == 1.0
+    assert [reward("huatuo_o1", status=s) for s in ("incorrect", "no_answer", "malformed")] == [0.1, 0.1, 0.1]
+    assert reward("huatuo_o1", format_ok=False) == 0.0
+    assert reward("huatuo_o1", status="no_answer", answered=False) == 0.0
+
+
+def test_general_reasoner() -> None:
+    right = ("pulmonary embolism",)
+    assert reward("general_reasoner", answer="embolism, pulmonary", right=right) == pytest.approx(0.95)  # one mark more
+    assert reward("general_reasoner", answer="pulmonary embolism", right=right) == 1.0
+    assert reward("general_reasoner", answer="pulmonary embolism", right=right, format_ok=False) == -0.5
+    # twelve words more are clipped to ten: 1 - 0.05 * 10
+    assert reward("general_reasoner", answer="word " * 14, right=right) == pytest.approx(0.5)
+    assert reward("general_reasoner", status="incorrect", answer="word " * 14, right=right) == 0.0
+    assert reward("general_reasoner", status="no_answer", answered=False) == -0.5
+
+
+def test_reward_bridge() -> None:
+    assert reward("reward_bridge", probability=0.37) == 0.37
+    assert reward("reward_bridge", probability=0.37, format_ok=False) == 0.0
+    assert reward("reward_bridge", status="incorrect", probability=0.37) == 0.37
+    assert [reward("reward_bridge", status=s) for s in ("correct", "incorrect", "malformed")] == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("preset", "span", "right", "wrong"),
+    [
+        # L1-Exact: 1 - 0.0003 * 400, and 0 - 0.12
+        ("binary", {"mode": "exact", "shape": "l1", "tokens": 1000}, 0.88, -0.12),
+        ("binary", {"mode": "exact", "shape": "l1", "tokens": 1000, "only_correct": True}, 0.88, 0.0),
+        # L1-Max: 1 * (1 - 0.002 * 200) / 2 = 0.3; a short wrong answer earns nothing
+        ("binary", {"mode": "max", "shape": "l1", "tokens": 800}, 0.3, 0.0),
+        ("binary", {"mode": "max", "shape": "l1", "tokens": 1}, 1.0, 0.0),
+        # between what gated and Med-U1 pay a wrong answer and a right one: 0.1 + 0.3 * 0.9, 0 + 0.3 * 2
+        ("gated", {"mode": "max", "shape": "l1", "tokens": 800}, 0.37, 0.1),
+        ("med_u1", {"mode": "max", "shape": "l1", "tokens": 800}, 0.6, 0.0),
+        # DAPO, buffer 100: (600 - 100 - 550) / 100 = -0.5 for both
+        ("binary", {"mode": "max", "shape": "dapo", "tokens": 550, "buffer": 100}, 0.5, -0.5),
+        # relative: 1 - 0.2 * 300 / 600
+        ("med_rlvr", {"mode": "exact", "shape": "relative", "tokens": 300}, 0.9, 0.0),
+        ("gated", {"mode": "exact", "shape": "relative", "tokens": 300}, 0.9, 0.1),
+        ("gated", {"mode": "exact", "tokens": 300}, 0.9, 0.1),
+        ("general_reasoner", {"mode": "max", "shape": "relative", "tokens": 9000}, 0.8, 0.0),
+    ],
+)
+def test_a_length_that_an_item_asks_for(preset: str, span: dict[str, Any], right: float, wrong: float) -> None:
+    items = [
+        {
+            **{"id": answer, "task": "choice", "response": f"<think>t</think><answer>{answer}</answer>"},
+            "reference": {"answer": "C", "options": {"A": "Aspirin", "C": "Heparin"}},
+            "length": {"target": 600, **span},
+        }
+        for answer in ("C", "A")
+    ]
+    request = parse_request(json.dumps({"preset": preset, "items": items}).encode())
+    results = score(request, PRESETS[preset]).results
+    assert [result.reward for result in results] == pytest.approx([right, wrong])
+    plain = [PRESETS[preset].reward(Outcome(s, True, True)).value for s in ("correct", "incorrect")]
+    assert [result.components["length"] for result in results] == pytest.approx([right - plain[0], wrong - plain[1]])
 
 
 @pytest.mark.parametrize("name", PRESETS)

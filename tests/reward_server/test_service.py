@@ -22,6 +22,7 @@ import uvicorn
 
 from reward_server.app import Settings, create_app
 from reward_server.client import RewardClient, RewardServerUnavailable, ScoreItem
+from reward_server.presets import PRESETS
 from reward_server.process import RewardServerProcess
 from tests.conftest import descendants, wait_until_dead
 
@@ -180,7 +181,7 @@ def test_health_readiness_and_identity(server: RewardServerProcess) -> None:
     listed = httpx.get(f"{server.url}/v1/verifiers", trust_env=False).json()
     names = {entry["name"] for entry in listed["verifiers"]}
     assert names == {"choice", "number", "date", "duration", "text", "format", "length", "judge"}
-    assert {entry["name"] for entry in listed["presets"]} == {"gated", "med_u1", "med_rlvr", "binary"}
+    assert {entry["name"] for entry in listed["presets"]} == set(PRESETS)
     scored = post(server, {"preset": "binary", "items": []}).json()
     assert scored["preset"] in listed["presets"]
 

@@ -187,6 +187,11 @@ def test_text_f1() -> None:
         ("<think>t</think><answer>B</answer>", True, "B"),
         ("<think>t</think>\n\n<answer> B </answer>\n", True, "B"),
         ("<think></think><answer></answer>", True, None),
+        *(
+            (f"<think>t</think><answer>{unseen}</answer>", True, None)
+            for unseen in (" \n", "\u200b", "\u2800", "\u3164\x00")
+        ),
+        ("<think>t</think><answer>\u200bB</answer>", True, "\u200bB"),
         # Med-RLVR's phase 5: the reasoning moves before the tags.
         ("First, ... <think>t</think><answer>B</answer>", False, "B"),
         ("<think>t</think> so <answer>B</answer>", False, "B"),
@@ -297,6 +302,18 @@ def test_length_terms() -> None:
     assert length.excess("max", 60, 100) == 0.0
     assert length.excess("exact", 60, 100) == pytest.approx(0.4)
     assert length.excess("max", 900, 100) == 1.0
+    # relative: -0.2 * |60 - 100| / 100 = -0.08
+    assert length.relative_cost("exact", 60, 100) == pytest.approx(-0.08)
+    assert [length.relative_cost("max", tokens, 100) for tokens in (60, 900)] == [0.0, -0.2]
+
+
+def test_words_and_marks_that_an_answer_has_more_or_less() -> None:
+    # "pulmonary embolism." is two words and a mark, "PE" a word: 1 to the first, 2 to the second
+    assert length.token_gap("pulmonary embolism.", ["pulmonary embolism", "PE"]) == 1
+    assert length.token_gap("PE", ["pulmonary embolism"]) == 1
+    assert length.token_gap("17 weeks, 6 days", ["17 weeks, 6 days"]) == 0
+    assert length.token_gap("23.5", ["23"]) == 2
+    assert length.token_gap("anything", []) == 0
 
 
 @pytest.mark.parametrize(

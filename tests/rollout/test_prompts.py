@@ -6,16 +6,19 @@ import copy
 import dataclasses
 import json
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tokenizers.processors import TemplateProcessing
 
 from recipes.data.errors import ExampleError
-from recipes.data.example import Example, Task
+from recipes.data.example import Example, Task, write_examples
 from recipes.data.prompts import Form, trace_response
 from recipes.rollout.prompts import DataError, Prompt, PromptOrder, make_prompts, trace_ids
-from recipes.rollout.rows import taught
+from recipes.rollout.rows import prompt_order, taught, training_rows
+from recipes.runtime.config import DataConfig
 from reward_server.verifiers.format import parse
 from tests.rollout.samples import prompt
 
@@ -165,6 +168,21 @@ def test_a_kind_without_rows_is_named() -> None:
     rows = [prompt("1", "choice")]
     with pytest.raises(DataError, match=r"data\.mix asks for calculation, text, of which the training files hold no"):
         PromptOrder(rows, mix={"choice": 1, "calculation": 1, "text": 1}, adaptive=False, seed=0)
+
+
+def test_rows_that_leave_a_kind_without_any_are_named_with_the_setting_that_chose_them() -> None:
+    config = SimpleNamespace(data=DataConfig(only=["1"], mix={"choice": 1, "text": 1}), seed=0)
+    with pytest.raises(DataError, match=r"asks for text, .*: data\.only leaves 1 of their rows; leave data\.mix out"):
+        prompt_order([prompt("1", "choice")], config)
+
+
+def test_rows_are_held_against_validation_as_against_the_test(tmp_path: Path) -> None:
+    for name, asked in (("train", "Why?"), ("test", "Who?"), ("validation", "why ?")):
+        write_examples(tmp_path / name, [Example("1", "s", "text", asked, "x")])
+    files = {name: [str(tmp_path / name)] for name in ("train", "test", "validation")}
+    with pytest.raises(ExampleError, match=r"1 rows are questions of data\.test or data\.validation, .*normalised 1"):
+        training_rows(DataConfig(**files))
+    assert len(training_rows(DataConfig(**{**files, "validation": []}))) == 1
 
 
 # --- making prompts ------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from recipes.engines.base import Completion
-from recipes.rollout.scoring import RewardError, check_unscored, reward_table, score
+from recipes.rollout.prompts import RowError
+from recipes.rollout.scoring import RewardError, check_rows, check_unscored, reward_table, score
 from recipes.rollout.server import reward_client
 from recipes.runtime.config import RewardConfig
 from reward_server.client import RewardClient, RewardServerUnavailable, Score
@@ -51,7 +52,7 @@ def test_scores_come_back_in_place(process_group: None, tokenizer: Any) -> None:
     assert groups[1][0].completion is completions[1][0]
 
 
-def test_a_length_target_reaches_the_server(process_group: None, tokenizer: Any) -> None:
+def test_a_length_target_and_a_measure_of_open_answers_reach_the_server(process_group: None, tokenizer: Any) -> None:
     """Tokens counted are those of the response: beyond the target, Med-U1's reward must fall."""
     completions = [[_completion(tokenizer, "<think>" + "t " * 200 + "</think><answer>A</answer>")]]
     config = RewardConfig(preset="med_u1", length_mode="max", length_target=10_000)
@@ -61,7 +62,15 @@ def test_a_length_target_reaches_the_server(process_group: None, tokenizer: Any)
             wanted = dataclasses.replace(config, length_target=target)
             [[found]] = score([prompt("c", "choice")], completions, tokenizer=tokenizer, client=client, config=wanted)
             rewards.append(found.score.reward or 0.0)
+        # How open answers are graded is said by the configuration, too: "x y" is half of EMS's precision.
+        half = [[_completion(tokenizer, "<think>t</think><answer>x y</answer>")]]
+        statuses = []
+        for metric, threshold in (("exact", None), ("ems", 45.0), ("ems", 55.0)):
+            wanted = RewardConfig(preset="binary", text_metric=metric, text_threshold=threshold)
+            [[found]] = score([prompt("t", "text")], half, tokenizer=tokenizer, client=client, config=wanted)
+            statuses.append(found.score.status)
     assert rewards[0] > rewards[1]
+    assert statuses == ["incorrect", "correct", "incorrect"]
 
 
 def test_a_server_that_is_gone_is_an_error_and_never_a_zero(process_group: None, tokenizer: Any) -> None:
@@ -92,18 +101,20 @@ def test_a_server_is_given_up_before_the_other_ranks_stop_waiting_for_rank_0() -
 
 
 def test_a_refused_request_says_why(process_group: None, tokenizer: Any) -> None:
-    with (
-        RewardServerProcess() as server,
-        RewardClient(server.url) as client,
-        pytest.raises(RewardError, match=r"scoring failed: .*HTTP 422: preset: no such preset; the presets are"),
-    ):
-        score(
-            [prompt("c", "choice")],
-            [[_completion(tokenizer, "x")]],
-            tokenizer=tokenizer,
-            client=client,
-            config=RewardConfig(preset="no_such_preset"),
-        )
+    with RewardServerProcess() as server, RewardClient(server.url) as client:
+        with pytest.raises(RewardError, match=r"scoring failed: .*HTTP 422: preset: no such preset; the presets are"):
+            score(
+                [prompt("c", "choice")],
+                [[_completion(tokenizer, "x")]],
+                tokenizer=tokenizer,
+                client=client,
+                config=RewardConfig(preset="no_such_preset"),
+            )
+        # One open answer shows before the first step that there is no judge.
+        rows = [prompt(name, "choice" if name == "c" else "text").example for name in "ctu"]
+        with pytest.raises(RowError, match=r"the reward server refuses it: .*this server has no judge"):
+            check_rows(rows, client, RewardConfig(text_metric="judge"))
+        assert check_rows(rows, client, RewardConfig(text_metric="rouge_l", text_threshold=99)) == []
 
 
 @pytest.mark.parametrize(("count", "stops"), [(1, True), (19, True), (20, False), (256, False)])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import pytest
 
-from recipes.engines.base import TokenSequence
+from recipes.engines.base import PolicyEngine, TokenSequence
 from recipes.rollout.training import charged, training_sequences, weighted
+from recipes.rollout.valued import valued_data
 from recipes.runtime.config import AlgorithmConfig
 from tests.rollout.samples import prompt, trajectory
 
@@ -27,6 +29,13 @@ def test_null_rewards_leave_the_loss_and_the_group() -> None:
     assert [s.response_length for s in sequences] == [2, 1]
     # Mean of 1 and 0 is .5; the unbiased standard deviation sqrt((.25 + .25) / 1) = .70711; .5 / .70711 = .70711.
     assert [s.advantages[0] for s in sequences] == pytest.approx([math.sqrt(0.5), -math.sqrt(0.5)], rel=1e-5)
+
+
+def test_what_a_filter_leaves_out_could_have_taught_with_a_critic_too() -> None:
+    """Else a step whose responses were all cut would be put down to rewards that are all equal."""
+    cut, unscored = trajectory(ONE, 1.0, finished=False), trajectory(TWO, None, status="timeout")
+    data = valued_data([[cut], [unscored]], cast(PolicyEngine, None), AlgorithmConfig(overlong_filter=True), 1.0)
+    assert (data.groups, data.critic, data.teaches) == ([], [], [True, False])
 
 
 def test_sequences_carry_prompt_response_and_the_samplers_logprobs() -> None:

@@ -60,6 +60,11 @@ def test_the_quickstarts_values_reach_the_config() -> None:
     assert (config.trainer.steps, config.reward.url, config.reward.length_mode) == (3, None, "max")
 
 
+def test_a_divergence_in_ppos_loss_holds_the_policy_back() -> None:
+    """k1, which is what tokens are charged, would be a term of the loss whose gradient is zero on average."""
+    assert load([*NEEDED, "algorithm=ppo", "algorithm.kl_place=loss"]).algorithm.kl_estimator == "k3"
+
+
 def test_yaml_round_trip_of_every_section() -> None:
     overrides = ["optimizer.betas=[0.8,0.99]", "reward.url=http://h:1", "data.mix={text: 2.5}", "trainer.max_seconds=9"]
     config = load([*NEEDED, *overrides, "name='a: b # c'", "seed=1000000000000000000"])
@@ -97,6 +102,12 @@ def test_yaml_round_trip_of_every_section() -> None:
         (["algorithm=ppo", "engine=nemo_aligner"], "algorithm.advantage=gae: engine=nemo_aligner has no critic"),
         (["algorithm=ppo", "algorithm.tasks=per_task"], "algorithm.tasks=per_task balances what groups' rewards"),
         (["algorithm=ppo", "rollout.group_size=1", "rollout.adaptive=true"], "rollout.max_batches and rollout"),
+        (["algorithm=ppo", "critic.path="], "critic.path= is empty; is a variable of the shell unset?"),
+        (["algorithm=ppo", "critic.alone_steps=100"], "critic.alone_steps=100 leaves the policy no step"),
+        (
+            ["algorithm=ppo", "algorithm.cut=bootstrap", "algorithm.overlong_filter=true"],
+            "algorithm.cut=bootstrap says",
+        ),
         (["algorithm=vapo", "critic.mini_batches=5"], "critic.mini_batches=5 does not divide rollout.prompts=32"),
         (["algorithm=ppo", "algorithm.policy_lambda=1.1"], "algorithm.policy_lambda=1.1: expected at least 0"),
         (

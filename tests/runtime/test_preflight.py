@@ -224,6 +224,10 @@ def test_the_disk_that_a_run_needs(overrides: Overrides, tiny_hf: Path, tmp_path
             "parallel.processes=3 is not divisible by tensor x pipeline = 2 x 1; set parallel.processes to a multiple",
         ),
         (["parallel.processes=5"], "rollout.prompts=12 is not divisible by the data parallel size 5"),
+        (
+            ["algorithm=ppo", "critic.path=PRUNED"],
+            "PRUNED: a Hugging Face folder, not a Megatron checkpoint; first run",
+        ),
         (["model.path=PRUNED"], "PRUNED/tokenizer.json: a link to a file that is gone"),
         (["model.path=MUTE"], "MUTE: its chat template leaves out what a message of role 'user' says; mend"),
         (["model.path=BASE"], "BASE: the tokenizer has no chat template, as base models often have not; set data.tem"),

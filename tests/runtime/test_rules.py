@@ -123,7 +123,7 @@ def test_nan_infinity_and_negative_numbers_are_refused_by_key(key: str, defaults
         (["name=.."], "name=..: expected a name"),
         (
             ["data.allow_contamination=[exact,fuzzy]"],
-            "data.allow_contamination: ['fuzzy'] are not known; expected any of exact, normalised, 13-gram, context",
+            "data.allow_contamination: ['fuzzy'] are not known; expected any of exact, normalised, 13-gram, one-word",
         ),
         (["data.train=[a.jsonl,]", "data.test=['']"], "data.test names a file without a name"),
     ],

@@ -72,15 +72,18 @@ def _counted(path: Path) -> dict[str, _Passes]:
     """By the question's id, what its answers came to.
 
     Raises:
-        ExampleError: a row is no answer, or questions have more answers than others.
+        ExampleError: a row is no answer, its status is none, or questions have more answers than others.
     """
     # The client takes its time to import, and so does --help.
     from reward_server.client import SERVER_FAULTS
+    from reward_server.client.wire import STATUSES
 
     counted: dict[str, _Passes] = {}
     for row in read_rows(path):
         if row.values.get("variant", "plain") == "plain":
             identity, answer, status = (_text(row, name) for name in ("id", "answer", "status"))
+            if status not in STATUSES:
+                raise row.wrong("status", f"one of {', '.join(STATUSES)}", status)
             found = counted.setdefault(identity, _Passes(answer))
             found.answers += 1
             found.right += status == "correct"

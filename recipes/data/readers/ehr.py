@@ -2,13 +2,16 @@
 
 Any container with a row a patient will do. Classes stand in a column (a list, or parted by ; or |) or in --classes,
 which may also say what a label stands for: `--classes 0="discharged alive" 1="died in hospital"`. A label that is no
-class is refused: a number could count from 0 or from 1.
+class is refused: a number could count from 0 or from 1. A note with two labels, in rows of their own, has no right
+answer: all its rows are left out, and counted.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from recipes.data.choices import is_missing, parsed_cell
 from recipes.data.example import Example
@@ -32,6 +35,7 @@ def _rows(
     license_name: str = "unknown",
 ) -> Iterator[Example | LeftOut]:
     named = Ids(source, ids)
+    torn = _with_two_labels(source, note_column, label_column)
     for row in source.rows():
         name = named.of(row, row[id_column] if id_column else row.number)
         if is_missing(row[label_column]):
@@ -39,6 +43,9 @@ def _rows(
             continue
         if has_no_label(row[note_column]):
             yield LeftOut("has no note", row.where)
+            continue
+        if _digest(row[note_column]) in torn:
+            yield LeftOut("its note has another label in another row", row.where)
             continue
         known = list(classes) or _classes(row, classes_column)
         letter = LETTERS[_place(row, label_column, known)]
@@ -53,6 +60,27 @@ def _rows(
         )
 
 
+def _with_two_labels(source: Source, note_column: str, label_column: str) -> set[bytes]:
+    """Digests of the notes that rows label differently."""
+    labels: dict[bytes, str] = {}
+    torn: set[bytes] = set()
+    for row in source.rows():
+        if not is_missing(label := row[label_column]):
+            said, note = _label(label), _digest(row[note_column])
+            if labels.setdefault(note, said) != said:
+                torn.add(note)
+    return torn
+
+
+def _digest(note: Any) -> bytes:
+    return hashlib.blake2b(" ".join(str(note).split()).encode("utf-8", "replace"), digest_size=12).digest()
+
+
+def _label(value: Any) -> str:
+    # pandas writes 1 as 1.0 where a column has gaps.
+    return str(value).strip().casefold().removesuffix(".0")
+
+
 def _classes(row: Row, column: str) -> list[tuple[str, str]]:
     value = row[column]
     if isinstance(value, str):
@@ -64,9 +92,7 @@ def _classes(row: Row, column: str) -> list[tuple[str, str]]:
 
 
 def _place(row: Row, column: str, classes: Sequence[tuple[str, str]]) -> int:
-    said = str(row[column]).strip().casefold()
-    # pandas writes 1 as 1.0 where a column has gaps.
-    said_so = {said, said.removesuffix(".0")}
+    said_so = {str(row[column]).strip().casefold(), _label(row[column])}
     places = [place for place, (value, _) in enumerate(classes) if value.casefold() in said_so]
     if len(places) != 1:
         raise row.wrong(column, f"one of the classes {', '.join(value for value, _ in classes)}", row[column])

@@ -10,7 +10,13 @@ from recipes.engines.core import finite
 
 
 def take_step(
-    module: Any, optimizer: Any, sums: Mapping[str, float], *, learning_rate: float, weight_decay: float
+    module: Any,
+    optimizer: Any,
+    sums: Mapping[str, float],
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    where: str = "after the update",
 ) -> dict[str, float]:
     """Steps along the gradient that lies in the model; returns the sums with `grad_norm` and `stepped` (1.0 or 0.0).
 
@@ -19,6 +25,7 @@ def take_step(
         optimizer: megatron-core's, of the module.
         sums: of the loss over the batch; where `loss` is not finite nothing changes.
         learning_rate, weight_decay: of this step.
+        where: completes the message of a weight that is not finite.
 
     Raises:
         NonFiniteError: a weight is not finite after the step.
@@ -33,5 +40,5 @@ def take_step(
     stepped = math.isfinite(grad_norm) and math.isfinite(sums["loss"])
     if stepped:
         optimizer.step()
-        finite.check_weights(module, "after the update")
+        finite.check_weights(module, where)
     return {**sums, "grad_norm": grad_norm, "stepped": float(stepped)}

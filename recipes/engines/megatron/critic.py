@@ -29,8 +29,8 @@ from recipes.engines.core.step import take_step
 from recipes.engines.megatron.model import build_model
 from recipes.engines.megatron.wrapped import Wrapped
 from recipes.rl.losses import Loss
-from recipes.runtime.config import Config, ConfigError
-from recipes.runtime.model_rules import validate_model
+from recipes.runtime.config import Config
+from recipes.runtime.model_rules import validate_critic
 
 # Folders beside the policy's in a checkpoint.
 WEIGHTS, OPTIMIZER = "critic", "critic_optimizer"
@@ -75,7 +75,7 @@ class Critic:
         """
         self._settings = config.critic
         source = open_checkpoint(Path(config.critic.path)) if config.critic.path else policy
-        check_beside(config, source.architecture, policy.architecture)
+        validate_critic(config, source.architecture, policy.architecture)
         self.module = build_critic(source.architecture, config)
         state.load_weights(self.module, source, without=(_HEAD,))
         self.wrapped = Wrapped(self.module, config.critic.optimizer, config.model.precision)
@@ -97,6 +97,7 @@ class Critic:
             sums,
             learning_rate=learning_rate,
             weight_decay=self._settings.optimizer.weight_decay,
+            where="in the critic after its update",
         )
 
     def stored(self, where: str) -> Mapping[str, Callable[[], dict[str, Any]]]:
@@ -105,8 +106,8 @@ class Critic:
         Raises:
             NonFiniteError: a weight or a moment is not finite; `where` completes the message.
         """
-        finite.check_weights(self.module, where)
-        finite.check_optimizer(self.wrapped.optimizer, where)
+        finite.check_weights(self.module, f"in the critic {where}")
+        finite.check_optimizer(self.wrapped.optimizer, f"in the critic {where}")
         self.wrapped.begin_moments()
         return {
             WEIGHTS: lambda: self.module.sharded_state_dict(prefix=""),
@@ -132,19 +133,3 @@ def build_critic(architecture: MegatronArchitecture, config: Config) -> GPTModel
 
     untied = dataclasses.replace(architecture, share_embeddings_and_output_weights=False)
     return build_model(untied, config, change=put_head)
-
-
-def check_beside(config: Config, critic: MegatronArchitecture, policy: MegatronArchitecture) -> None:
-    """Raises ConfigError where a critic cannot read the policy's tokens, or does not fit its layout."""
-    if critic.vocab_size != policy.vocab_size:
-        raise ConfigError(
-            f"critic.path={config.critic.path}: a vocabulary of {critic.vocab_size} tokens, and the policy has "
-            f"{policy.vocab_size}; a critic reads the policy's tokens: give a model of its family, or null"
-        )
-    validate_model(
-        config,
-        layers=critic.num_layers,
-        heads=critic.num_attention_heads,
-        query_groups=critic.num_query_groups,
-        context=critic.max_position_embeddings,
-    )

@@ -2,6 +2,7 @@
 
 Weights and the optimizer's state wait in host memory, pinned for a GPU; gradients are nobody's between two steps. What
 is a view of a buffer stays one: the storage is made empty and filled again, and must not be touched in between.
+Transformer Engine's FP8 copies of the weights go with them; its next pass makes them again.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Parking:
             model: megatron-core's DistributedDataParallel.
             parts: its distributed optimizers.
         """
+        self._model = model
         self._buffers = [*model.buffers, *model.expert_parallel_buffers]
         self._parts = parts
         self._sizes = [buffer.grad_data.untyped_storage().nbytes() for buffer in self._buffers]
@@ -44,6 +46,10 @@ class Parking:
             for buffer, host in zip(self._buffers, self._weights, strict=True):
                 host.copy_(buffer.param_data)
                 buffer.param_data.untyped_storage().resize_(0)
+            for part in self._model.modules():
+                # By name, row-wise and column-wise: kept from one micro-batch to the next, made where there is none.
+                if copies := getattr(part, "_fp8_workspaces", None):
+                    copies.clear()
         if weights and not self.weights:
             for buffer, host in zip(self._buffers, self._weights, strict=True):
                 buffer.param_data.untyped_storage().resize_(host.nbytes)

@@ -437,7 +437,7 @@ def test_med_rlvr_compares_all_its_methods(cluster: Cluster, given: Settings, qu
         "TEST_DATA": tests,
         "TRACES": questions / "train.jsonl",
         "METHODS": "sft_answer sft_worked ppo",
-        "EXTRA": "trainer.steps=2 trainer.max_seconds=0 trainer.batch=4 rollout.prompts=4 rollout.group_size=2 "
+        "EXTRA": "trainer.steps=2 trainer.max_seconds=0 trainer.batch=4 critic.alone_steps=0 rollout.prompts=4 "
         "rollout.max_new_tokens=16 model.max_length=256",
     }
     script = REPO / "slurm" / "medrlvr_3b.sh"

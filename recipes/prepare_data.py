@@ -1,10 +1,10 @@
 """Writes data files of Examples: `python -m recipes.prepare_data KIND [SOURCE] OUT`.
 
-`embedded` generates train, SFT, validation and test files with exact labels; `difficulty` and `context` make one file
-of questions from another; the other kinds convert files in the formats that their authors publish (JSON in any form,
-CSV, parquet or Arrow, packed or not), row by row, so that a file may be longer than memory. With --split, SOURCE is a
-name for `datasets.load_dataset` instead. What was left out, and why, is printed, and stands in OUT.manifest.json with
-everything that OUT was made of. Only a whole file replaces OUT.
+`embedded` generates train, SFT, validation and test files with exact labels, and a test in wordings that none of them
+has; `difficulty` and `context` make one file of questions from another; the other kinds convert files in the formats
+that their authors publish (JSON in any form, CSV, parquet or Arrow, packed or not), row by row, so that a file may be
+longer than memory. With --split, SOURCE is a name for `datasets.load_dataset` instead. What was left out, and why, is
+printed, and stands in OUT.manifest.json with everything that OUT was made of. Only a whole file replaces OUT.
 """
 
 from __future__ import annotations
@@ -28,10 +28,13 @@ from recipes.data.readers import READERS, LeftOut
 from recipes.data.sources import FileSource, HubSource, Source
 
 
-def embedded(out: Path, *, seed: int, train: int, sft: int, heldout: int, calculators: str) -> dict[str, int]:
-    """Writes train.jsonl, sft.jsonl, validation.jsonl and test.jsonl into `out`; rows a kind of task in each.
+def embedded(
+    out: Path, *, seed: int, train: int, sft: int, heldout: int, calculators: str, tasks: Sequence[str] = GROUPS
+) -> dict[str, int]:
+    """Writes {train,sft,validation,test,unseen}.jsonl into `out`; rows a kind of task in each.
 
-    The held-out files are the same for every seed, so that results of several seeds can be compared.
+    The held-out files are the same for every seed, so that results of several seeds can be compared. Calculations have
+    no unseen wording, so that file is not written where there is no other task.
     """
     names = list(CALCULATORS) if calculators == "all" else list(ELEMENTARY)
     plans = [
@@ -39,17 +42,20 @@ def embedded(out: Path, *, seed: int, train: int, sft: int, heldout: int, calcul
         ("sft", Generator("train", TEACHER, TEACHER, names), sft, seed + 1),
         ("validation", Generator("validation", PERFECT, TEACHER, names), heldout, 10_001),
         ("test", Generator("test", PERFECT, TEACHER, names), heldout, 10_002),
+        ("unseen", Generator("unseen", PERFECT, TEACHER, names), heldout, 10_003),
     ]
     drawn: dict[str, list[Example]] = {}
     for name, generator, rows, file_seed in plans:
         rng = random.Random(f"{file_seed}/{name}")
         drawn[name] = []
         for group in GROUPS:
+            if group not in tasks or (name, group) == ("unseen", "calculation"):
+                continue
             if name in ("train", "sft"):
                 drawn[name] += {e.id: e for e in (generator.draw(rng, group) for _ in range(rows))}.values()
             else:
                 drawn[name] += generator.unique(rng, group, rows)
-    return {name: write_examples(out / f"{name}.jsonl", examples) for name, examples in drawn.items()}
+    return {name: write_examples(out / f"{name}.jsonl", examples) for name, examples in drawn.items() if examples}
 
 
 def convert(
@@ -149,6 +155,7 @@ def main() -> None:
     own.add_argument(
         "--heldout", type=count_argument, default=200, help="questions a kind of task (default: %(default)s)"
     )
+    own.add_argument("--tasks", nargs="+", choices=GROUPS, default=GROUPS, help="kinds of task (default: all)")
     own.add_argument("--calculators", choices=("elementary", "all"), default="elementary", help="which to use")
     for name, reader in READERS.items():
         sub = kinds.add_parser(name, help=reader.help, description=reader.help)

@@ -1,9 +1,9 @@
-"""Supervised fine-tuning on worked traces, the warm start before GRPO: `python -m recipes.sft [key=value ...]`.
+"""Supervised fine-tuning, the warm start before GRPO or its baseline: `python -m recipes.sft [key=value ...]`.
 
-Takes rows whose `meta.trace` holds {"think", "answer"} and teaches the model to give them as
-<think>...</think><answer>...</answer> after the prompt, without `<think>` where the chat template opens it; the loss is
-on the response alone. Same engine, configuration and run folder as GRPO; `trainer.batch` sequences make an optimizer
-step.
+Takes rows whose `meta.trace` holds {"think", "answer"}, or with data.teach=answer any rows for their labels alone, and
+teaches the model to give <think>...</think><answer>...</answer> after the prompt, without `<think>` where the chat
+template opens it; the loss is on the response alone. Same engine, configuration and run folder as GRPO; `trainer.batch`
+sequences make an optimizer step.
 
 Settings that have no default: output=FOLDER, model.path=MEGATRON_CHECKPOINT. Others often set: data.train=[FILE,...],
 trainer.steps, trainer.max_seconds, optimizer.learning_rate.
@@ -32,7 +32,7 @@ def train(config: Config) -> None:
     from recipes.monitor.monitor import TrainingMonitor
     from recipes.rl.losses import supervised_loss
     from recipes.rollout.prompts import DataError, make_prompts, prompt_form
-    from recipes.rollout.rows import prompt_order, training_rows
+    from recipes.rollout.rows import prompt_order, taught, training_rows
     from recipes.runtime.agreement import from_leader
     from recipes.runtime.health import count_skipped
     from recipes.runtime.origin import run_origin
@@ -44,9 +44,11 @@ def train(config: Config) -> None:
 
     folder = RunFolder(config.output)
     tokenizer = load_tokenizer(config.model.path)
-    examples = [e for e in training_rows(config.data) if "trace" in e.meta]
+    examples = taught(training_rows(config.data), config.data.teach)
     if not examples:
-        raise DataError(f"no row of data.train={config.data.train} has a meta.trace to learn from")
+        raise DataError(
+            f"no row of data.train={config.data.train} has a meta.trace to learn from; data.teach=answer learns labels"
+        )
     origin = run_origin(config, Stage.SFT, examples) if is_leader() else {}
     if is_leader():
         folder.prepare(config, origin)

@@ -14,8 +14,9 @@
 #     sbatch --time=8:00:00 slurm/sft.sh
 #   DRY_RUN=1 MODEL=... DATA=... CONTAINER_IMAGE=... slurm/sft.sh    prints the commands, needs no Slurm
 #
-# Rows of DATA want a meta.trace (python -m recipes.sft --help). The checkpoint is one that GRPO may begin with:
-# CHECKPOINT=RUN/checkpoints/step_N. Submitted again with the same RUN the job goes on.
+# Rows of DATA want a meta.trace, or EXTRA=data.teach=answer, which learns labels alone (python -m recipes.sft --help).
+# The checkpoint is one that GRPO may begin with: CHECKPOINT=RUN/checkpoints/step_N. Submitted again with the same RUN
+# the job goes on.
 #
 # Settings, from the environment:
 #   MODEL             Hugging Face model folder (required, unless CHECKPOINT says what to begin with)

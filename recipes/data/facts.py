@@ -1,9 +1,9 @@
 """The embedded table of medical facts from which choice and short-answer questions are made.
 
-Each column holds one relation: five wordings of its question and the pairs (key, value) for which it is true. The facts
-are textbook common knowledge, in the shortest form that has one right answer within its column. Left out on purpose:
-doses, guidelines and anything that changes with the year or the country. The table exists to exercise the training
-path; it is not a reference for patient care.
+Each column holds one relation: five wordings of its question, one more that no training row has, and the pairs
+(key, value) for which it is true. The facts are textbook common knowledge, in the shortest form that has one right
+answer within its column. Left out on purpose: doses, guidelines and anything that changes with the year or the country.
+The table exists to exercise the training path; it is not a reference for patient care.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ WORDINGS = 5
 
 @dataclass(frozen=True)
 class Column:
-    """One relation: `wordings` are question templates with one `{key}`; `pairs` maps each key to its right value."""
+    """One relation: `wordings` are question templates with one `{key}`; `pairs` maps each key to its right value.
+
+    `unseen` is a further template, that no question for training has.
+    """
 
     name: str
     wordings: tuple[str, str, str, str, str]
+    unseen: str
     pairs: dict[str, str]
 
 
@@ -32,6 +36,7 @@ COLUMNS: tuple[Column, ...] = (
             "What is missing in the diet in {key}?",
             "Name the nutrient to replace in {key}.",
         ),
+        "Too little of which nutrient leads to {key}?",
         {
             "scurvy": "vitamin C",
             "rickets": "vitamin D",
@@ -64,6 +69,7 @@ COLUMNS: tuple[Column, ...] = (
             "What is the agent of {key}?",
             "Name the pathogen behind {key}.",
         ),
+        "Infection with which microbe leads to {key}?",
         {
             "syphilis": "Treponema",
             "yaws": "Treponema",
@@ -98,6 +104,7 @@ COLUMNS: tuple[Column, ...] = (
             "What kind of drug is {key}?",
             "Name the drug class of {key}.",
         ),
+        "Under which heading does a formulary list {key}?",
         {
             "metoprolol": "beta blocker",
             "atenolol": "beta blocker",
@@ -132,6 +139,7 @@ COLUMNS: tuple[Column, ...] = (
             "What is the source of {key}?",
             "Name the organ that makes {key}.",
         ),
+        "From where in the body does {key} come?",
         {
             "insulin": "pancreas",
             "glucagon": "pancreas",
@@ -166,6 +174,7 @@ COLUMNS: tuple[Column, ...] = (
             "What is the antidote for {key}?",
             "Name the agent that counters {key}.",
         ),
+        "To undo the effects of {key}, one gives what?",
         {
             "paracetamol": "acetylcysteine",
             "heroin": "naloxone",
@@ -198,6 +207,7 @@ COLUMNS: tuple[Column, ...] = (
             "What is the diagnosis with {key}?",
             "Name the disease known for {key}.",
         ),
+        "{key} should make a doctor think of what?",
         {
             "anti-dsDNA antibodies": "lupus",
             "a malar rash": "lupus",
@@ -232,6 +242,7 @@ COLUMNS: tuple[Column, ...] = (
             "What enzyme fails in {key}?",
             "Name the absent enzyme in {key}.",
         ),
+        "Too little activity of which enzyme explains {key}?",
         {
             "phenylketonuria": "phenylalanine hydroxylase",
             "Gaucher disease": "glucocerebrosidase",
@@ -262,6 +273,7 @@ COLUMNS: tuple[Column, ...] = (
             "What gene explains {key}?",
             "Name the gene to test in {key}.",
         ),
+        "Reading which gene would confirm {key}?",
         {
             "cystic fibrosis": "CFTR",
             "Huntington disease": "HTT",
@@ -294,6 +306,7 @@ COLUMNS: tuple[Column, ...] = (
             "What nerve is affected in {key}?",
             "Name the nerve at fault in {key}.",
         ),
+        "Harm to which nerve shows as {key}?",
         {
             "wrist drop": "radial",
             "Saturday night palsy": "radial",
@@ -326,6 +339,7 @@ COLUMNS: tuple[Column, ...] = (
             "What is the drug of choice in {key}?",
             "Name the classic treatment of {key}.",
         ),
+        "When {key} is found, which medicine comes first?",
         {
             "absence seizures": "ethosuximide",
             "trigeminal neuralgia": "carbamazepine",
@@ -360,6 +374,7 @@ COLUMNS: tuple[Column, ...] = (
             "What carrier brings {key}?",
             "Name the animal that passes on {key}.",
         ),
+        "By way of which animal does {key} reach people?",
         {
             "dengue": "Aedes",
             "yellow fever": "Aedes",
@@ -392,6 +407,7 @@ COLUMNS: tuple[Column, ...] = (
             "What cell type forms {key}?",
             "Name the cell that supplies {key}.",
         ),
+        "Out of which cell does {key} arise?",
         {
             "gastric acid": "parietal",
             "intrinsic factor": "parietal",

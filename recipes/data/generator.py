@@ -3,7 +3,8 @@
 What is held out. A fact of the table is asked in five wordings; for every fact one wording is kept for the test split
 and another for validation, in both the choice and the text task, so that no held-out question occurs in training.
 The facts themselves do occur in training: a model cannot infer a fact that it never met. A calculation belongs to a
-split by the hash of its question's words, so held-out inputs are unseen.
+split by the hash of its question's words, so held-out inputs are unseen. The split `unseen` asks for every fact in a
+sixth wording, which no fact has in training: questions out of the distribution that was trained on.
 
 The teacher is imperfect on purpose: it knows a share of the facts and calculators, and for the rest it is torn between
 three candidates, of which one is right. Traces for pretraining and for the SFT warm start come from the teacher; labels
@@ -24,12 +25,13 @@ from recipes.data.example import Example
 from recipes.data.facts import FACTS, VALUES, WORDINGS, Fact
 from recipes.data.work import Work, format_number
 
-Split = Literal["train", "validation", "test"]
+Split = Literal["train", "validation", "test", "unseen"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 GROUPS: tuple[str, ...] = ("choice", "calculation", "text")
 ELEMENTARY: tuple[str, ...] = tuple(name for name, c in CALCULATORS.items() if c.elementary)
 LICENSE = "Apache-2.0"
 SOURCE = "medatron-embedded"
+UNSEEN_SOURCE = "medatron-embedded-unseen"
 
 
 def _hash(text: str) -> int:
@@ -37,7 +39,9 @@ def _hash(text: str) -> int:
 
 
 def fact_split(fact: Fact, wording: int) -> Split:
-    """The split to which a fact in one of its wordings belongs, the same for the choice and the text task."""
+    """The split to which a fact in a wording belongs, the same for the choice and the text task."""
+    if wording == WORDINGS:
+        return "unseen"
     position = (fact.index + wording) % WORDINGS
     return "test" if position == 0 else "validation" if position == 1 else "train"
 
@@ -104,14 +108,23 @@ def fact_example(
     """One question on a fact, as a choice among 4 or 5 options or as an open question, with the teacher's trace.
 
     The values with which `distractors` confuses the fact are always among a choice's options, as in real examinations.
+
+    Args:
+        rng: of the options, their order and the teacher's guess.
+        group: choice or text.
+        fact, wording: what is asked and how; wording WORDINGS is the unseen one.
+        teacher: who writes the trace.
+        distractors: whose confusions are among the options.
     """
-    question = _capital(fact.column.wordings[wording].format(key=fact.key))
+    unseen = wording == WORDINGS
+    template = fact.column.unseen if unseen else fact.column.wordings[wording]
+    question, source = _capital(template.format(key=fact.key)), UNSEEN_SOURCE if unseen else SOURCE
     said = rng.choice(teacher.candidates(fact))
     meta: dict[str, Any] = {"skill": f"{fact.column.name}: {fact.key}"}
     if group == "text":
         meta["trace"] = {"think": f"{fact.key}: {said}", "answer": said}
         identity = f"text/{fact.index}/{wording}"
-        return Example(identity, SOURCE, "text", question, fact.value, license=LICENSE, meta=meta)
+        return Example(identity, source, "text", question, fact.value, license=LICENSE, meta=meta)
     values = set(distractors.candidates(fact)) | {said}
     others = [v for v in VALUES[fact.column.name] if v not in values and v != fact.value]
     wanted = rng.choice((4, 5))
@@ -122,7 +135,7 @@ def fact_example(
     meta["trace"] = {"think": f"{fact.key}: {said} ({letter_of[said]})", "answer": letter_of[said]}
     identity = f"choice/{fact.index}/{wording}/{_hash(repr(options)):x}"
     return Example(
-        identity, SOURCE, "choice", question, letter_of[fact.value], options=options, license=LICENSE, meta=meta
+        identity, source, "choice", question, letter_of[fact.value], options=options, license=LICENSE, meta=meta
     )
 
 
@@ -176,7 +189,9 @@ class Generator:
     calculators: Sequence[str] = ELEMENTARY
 
     def draw(self, rng: random.Random, group: str) -> Example:
-        """One question of the group: choice, calculation or text."""
+        """One question of the group: choice, calculation or text; there is no unseen calculation."""
+        if (self.split, group) == ("unseen", "calculation"):
+            raise ValueError("unseen/calculation: a calculation has no unseen wording; ask for choice or text")
         while True:
             if group == "calculation":
                 calculator = CALCULATORS[rng.choice(list(self.calculators))]
@@ -184,7 +199,8 @@ class Generator:
                 if question_split(example.question) == self.split:
                     return example
             else:
-                fact, wording = rng.choice(FACTS), rng.randrange(WORDINGS)
+                fact = rng.choice(FACTS)
+                wording = WORDINGS if self.split == "unseen" else rng.randrange(WORDINGS)
                 if fact_split(fact, wording) == self.split:
                     return fact_example(rng, group, fact, wording, teacher=self.teacher, distractors=self.distractors)
 

@@ -10,7 +10,7 @@ larger share right, which makes it the sign test, the same sum.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from recipes.evaluation.reading import Evaluated
 from recipes.evaluation.summary import aligned, figures, k_grid
 
 Pair = tuple[Question, Question]
+# A question as every side answered it.
+Sides = TypeVar("Sides", bound=tuple[Question, ...])
 
 
 class ComparisonError(ConversionError):
@@ -41,7 +43,7 @@ def compare(a: Evaluated, b: Evaluated) -> dict[str, Any]:
     Raises:
         ComparisonError: they were not measured alike, or share no question.
     """
-    _check_alike(a, b)
+    check_alike(a, b)
     one, other = ({q.first["id"]: q for q in by_question(each.rows)} for each in (a, b))
     pairs = [(question, other[key]) for key, question in one.items() if key in other]
     if not pairs:
@@ -49,12 +51,12 @@ def compare(a: Evaluated, b: Evaluated) -> dict[str, Any]:
     # Both sides at the same k, of answers that both have.
     grid = k_grid([min(pair, key=lambda question: len(question.rows)) for pair in pairs])
     tasks = {name: own for name in REPORT_GROUPS if (own := [p for p in pairs if p[0].first["group"] == name])}
-    changes = [_changes(own) for own in tasks.values()]
+    moved = [changes(own) for own in tasks.values()]
     single = all(len(question.rows) == 1 for pair in pairs for question in pair)
     means = [sum(sum(pair[side].share for pair in own) / len(own) for own in tasks.values()) for side in (0, 1)]
     return {
-        "a": _identity(a),
-        "b": _identity(b),
+        "a": identity(a),
+        "b": identity(b),
         "measured": b.result["measured"],
         "questions": len(pairs),
         "left_out": {"a": len(other.keys() - one.keys()), "b": len(one.keys() - other.keys())},
@@ -62,15 +64,15 @@ def compare(a: Evaluated, b: Evaluated) -> dict[str, Any]:
         "mean": {
             **{side: mean / len(tasks) for side, mean in zip(("a", "b"), means, strict=True)},
             "change": (means[1] - means[0]) / len(tasks),
-            "interval": statistics.interval_of_mean(changes, least=-1),
+            "interval": statistics.interval_of_mean(moved, least=-1),
         },
         "tasks": {name: _paired(own, grid) for name, own in tasks.items()},
         "sets": {
             name: {
                 **_paired(own, grid),
-                "subjects": {subject: _paired(part, grid) for subject, part in _parts(own, "subject").items()},
+                "subjects": {subject: _paired(part, grid) for subject, part in parts(own, "subject").items()},
             }
-            for name, own in _parts(pairs, "source").items()
+            for name, own in parts(pairs, "source").items()
         },
         "all": _paired(pairs, grid),
         "changed": {
@@ -85,7 +87,8 @@ def compare(a: Evaluated, b: Evaluated) -> dict[str, Any]:
     }
 
 
-def _check_alike(a: Evaluated, b: Evaluated) -> None:
+def check_alike(a: Evaluated, b: Evaluated) -> None:
+    """Raises ComparisonError unless both were measured alike."""
     if others := unlike(a.result, b.result):
         raise ComparisonError(
             f"{a.path} and {b.path} were not measured alike, so no difference between them is one of the models: "
@@ -93,37 +96,47 @@ def _check_alike(a: Evaluated, b: Evaluated) -> None:
         )
 
 
-def _identity(each: Evaluated) -> dict[str, Any]:
+def identity(each: Evaluated) -> dict[str, Any]:
+    """Which evaluation it is, of which weights, and what it does not cover."""
     return {"name": each.name, "path": str(each.path.resolve()), "sampler": sampler_of(each.result)} | {
         key: each.result.get(key) for key in ("checkpoint", "weights", "seen", "dropped", "unscored")
     }
 
 
 def _paired(pairs: Sequence[Pair], grid: Sequence[int]) -> dict[str, Any]:
-    changes = _changes(pairs)
-    gained, lost = int((changes > 0).sum()), int((changes < 0).sum())
     return {
         "questions": len(pairs),
         "a": figures([pair[0] for pair in pairs], grid),
         "b": figures([pair[1] for pair in pairs], grid),
-        "change": float(changes.mean()),
-        "stderr": statistics.standard_error(changes),
-        "interval": statistics.interval(changes, least=-1),
+        **tested(pairs),
+    }
+
+
+def tested(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """The change from the first to the second side, its error, interval and test."""
+    moved = changes(pairs)
+    gained, lost = int((moved > 0).sum()), int((moved < 0).sum())
+    return {
+        "change": float(moved.mean()),
+        "stderr": statistics.standard_error(moved),
+        "interval": statistics.interval(moved, least=-1),
         "gained": gained,
         "lost": lost,
         "p": statistics.mcnemar(gained, lost),
     }
 
 
-def _changes(pairs: Sequence[Pair]) -> np.ndarray:
+def changes(pairs: Sequence[Pair]) -> np.ndarray:
+    """Of each question's share of right answers, [questions]."""
     return np.array([after.share - before.share for before, after in pairs])
 
 
-def _parts(pairs: Sequence[Pair], key: str) -> dict[str, list[Pair]]:
-    found: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        if pair[0].first.get(key) is not None:
-            found.setdefault(str(pair[0].first[key]), []).append(pair)
+def parts(answered: Sequence[Sides], key: str) -> dict[str, list[Sides]]:
+    """Questions, each as all sides answered it, by a key of theirs; those without it are in none."""
+    found: dict[str, list[Sides]] = {}
+    for each in answered:
+        if each[0].first.get(key) is not None:
+            found.setdefault(str(each[0].first[key]), []).append(each)
     return dict(sorted(found.items()))
 
 
@@ -189,21 +202,33 @@ def notes(comparison: Mapping[str, Any]) -> list[str]:
         "paired bootstrap intervals over questions"
     ]
     if comparison["a"]["weights"] == comparison["b"]["weights"]:
-        found.append(
-            "both asked the same model at the same endpoint, which shows no weights: what differs is sampling, or the "
-            "model behind it"
-            if str(comparison["a"]["weights"]).startswith(ENDPOINT)
-            else "both measured the same weights: what differs is sampling"
-        )
+        found.append(same_model("both", comparison["a"]))
     found += sampler_note(comparison["a"], comparison["b"], titles(comparison))
     for side, title in zip(("a", "b"), titles(comparison), strict=True):
         if count := comparison["left_out"][side]:
             found.append(f"{count} questions are left out: {title} has no scored answer to them")
-        seen = comparison[side]["seen"] or {}
-        if count := seen.get("questions"):
-            found.append(f"{count} questions are in the training data of {title}: no held-out result")
-        if count := seen.get("contexts"):
-            found.append(f"{count} questions ask about notes that the training data of {title} ask about too")
-        if unread := seen.get("unread"):
-            found.append(f"training data of {title} that the questions were not compared with: {', '.join(unread)}")
+        found += about(comparison[side], title)
+    return found
+
+
+def same_model(who: str, each: Mapping[str, Any]) -> str:
+    """That evaluations are of the same weights, or endpoint, by the `identity` of one of them."""
+    if str(each["weights"]).startswith(ENDPOINT):
+        return (
+            f"{who} asked the same model at the same endpoint, which shows no weights: what differs is sampling, or "
+            "the model behind it"
+        )
+    return f"{who} measured the same weights: what differs is sampling"
+
+
+def about(each: Mapping[str, Any], title: str) -> list[str]:
+    """What an evaluation's training has seen of the questions, or cannot tell, of its `identity`."""
+    found = []
+    seen = each["seen"] or {}
+    if count := seen.get("questions"):
+        found.append(f"{count} questions are in the training data of {title}: no held-out result")
+    if count := seen.get("contexts"):
+        found.append(f"{count} questions ask about notes that the training data of {title} ask about too")
+    if unread := seen.get("unread"):
+        found.append(f"training data of {title} that the questions were not compared with: {', '.join(unread)}")
     return found

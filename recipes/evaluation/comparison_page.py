@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -74,13 +74,10 @@ def _range(low: float, high: float) -> str:
 def _change(comparison: Mapping[str, Any], first: str, second: str) -> str:
     mean, sets = comparison["mean"], comparison["sets"]
     shown = [*comparison["tasks"].values(), *sets.values(), mean]
-    # One axis for all that is in the table, symmetric, so that zero is in its middle.
-    reach = max(0.05, *(abs(end) for own in shown for end in own["interval"]))
-    reach = nice_axis(0, reach, 3)[-1]
-    labels = [f"−{100 * reach:.3g}", "0", f"+{100 * reach:.3g}"]
-    head = ["By kind of task", "n", escape(first), escape(second), "Change", bar_head(labels), "Gained", "Lost", "p"]
+    reach, axis = change_axis(shown)
+    head = ["By kind of task", "n", escape(first), escape(second), "Change", axis, "Gained", "Lost", "p"]
     rows = [_line(task_name(name), own, reach) for name, own in comparison["tasks"].items()]
-    cells = ["", share(mean["a"]), share(mean["b"]), _points(mean), _bar(mean, reach), "", "", ""]
+    cells = ["", share(mean["a"]), share(mean["b"]), *change_cells(mean, reach), "", "", ""]
     rows.append(line("Mean of tasks", cells, "total"))
     if sets:
         rows.append(group_line("By set", len(head)))
@@ -95,24 +92,25 @@ chance.</p></div>{_subjects(comparison, head[1:], reach)}"""
 
 def _line(name: str, own: Mapping[str, Any], reach: float, kind: str = "") -> str:
     cells = [
-        *(f"{own['questions']:,}", share(own["a"]["accuracy"]), share(own["b"]["accuracy"]), _points(own)),
-        *(_bar(own, reach), f"{own['gained']:,}", f"{own['lost']:,}", shown_p(own["p"]).replace("<", "&lt;")),
+        *(f"{own['questions']:,}", share(own["a"]["accuracy"]), share(own["b"]["accuracy"])),
+        *change_cells(own, reach),
+        *(f"{own['gained']:,}", f"{own['lost']:,}", escape(shown_p(own["p"]))),
     ]
     return line(name, cells, kind)
 
 
-def _sign(own: Mapping[str, Any]) -> str:
-    """No colour for what may be chance."""
+def change_axis(shown: Iterable[Mapping[str, Any]]) -> tuple[float, str]:
+    """One axis for all changes of a table, symmetric, so that zero is in its middle: its end, and its head's cell."""
+    reach = nice_axis(0, max(0.05, *(abs(end) for own in shown for end in own["interval"])), 3)[-1]
+    return reach, bar_head([f"−{100 * reach:.3g}", "0", f"+{100 * reach:.3g}"])
+
+
+def change_cells(own: Mapping[str, Any], reach: float) -> tuple[str, str]:
+    """A change in points and as a bar on that axis; what may be chance has no colour."""
     low, high = own["interval"]
-    return "gain" if low > 0 else "loss" if high < 0 else "same"
-
-
-def _points(own: Mapping[str, Any]) -> str:
-    return f'<span class="{_sign(own)}">{signed(own["change"])}</span>'
-
-
-def _bar(own: Mapping[str, Any], reach: float) -> str:
-    return interval_bar([(f"{_sign(own)}-mark", own["change"], own["interval"])], -reach, reach)
+    sign = "gain" if low > 0 else "loss" if high < 0 else "same"
+    bar = interval_bar([(f"{sign}-mark", own["change"], own["interval"])], -reach, reach)
+    return f'<span class="{sign}">{signed(own["change"])}</span>', bar
 
 
 def _subjects(comparison: Mapping[str, Any], head: Sequence[str], reach: float) -> str:

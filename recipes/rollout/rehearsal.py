@@ -15,7 +15,7 @@ from typing import Any
 from recipes.data.example import iterate_examples, read_examples
 from recipes.rollout.lengths import training_form
 from recipes.rollout.prompts import DataError, Prompt, RowError, prompt_form, render_prompts, trace_ids
-from recipes.rollout.rows import chosen, contamination, held_out, prompt_order
+from recipes.rollout.rows import chosen, contamination, held_out, prompt_order, taught
 from recipes.rollout.scoring import RewardError, check_rows, reward_definition
 from recipes.rollout.server import reward_client
 from recipes.runtime.config import Config, RewardConfig
@@ -154,7 +154,8 @@ def _read(config: Config, stage: str, key: str, path: str, tokenizer: Any) -> Fi
     traces = (stage, key) == ("sft", "train")
     only = config.data.only if key == "train" else []
     own = {e.id: (n, e) for n, e in enumerate(read_examples(path), 1) if not only or e.id in only}
-    numbers = {identity: (n, e) for identity, (n, e) in own.items() if not traces or "trace" in e.meta}
+    used = [e for _, e in own.values()]
+    numbers = {e.id: (own[e.id][0], e) for e in (taught(used, config.data.teach) if traces else used)}
     if not own:
         return File(key, path, [], _room(config, stage, key), traces)
     if not numbers:

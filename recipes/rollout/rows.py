@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import chain
 
 from recipes.data.contamination import check_training
@@ -35,6 +36,18 @@ def chosen(rows: Iterable[Example], only: Sequence[str]) -> list[Example]:
     if missing := wanted - {row.id for row in found}:
         raise DataError(f"data.only names {', '.join(sorted(missing))}, which no row of data.train has for an id")
     return found
+
+
+def taught(rows: Iterable[Example], teach: str) -> list[Example]:
+    """The rows that SFT learns from, with what it learns as their trace (`data.teach`).
+
+    Args:
+        rows: to learn from.
+        teach: worked for the traces that they have; answer for their labels, with no reasoning before them.
+    """
+    if teach == "worked":
+        return [row for row in rows if "trace" in row.meta]
+    return [replace(row, meta={**row.meta, "trace": {"think": "", "answer": row.gold()}}) for row in rows]
 
 
 def contamination(rows: Iterable[Example], data: DataConfig) -> str | None:

@@ -325,6 +325,8 @@ class DataConfig:
         style: plain, med_u1 or med_rlvr prompts.
         template: chat (the tokenizer's chat template), or base: plain text for a model that knows no turns, whose
             response ends with `</answer>`.
+        teach: what SFT teaches of a row: worked (its meta.trace; rows without one are left out), or answer (its label,
+            with no reasoning before it).
         shots: worked examples before every question, the first of its kind of task in the file `few_shot`.
         synthetic: whether the questions were generated; the report says so.
         only: ids of the rows of `train` to train on; empty for all. One id is one-example training (1-shot RLVR, arXiv
@@ -341,6 +343,7 @@ class DataConfig:
     mix: dict[str, float] = field(default_factory=dict)
     style: str = "med_u1"
     template: str = "chat"
+    teach: str = "worked"
     shots: int = 0
     few_shot: str | None = None
     synthetic: bool = False

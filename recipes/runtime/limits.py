@@ -136,6 +136,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "rollout.sampler": ("embedded", "vllm"),
     "rollout.vllm.transfer": ("auto", "file", "gloo", "nccl", "ipc"),
     "data.style": ("plain", "med_u1", "med_rlvr"),
+    "data.teach": ("worked", "answer"),
     "data.template": ("chat", "base"),
     "evaluation.budget_mode": ("exact", "max"),
     "reward.length_mode": ("none", "max", "exact", "mixed"),

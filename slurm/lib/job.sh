@@ -79,6 +79,8 @@ unset RANK WORLD_SIZE LOCAL_RANK
 # What the job begins with: the converted model, in the form that the engine takes, unless a CHECKPOINT is given.
 CONVERTED=$RUN/$([[ $ENGINE == nemo_aligner ]] && echo model.nemo || echo megatron)
 START=$CONVERTED
+# Where training, its evaluation and its release lie; all such folders of the job, which mostly has one.
+OUTPUT=$RUN OUTPUTS=("$RUN")
 # How many lives in a row may end where they began.
 MAX_IDLE_LIVES=3
 # What training and evaluation are told of the servers that sample.
@@ -218,7 +220,7 @@ need_extra() { # fills WORDS with the settings of EXTRA, which may not say again
 }
 
 settings() { # MODEL_PATH MORE...: fills SETTINGS, the overrides of training, evaluation and their checks
-  SETTINGS=(${EXPERIMENT:+"experiment=$EXPERIMENT"} "output=$(as_text "$RUN")" "model.path=$(as_text "$1")")
+  SETTINGS=(${EXPERIMENT:+"experiment=$EXPERIMENT"} "output=$(as_text "$OUTPUT")" "model.path=$(as_text "$1")")
   if [[ -n ${DATA:-} ]]; then SETTINGS+=("data.train=[$(as_text "$DATA")]"); fi
   if [[ -n ${TEST_DATA:-} ]]; then SETTINGS+=("data.test=[$(as_text "$TEST_DATA")]"); fi
   if [[ $ENGINE != megatron ]]; then SETTINGS+=("engine=$ENGINE"); fi
@@ -374,8 +376,8 @@ convert_model() { # MODEL to START, unless that is there, or is CHECKPOINT or a 
   run_step conversion
 }
 
-train() { # MODULE: goes on from the run's last checkpoint, or begins with the converted model
-  settings "$START" ${REWARD_URL:+"reward.url=$REWARD_URL"}
+train() { # MODULE SETTING...: goes on from the run's last checkpoint, or begins with the converted model
+  settings "$START" ${REWARD_URL:+"reward.url=$REWARD_URL"} "${@:2}"
   on_every_gpu "$PYTHON" -m "$1" "${SETTINGS[@]}"
   run_step training
   TRAINED=$(last_checkpoint)
@@ -387,7 +389,7 @@ evaluate_model() { # NAME CHECKPOINT: answers TEST_DATA, where there is any
   settings "$2" "reward.url=$REWARD_URL" "name=$(as_text "$1")"
   on_every_gpu "$PYTHON" -m recipes.evaluate "${SETTINGS[@]}"
   run_step evaluation
-  RESULT="${RESULT:+$RESULT, }evaluation $RUN/evaluation/$1.json"
+  RESULT="${RESULT:+$RESULT, }evaluation $OUTPUT/evaluation/$1.json"
 }
 
 release_model() { # the run's last checkpoint to the folder RELEASE, where one is named
@@ -395,21 +397,21 @@ release_model() { # the run's last checkpoint to the folder RELEASE, where one i
   local more=()
   if [[ -n ${MODEL:-} ]]; then more=(--base "$MODEL"); fi
   if [[ $FORCE == 1 ]]; then more+=(--force); fi
-  on_head "$CPUS_PER_TASK" "$PYTHON" -m conversion.release "$RUN" "$RELEASE" "${more[@]}"
+  on_head "$CPUS_PER_TASK" "$PYTHON" -m conversion.release "$OUTPUT" "$RELEASE" "${more[@]}"
   run_step release
   RESULT="${RESULT:+$RESULT, }release $RELEASE"
 }
 
 last_checkpoint() { # prints the run's last published checkpoint
   if [[ $DRY_RUN == 1 ]]; then
-    printf '%s' "$RUN/checkpoints/LAST_STEP"
+    printf '%s' "$OUTPUT/checkpoints/LAST_STEP"
     return
   fi
   local path last=''
-  for path in "$RUN"/checkpoints/step_[0-9][0-9][0-9][0-9][0-9][0-9]; do
+  for path in "$OUTPUT"/checkpoints/step_[0-9][0-9][0-9][0-9][0-9][0-9]; do
     if [[ -f $path/manifest.json ]]; then last=$path; fi
   done
-  [[ -n $last ]] || fail 1 "$RUN/checkpoints: holds no checkpoint; see the log above"
+  [[ -n $last ]] || fail 1 "$OUTPUT/checkpoints: holds no checkpoint; see the log above"
   printf '%s' "$last"
 }
 

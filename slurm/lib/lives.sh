@@ -5,12 +5,16 @@
 # saved step when it began. The job of the last line owns that work as long as Slurm knows it. Slurm itself begins a new
 # life after a lost node (sbatch --requeue); after a time limit this script asks for it.
 
-last_step() { # prints the number of the run's last published checkpoint, 0 without one
-  local path last=0
-  for path in "$RUN"/checkpoints/step_[0-9][0-9][0-9][0-9][0-9][0-9]; do
-    if [[ -f $path/manifest.json ]]; then last=$((10#${path##*_})); fi
+last_step() { # prints the number of the run's last published checkpoint, 0 without one; of several trainings, their sum
+  local folder path last sum=0
+  for folder in "${OUTPUTS[@]}"; do
+    last=0
+    for path in "$folder"/checkpoints/step_[0-9][0-9][0-9][0-9][0-9][0-9]; do
+      if [[ -f $path/manifest.json ]]; then last=$((10#${path##*_})); fi
+    done
+    sum=$((sum + last))
   done
-  printf '%s' "$last"
+  printf '%s' "$sum"
 }
 
 work() { # prints what no two jobs may do in one run at a time

@@ -21,6 +21,10 @@ def _words(example: Example) -> str:
     return " ".join(sorted(re.findall(r"[\w./-]+", example.question.rstrip("?.").casefold())))
 
 
+def _held_out(group: str) -> tuple[Split, ...]:
+    return (*SPLITS[1:], "unseen") if group != "calculation" else SPLITS[1:]
+
+
 def _generator(split: Split, teacher: Teacher = PERFECT) -> Generator:
     return Generator(split, teacher, TEACHER)
 
@@ -36,10 +40,31 @@ def test_files_depend_on_the_seed_and_held_out_files_do_not(tmp_path: Path) -> N
     settings: dict[str, Any] = {"train": 20, "sft": 20, "heldout": 8, "calculators": "all"}
     for name, seed in (("a", 0), ("again", 0), ("b", 1)):
         embedded(tmp_path / name, seed=seed, **settings)
-    for file in ("train", "sft", "validation", "test"):
+    for file in ("train", "sft", "validation", "test", "unseen"):
         a, again, b = ((tmp_path / name / f"{file}.jsonl").read_bytes() for name in ("a", "again", "b"))
         assert a == again, file
-        assert (a == b) == (file in ("validation", "test")), file
+        assert (a == b) == (file in ("validation", "test", "unseen")), file
+
+
+def test_no_training_question_has_an_unseen_wording(tmp_path: Path) -> None:
+    """Of any fact: it is the wording that is out of the distribution. Files of one task have its rows alone."""
+    settings: dict[str, Any] = {"seed": 0, "train": 400, "sft": 200, "heldout": 60, "calculators": "elementary"}
+    embedded(tmp_path, **settings, tasks=["choice"])
+    asked = {name: read_examples(tmp_path / f"{name}.jsonl") for name in ("train", "sft", "validation", "unseen")}
+    assert {row.task for rows in asked.values() for row in rows} == {"choice"}
+
+    def wordings(name: str) -> set[str]:
+        keys = {row.id: FACTS[int(row.id.split("/")[1])].key.casefold() for row in asked[name]}
+        return {row.question.casefold().replace(keys[row.id], "{key}") for row in asked[name]}
+
+    assert len(wordings("unseen")) == len(COLUMNS)
+    assert not wordings("unseen") & (wordings("train") | wordings("sft") | wordings("validation"))
+    assert wordings("validation") <= wordings("train")
+    assert {row.source for row in asked["unseen"]}.isdisjoint(row.source for row in asked["train"])
+    only = embedded(tmp_path / "sums", **settings | {"train": 5, "sft": 5, "heldout": 5}, tasks=["calculation"])
+    assert set(only) == {"train", "sft", "validation", "test"}
+    with pytest.raises(ValueError, match="a calculation has no unseen wording"):
+        _generator("unseen").draw(random.Random(0), "calculation")
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -47,7 +72,7 @@ def test_no_held_out_question_occurs_in_training(group: str) -> None:
     """A leak here would show as learning that is only recall."""
     rng = random.Random(5)
     seen = {_words(_generator("train").draw(rng, group)) for _ in range(3000)}
-    for split in SPLITS[1:]:
+    for split in _held_out(group):
         for example in _generator(split).unique(random.Random(11), group, 100):
             assert _words(example) not in seen, example.question
 
@@ -56,7 +81,7 @@ def test_choice_and_text_hold_out_the_same_questions() -> None:
     """Else a fact's wording learned as a choice would be tested as text."""
     rng = random.Random(5)
     trained = {_words(_generator("train").draw(rng, group)) for group in ("choice", "text") for _ in range(3000)}
-    for split in ("validation", "test"):
+    for split in _held_out("choice"):
         held_out = {_words(_generator(split).draw(rng, group)) for group in ("choice", "text") for _ in range(500)}
         assert not trained & held_out
 
@@ -71,9 +96,9 @@ def test_the_table_of_facts() -> None:
     assert len(FACTS) >= 200
     for column in COLUMNS:
         assert len(VALUES[column.name]) >= 5, "too few values for five options"
-        assert all(wording.count("{key}") == 1 for wording in column.wordings)
-        assert len(set(column.wordings)) == WORDINGS
-    questions = [w.format(key=f.key).casefold() for f in FACTS for w in f.column.wordings]
+        assert all(wording.count("{key}") == 1 for wording in (*column.wordings, column.unseen))
+        assert len({*column.wordings, column.unseen}) == WORDINGS + 1
+    questions = [w.format(key=f.key).casefold() for f in FACTS for w in (*f.column.wordings, f.column.unseen)]
     assert len(set(questions)) == len(questions), "one question has two answers"
 
 
@@ -139,8 +164,8 @@ def test_labels_never_come_from_the_teacher(group: str) -> None:
 
 
 def test_held_out_rows_are_different_questions() -> None:
-    for split in SPLITS[1:]:
-        for group in GROUPS:
+    for group in GROUPS:
+        for split in _held_out(group):
             rows = _generator(split).unique(random.Random(0), group, 60)
             assert len({e.id for e in rows}) == 60
             assert len({e.question for e in rows}) == 60
@@ -153,7 +178,7 @@ def test_asking_for_more_questions_than_exist_says_how_many_there_are() -> None:
 
 
 def test_files_read_back_whole(embedded_data: Path) -> None:
-    for name in ("train", "sft", "validation", "test"):
+    for name in ("train", "sft", "validation", "test", "unseen"):
         rows = read_examples(embedded_data / f"{name}.jsonl")
-        assert {e.group for e in rows} == set(GROUPS)
+        assert {e.group for e in rows} == set(GROUPS if name != "unseen" else ("choice", "text"))
         assert all(set(e.meta["trace"]) == {"think", "answer"} for e in rows)

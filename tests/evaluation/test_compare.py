@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from conversion.digests import file_digest
 from conversion.errors import ConversionError
 from recipes.data.example import Example, write_examples
 from recipes.evaluation.comparison import compare, notes
+from recipes.evaluation.comparison_several import compare_several, holm
 from recipes.evaluation.measure import prompts_shown
 from recipes.evaluation.page import write_page
 from recipes.evaluation.reading import read_evaluated
@@ -190,6 +192,88 @@ def test_the_command_writes_what_it_prints(tmp_path: Path) -> None:
     )
     assert done.stdout.split() == [str(page), str(markdown)]
     assert "their text is not shown" in page.read_text()
+
+
+def _three(folder: Path) -> list[Path]:
+    """Base, A and B of 8 questions in two sets: A gains q1 to q7, B of these q1 to q3; q7 has no score in B."""
+    said = {"base": "ABBBBBBB", "a": "AAAAAAAA", "b": "AAAABBB-"}
+    return [
+        write_evaluation(
+            folder,
+            name,
+            [
+                row(f"q{n}", None if letter == "-" else letter, source=("in", "out")[n % 2], response=_INJECTION)
+                | ({"status": "timeout"} if letter == "-" else {})
+                for n, letter in enumerate(letters)
+            ],
+        )
+        for name, letters in said.items()
+    ]
+
+
+def test_every_pair_of_three_is_compared_on_the_questions_that_all_have(tmp_path: Path) -> None:
+    """Of 7: 1, 7 and 4 right. p = 2 / 2^6, 2 / 2^3, 2 / 2^3; Holm: times 3, 2, 1, never falling."""
+    found = compare_several([read_evaluated(path) for path in _three(tmp_path)])
+    assert (found["questions"], found["left_out"]) == (7, {"base": 1, "a": 1, "b": 0})
+    whole = found["all"]
+    assert [own["accuracy"] for own in whole["figures"].values()] == pytest.approx([1 / 7, 1, 4 / 7])
+    assert [(pair["a"], pair["b"], pair["gained"], pair["lost"]) for pair in whole["pairs"]] == [
+        *(("base", "a", 6, 0), ("base", "b", 3, 0), ("a", "b", 0, 3))
+    ]
+    assert [pair["p"] for pair in whole["pairs"]] == [1 / 32, 1 / 4, 1 / 4]
+    assert [pair["p_holm"] for pair in whole["pairs"]] == [3 / 32, 1 / 2, 1 / 2]
+    assert [own["questions"] for own in found["sets"].values()] == [4, 3]
+    a, b = (read_evaluated(path) for path in _three(tmp_path)[::2])
+    alone = compare(a, b)["all"]
+    assert {key: whole["pairs"][1][key] for key in ("change", "interval", "p")} == {
+        key: alone[key] for key in ("change", "interval", "p")
+    }
+
+
+@pytest.mark.parametrize(
+    ("p_values", "corrected"),
+    [
+        ([], []),
+        ([0.04], [0.04]),
+        # Holm's own order: 4 x 0.01, 3 x 0.02, 2 x 0.03 = 0.06, and the largest never below what stands before it.
+        ([0.04, 0.01, 0.03, 0.02], [0.06, 0.04, 0.06, 0.06]),
+        ([0.5, 0.9], [1.0, 1.0]),
+    ],
+)
+def test_holms_correction(p_values: list[float], corrected: list[float]) -> None:
+    assert holm(p_values) == pytest.approx(corrected)
+
+
+def test_the_command_compares_three(tmp_path: Path) -> None:
+    paths = [str(path) for path in _three(tmp_path)]
+    command = [sys.executable, "-m", "recipes.compare", *paths]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "3 evaluations: 7 questions with a scored answer of all"
+    assert lines[1].split() == ["questions", "base", "a", "b"]
+    assert [line.split()[0] for line in lines[2:5]] == ["in", "out", "all"]
+    assert lines[-2:] == [
+        f"1 questions of {name} are left out: not all have a scored answer to them" for name in ("base", "a")
+    ]
+    stem = tmp_path / "comparison" / "base_a_b"
+    assert done.stderr.splitlines() == [f"written: {stem}{suffix}" for suffix in (".json", ".md", ".html")]
+    assert "| all questions | a against base | +85.7 |" in stem.with_suffix(".md").read_text()
+    page = stem.with_suffix(".html").read_text()
+    assert page.count("b against a") == 3, "once a set and once of all questions"
+    assert page.count("<script>") == 1
+
+
+def test_what_may_not_be_compared_of_three_is_named(tmp_path: Path) -> None:
+    paths = _three(tmp_path)
+    base, a, b = (read_evaluated(path) for path in paths)
+    with pytest.raises(ConversionError, match=r"base.json: named twice; name each evaluation once"):
+        compare_several([base, a, base])
+    _edited(paths[2], lambda r: r["measured"]["decoding"].update(temperature=1.0))
+    with pytest.raises(ConversionError, match=r"base.json and .*b.json were not measured alike.*temperature: 0.0 and"):
+        compare_several([base, a, read_evaluated(paths[2])])
+    with pytest.raises(ConversionError, match=r"no question has a scored answer in all of them"):
+        compare_several([a, replace(b, rows=b.rows[1:]), replace(base, rows=base.rows[:1])])
 
 
 def _edited(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:

@@ -1,4 +1,4 @@
-"""The pages of one evaluation and of two in a real browser: what a parser cannot see (layout, colours, scripts)."""
+"""Pages of evaluations, alone and compared, in a real browser: what a parser cannot see (layout, colours, scripts)."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tests.evaluation.test_summary import row
 
 pytestmark = NEEDS_BROWSER
 
+_MORE = {"sft": 4, "grpo": 6, "ppo": 7}
 _SETS = ("MedQA", "MedXpertQA with a long name", "MMLU")
 
 
@@ -45,9 +46,14 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     a, b = (write_evaluation(folder, name, _rows(right)) for name, right in (("before", 3), ("after", 7)))
     subprocess.run([sys.executable, "-m", "recipes.compare", str(a), str(b)], check=True, timeout=120)
+    named = [write_evaluation(folder, f"{name} with a long name", _rows(right)) for name, right in _MORE.items()]
+    several = [str(path) for path in (a, *named)]
+    subprocess.run([sys.executable, "-m", "recipes.compare", *several], check=True, timeout=120)
+    comparison = folder / "comparison" / "before_after.html"
+    [of_several] = set(comparison.parent.glob("*.html")) - {comparison}
     for kind, scores in SCORES.items():
         add_scores(b.with_suffix(".jsonl"), kind, [], scores)
-    return {"evaluation": write_page(b)[0], "comparison": folder / "comparison" / "before_after.html"}
+    return {"several": of_several, "evaluation": write_page(b)[0], "comparison": comparison}
 
 
 def test_the_pages_in_a_browser(pages: dict[str, Path], tmp_path: Path) -> None:
@@ -64,6 +70,8 @@ def test_the_pages_in_a_browser(pages: dict[str, Path], tmp_path: Path) -> None:
                 assert faint == {}, case
                 assert driver.execute_script("return document.documentElement.scrollWidth <= innerWidth"), case
                 assert driver.execute_script(OVERLAPS) == [], case
+            if name == "several":
+                continue
             # The key's own words are in the tip of a chart over k.
             plot = driver.find_element(By.CSS_SELECTOR, ".plot")
             plot.send_keys(Keys.END)

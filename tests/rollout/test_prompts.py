@@ -15,10 +15,11 @@ from tokenizers.processors import TemplateProcessing
 
 from recipes.data.errors import ExampleError
 from recipes.data.example import Example, Task, write_examples
-from recipes.data.prompts import Form
+from recipes.data.prompts import Form, trace_response
 from recipes.rollout.prompts import DataError, Prompt, PromptOrder, make_prompts, trace_ids
-from recipes.rollout.rows import prompt_order, training_rows
+from recipes.rollout.rows import prompt_order, taught, training_rows
 from recipes.runtime.config import DataConfig
+from reward_server.verifiers.format import parse
 from tests.rollout.samples import prompt
 
 KINDS: dict[Task, int] = {"choice": 7, "number": 5, "text": 3}
@@ -91,6 +92,17 @@ def test_one_example_fills_every_step() -> None:
         drawn = order.next(8)
         assert _ids(drawn) == ["only"] * 8
         order.observe(drawn, [False] * 8)
+
+
+def test_sft_learns_traces_or_labels_alone() -> None:
+    """A label alone has the form that is rewarded; a trace that is there, right or wrong, is not learnt then."""
+    bare = prompt("bare", "choice").example
+    told = dataclasses.replace(bare, id="told", meta={"trace": {"think": "I guess", "answer": "B"}})
+    assert taught([bare, told], "worked") == [told]
+    responses = [trace_response(row) for row in taught([bare, told], "answer")]
+    assert responses == [f"<think></think><answer>{bare.gold()}</answer>"] * 2
+    assert parse(responses[0]).strict
+    assert bare.gold() != "B"
 
 
 def test_epochs_are_covered_whatever_the_steps() -> None:

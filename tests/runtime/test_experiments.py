@@ -20,6 +20,7 @@ SIZES = {
     "med_u1_3b": 3.086,
     "med_u1_7b": 7.616,
     "med_rlvr_3b": 3.086,
+    "med_rlvr_3b_grpo": 3.086,
     "grpo_32b": 32.764,
     "grpo_70b": 70.554,
     "grpo_70b_fp8": 70.554,
@@ -69,9 +70,27 @@ def test_settings_of_the_papers_and_peers_reach_the_run(monkeypatch: pytest.Monk
     assert (few.length_mode, few.length_draw, few.length_target) == ("mixed", "uniform", None)
     med_rlvr = configuration("med_rlvr_3b", monkeypatch)
     assert (med_rlvr.reward.preset, med_rlvr.algorithm.kl_place) == ("med_rlvr", "reward")
+    assert (med_rlvr.data.template, med_rlvr.algorithm.has_critic, med_rlvr.rollout.group_size) == ("base", True, 1)
     dapo = configuration("grpo_32b", monkeypatch)
     assert (dapo.algorithm.clip_high, dapo.algorithm.kl_coef) == (0.28, 0.0)
     assert configuration("grpo_70b", monkeypatch).model.fp8 == "none"
+
+
+@pytest.mark.parametrize("size", ["3b", "mini"])
+def test_med_rlvr_differs_from_what_stands_beside_it_in_the_method_alone(
+    size: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the comparison would be one of something else too."""
+    ppo, grpo, sft = (configuration(f"med_rlvr_{size}{kind}", monkeypatch) for kind in ("", "_grpo", "_sft"))
+    assert [each.algorithm.has_critic for each in (ppo, grpo)] == [True, False]
+    for other in (grpo, sft):
+        same = ("data", "reward", "model", "evaluation", "parallel")
+        assert [getattr(other, key) for key in same] == [getattr(ppo, key) for key in same]
+    assert (grpo.optimizer, grpo.trainer) == (ppo.optimizer, ppo.trainer)
+    assert grpo.algorithm.mini_batches == ppo.algorithm.mini_batches
+    responses = {each.rollout.prompts * each.rollout.group_size for each in (ppo, grpo)}
+    assert len(responses) == 1
+    assert sft.trainer.max_seconds == ppo.trainer.max_seconds
 
 
 # The engine's own model, on the meta device: shapes without memory. One rank, since a count needs no layout.

@@ -86,13 +86,15 @@ def test_rows_that_are_too_long_are_named_and_a_stage_counts_its_own_tokens(
         ],
     )
 
-    def line(stage: str) -> str:
-        config = load(overrides(f"data.train=[{tmp_path}/rows]"))
+    def line(stage: str, *more: str) -> str:
+        config = load(overrides(f"data.train=[{tmp_path}/rows]", *more))
         return next(line for line in preflight.check(config, stage) if line.startswith("data.train"))
 
     # 512 tokens less 64 to answer in; a trace has all of them.
     assert re.search(r"5 examples .*; 1 need more than the 448 there are and are left out: row 2$", line("grpo"))
     assert re.search(r"3 examples .*; 1 need more than the 512 there are and are left out: row 5$", line("sft"))
+    # Without a trace a row has its label, and the long row is one of them.
+    assert re.search(r"5 examples .*; 1 need .* 512 .*: row 2$", line("sft", "data.teach=answer"))
     with pytest.raises(DataError, match=r"give them as data\.test=\[FILE"):
         line("evaluate")
 

@@ -426,3 +426,29 @@ def test_a_cancelled_job_leaves_nothing_behind(cluster: Cluster, given: Settings
 
     assert cluster.wait(job, 30).state == "CANCELLED"
     _assert_nothing_left(run)
+
+
+@pytest.mark.long
+def test_med_rlvr_compares_all_its_methods(cluster: Cluster, given: Settings, questions: Path, run: Path) -> None:
+    """Each has a run of its own; submitted again with one more, the job leaves the others as they are."""
+    tests = ",".join(str(questions / f"{name}.jsonl") for name in ("test", "unseen"))
+    settings = given | {
+        "EXPERIMENT": "med_rlvr_mini",
+        "TEST_DATA": tests,
+        "TRACES": questions / "train.jsonl",
+        "METHODS": "sft_answer sft_worked ppo",
+        "EXTRA": "trainer.steps=2 trainer.max_seconds=0 trainer.batch=4 critic.alone_steps=0 rollout.prompts=4 "
+        "rollout.max_new_tokens=16 model.max_length=256",
+    }
+    script = REPO / "slurm" / "medrlvr_3b.sh"
+    first = _completed(cluster, cluster.submit("--nodes=2", script=script, **settings), 400)
+    assert first.last_line.endswith(f", comparison {run}/comparison")
+    saved = {path: path.stat().st_mtime_ns for path in run.glob("*/checkpoints/*/manifest.json")}
+    assert {path.parts[-4] for path in saved} == {"sft_answer", "sft_worked", "ppo"}
+    again = settings | {"METHODS": "sft_answer sft_worked grpo ppo"}
+    _completed(cluster, cluster.submit("--nodes=2", script=script, **again), 400)
+    assert {path: path.stat().st_mtime_ns for path in saved} == saved
+    names = ["base", "sft_answer", "sft_worked", "grpo", "ppo"]
+    compared = json.loads((run / "comparison" / f"{'_'.join(names)}.json").read_text())
+    assert list(compared["evaluations"]) == names
+    assert set(compared["sets"]) == {"medatron-embedded", "medatron-embedded-unseen"}

@@ -293,8 +293,53 @@ def test_training_begins_with_a_checkpoint(name: str, module: str, given: dict[s
         plan = _plan(REPO / "slurm" / f"{name}.sh", tmp_path, **given | changed | more)
         assert "conversion.hf_to_megatron" not in plan
         assert all(f"model.path={warm}" in plan[each] for each in ("recipes.preflight", "recipes.canary", module))
-        assert f"model.path={tmp_path}/run/checkpoints/LAST_STEP" in plan["recipes.evaluate"]
+        run = tmp_path / "run" / ("ppo" if name == "medrlvr_3b" else "")
+        assert f"model.path={run}/checkpoints/LAST_STEP" in plan["recipes.evaluate"]
     assert _after(f"{tmp_path}/out", plan["conversion.release"]) == ["--base", f"{tmp_path}/hf"]
+
+
+def test_med_rlvr_trains_baselines_and_policies_and_compares_them(given: dict[str, object], tmp_path: Path) -> None:
+    """Each from the base, in a run of its own, and SFT before the servers of vLLM take the GPUs' memory."""
+    changed = {"TRACES": tmp_path / "more.jsonl", "TEST_DATA": tmp_path / "test.jsonl", "RELEASE": tmp_path / "out"}
+    script, run = REPO / "slurm" / "medrlvr_3b.sh", tmp_path / "run"
+    done = _run(script=script, DRY_RUN=1, **given | changed | {"ROLLOUT": "vllm"})
+    assert (done.returncode, done.stderr) == (0, "")
+    commands = [_words(line) for line in done.stdout.splitlines() if line.startswith("srun ")]
+    steps = [(_after("-m", words)[0], words) for words in commands if "-m" in words]
+    trained = [(module, words) for module, words in steps if module in ("recipes.sft", "recipes.grpo")]
+    assert [(module, _after("-m", words)[1]) for module, words in trained] == [
+        *[("recipes.sft", "experiment=med_rlvr_3b_sft")] * 2,
+        *(("recipes.grpo", "experiment=med_rlvr_3b_grpo"), ("recipes.grpo", "experiment=med_rlvr_3b")),
+    ]
+    methods = ["sft_answer", "sft_worked", "grpo", "ppo"]
+    for method, (_, words) in zip(methods, trained, strict=True):
+        rows = "more" if method == "sft_worked" else "train"
+        assert {f"output={run}/{method}", f"model.path={run}/megatron", f"data.train=[{tmp_path}/{rows}.jsonl]"} <= set(
+            words
+        )
+    assert [word for _, words in trained for word in words if word.startswith("data.teach")] == [
+        *("data.teach=answer", "data.teach=worked")
+    ]
+    names = [module for module, _ in steps]
+    assert names.index(_SERVE) > max(number for number, name in enumerate(names) if name == "recipes.sft")
+    evaluated = [words for module, words in steps if module == "recipes.evaluate"]
+    assert [next(w for w in words if w.startswith("model.path")) for words in evaluated] == [
+        f"model.path={run}/megatron",
+        *(f"model.path={run}/{method}/checkpoints/LAST_STEP" for method in methods),
+    ]
+    compared, released = steps[-2:]
+    results = [f"{run}/{name}/evaluation/{name}.json" for name in ("base", *methods)]
+    assert _after("recipes.compare", compared[1]) == [*results, "--out", f"{run}/comparison"]
+    assert _after("conversion.release", released[1])[:2] == [f"{run}/ppo", f"{tmp_path}/out"]
+    for methods_said, message in (
+        ("dpo", "METHODS=dpo: expected one of: sft_answer sft_worked grpo ppo"),
+        ("ppo ppo", "METHODS=ppo ppo: names ppo twice"),
+        (" ", "METHODS names none"),
+        ("sft_worked", "TRACES is not set; set it to a JSONL file of training examples with a meta.trace"),
+    ):
+        refused = _run(script=script, DRY_RUN=1, METHODS=methods_said, **given)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert refused.stderr.startswith(f"medrlvr_3b.sh: {message}")
 
 
 def test_a_container_sees_all_that_the_settings_name(given: dict[str, object], tmp_path: Path) -> None:

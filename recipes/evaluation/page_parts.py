@@ -1,4 +1,4 @@
-"""What the pages of one evaluation and of two share: the document, bars of intervals, curves over k, cards of answers.
+"""What the pages of evaluations share: the document, bars of intervals, curves over k, cards of answers.
 
 The pages are the report's kin (`recipes.monitor.report`): one file, its style and script, a policy that lets nothing
 else run.

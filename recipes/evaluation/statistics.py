@@ -3,8 +3,8 @@
 Questions are what is drawn from a population, and answers to one question are no independent observations of it. So
 every error and interval here is one over questions, whose values are means over their own answers.
 
-Left out: tests that assume normality, and a correction for many comparisons; who compares twenty sets finds one of
-them "significant" by chance.
+Left out: tests that assume normality, and a correction for many sets; who compares twenty finds one of them
+"significant" by chance. Pairs of several evaluations are corrected (`recipes.evaluation.comparison_several`).
 """
 
 from __future__ import annotations

@@ -218,7 +218,9 @@ def _random_values(rows: int, width: int) -> TokenValues:
 
     mask = (torch.rand(rows, width, generator=generator) > 0.4).double()
     mask[2] = 0  # a row without a token that counts, as a filler row of a micro-batch
-    return TokenValues(-draw().abs(), draw().abs(), mask, draw(), -draw().abs(), draw().abs(), -draw().abs())
+    tables = (-draw().abs(), draw().abs(), mask, draw(), -draw().abs(), draw().abs(), -draw().abs())
+    positive = mask * (torch.arange(rows) % 3 == 0)[:, None]
+    return TokenValues(*tables, positive=positive)
 
 
 @pytest.mark.parametrize("sizes", [[8], [1] * 8, [3, 5], [2, 2, 2, 2], [7, 1]])
@@ -230,8 +232,9 @@ def _random_values(rows: int, width: int) -> TokenValues:
         Objective(clip_high=0.28, kl_coef=0.3, dual_clip=3.0, entropy_coef=0.1),
         Objective(ratio="sequence", reduction="sequence", kl_coef=0.2, kl_estimator="k2"),
         Objective(surrogate="cispo", reduction="sequence"),
+        Objective(clip_high=0.28, positive_coef=0.1),
     ],
-    ids=["supervised", "grpo", "dapo", "gspo", "cispo"],
+    ids=["supervised", "grpo", "dapo", "gspo", "cispo", "vapo"],
 )
 def test_any_division_into_micro_batches_adds_up(sizes: list[int], objective: Objective | None) -> None:
     """A mean within each micro-batch would weigh tokens by how the batch happened to be divided."""
@@ -240,7 +243,12 @@ def test_any_division_into_micro_batches_adds_up(sizes: list[int], objective: Ob
     loss = (
         supervised_loss(tokens=tokens)
         if objective is None
-        else policy_loss(objective, tokens=tokens, sequences=float((whole.mask.sum(-1) > 0).sum()))
+        else policy_loss(
+            objective,
+            tokens=tokens,
+            sequences=float((whole.mask.sum(-1) > 0).sum()),
+            positives=float((whole.mask * (torch.arange(8) % 3 == 0)[:, None]).sum()),
+        )
     )
 
     def run(parts: list[slice]) -> tuple[Tensor, Tensor, dict[str, float]]:

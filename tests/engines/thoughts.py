@@ -9,10 +9,11 @@ from recipes.data.example import Example
 from recipes.engines.base import Completion
 from recipes.rollout.prompts import Prompt
 from recipes.rollout.scoring import Trajectory
+from reward_server.client import Status
 from tests.rollout.samples import trajectory
 
 # Of a question: its text, the right answer, what the chat template opened, and responses with their verdicts.
-QUESTIONS: tuple[tuple[str, str, str, tuple[tuple[str, str], ...]], ...] = (
+QUESTIONS: tuple[tuple[str, str, str, tuple[tuple[str, Status], ...]], ...] = (
     (
         "Which vitamin is given with isoniazid?",
         "pyridoxine",
@@ -46,7 +47,7 @@ def scored_groups(tokenizer: Any) -> list[list[Trajectory]]:
         for response, status in responses:
             reward = None if status == "timeout" else 0.0
             form = float(status != "malformed")
-            made = trajectory(asked, reward, status=status, components={"format": form, "length": LENGTH})  # type: ignore[arg-type]
+            made = trajectory(asked, reward, status=status, components={"format": form, "length": LENGTH})
             group.append(dataclasses.replace(made, text=response, completion=Completion((1,), (-1.0,), True)))
         found.append(group)
     return found

@@ -82,13 +82,7 @@ def check(config: Config, stage: str = "grpo") -> list[str]:
         raise PreflightError("evaluation.endpoint.url: there is no checkpoint to look at; start the evaluation itself")
     model = _model(Path(config.model.path))
     shape = model.architecture
-    validate_model(
-        config,
-        layers=shape.num_layers,
-        heads=shape.num_attention_heads,
-        query_groups=shape.num_query_groups,
-        context=shape.max_position_embeddings,
-    )
+    validate_model(config, shape)
     if stage == "grpo" and config.algorithm.has_critic and config.critic.path:
         validate_critic(config, open_checkpoint(Path(config.critic.path)).architecture, shape)
     parallel = config.parallel

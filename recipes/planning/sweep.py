@@ -16,8 +16,8 @@ from conversion.architecture import MegatronArchitecture
 from recipes.planning.advice import fitting_share
 from recipes.planning.architectures import critic_architecture
 from recipes.planning.estimate import Plan
-from recipes.runtime.config import Config, ConfigError, VLLMConfig, require
-from recipes.runtime.model_rules import validate_model
+from recipes.runtime.config import Config, ConfigError, VLLMConfig
+from recipes.runtime.model_rules import validate_critic, validate_model
 from recipes.runtime.rules import Stage, validate
 
 _MICRO_BATCHES = (4096, 8192, 16384, 32768)
@@ -58,28 +58,10 @@ def legal_layouts(config: Config, architecture: MegatronArchitecture, per_node: 
 def check_layout(config: Config, architecture: MegatronArchitecture) -> None:
     """Raises ConfigError where the training run would."""
     validate(config, Stage.PLAN)
-    _check_model(config, architecture)
+    validate_model(config, architecture)
     critic = critic_architecture(config, architecture)
     if critic and config.critic.path:
-        require(
-            critic.vocab_size == architecture.vocab_size,
-            f"critic.path={config.critic.path}: a vocabulary of {critic.vocab_size} tokens, and the policy has "
-            f"{architecture.vocab_size}; give a model of its family, or null",
-        )
-        try:
-            _check_model(config, critic)
-        except ConfigError as error:
-            raise ConfigError(f"critic.path={config.critic.path}, which has the policy's layout: {error}") from None
-
-
-def _check_model(config: Config, architecture: MegatronArchitecture) -> None:
-    validate_model(
-        config,
-        layers=architecture.num_layers,
-        heads=architecture.num_attention_heads,
-        query_groups=architecture.num_query_groups,
-        context=architecture.max_position_embeddings,
-    )
+        validate_critic(config, critic, architecture)
 
 
 def _candidates(plan: Plan) -> Iterator[Plan]:

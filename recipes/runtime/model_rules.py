@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from conversion.architecture import MegatronArchitecture
-from recipes.runtime.config import Config, require
+from recipes.runtime.config import Config, ConfigError, require
 
 _SCORES_BYTES = 1e9
 
@@ -24,17 +24,12 @@ def float32_attention(config: Config, *, heads: int) -> str | None:
     )
 
 
-def validate_model(config: Config, *, layers: int, heads: int, query_groups: int, context: int) -> None:
-    """The rules that need the model's architecture.
-
-    Args:
-        layers, heads, query_groups: of the checkpoint; query groups are its key-value heads.
-        context: the longest sequence its configuration allows, in tokens.
-
-    Raises:
-        ConfigError: naming the key and the values that would work.
-    """
+def validate_model(config: Config, model: MegatronArchitecture) -> None:
+    """Raises ConfigError where a model does not fit layout or length, naming the key and the values that would work."""
     tensor, pipeline = config.parallel.tensor, config.parallel.pipeline
+    # Query groups are key-value heads.
+    layers, heads, query_groups = model.num_layers, model.num_attention_heads, model.num_query_groups
+    context = model.max_position_embeddings
     require(
         query_groups % tensor == 0 and heads % tensor == 0,
         f"parallel.tensor={tensor} does not divide the model's {query_groups} key-value heads ({heads} attention "
@@ -59,10 +54,7 @@ def validate_critic(config: Config, critic: MegatronArchitecture, policy: Megatr
         f"critic.path={config.critic.path}: a vocabulary of {critic.vocab_size} tokens, and the policy has "
         f"{policy.vocab_size}; a critic reads the policy's tokens: give a model of its family, or null",
     )
-    validate_model(
-        config,
-        layers=critic.num_layers,
-        heads=critic.num_attention_heads,
-        query_groups=critic.num_query_groups,
-        context=critic.max_position_embeddings,
-    )
+    try:
+        validate_model(config, critic)
+    except ConfigError as error:
+        raise ConfigError(f"critic.path={config.critic.path}, which has the policy's layout: {error}") from None

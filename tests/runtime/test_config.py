@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 
+from conversion.families import family_for
 from recipes.runtime.config import ClusterConfig, ConfigError, from_yaml, to_yaml
 from recipes.runtime.loading import CONFIGS, load
 from recipes.runtime.model_rules import validate_model
 
+TINY_BASE = Path(__file__).parents[2] / "recipes" / "data" / "tiny_base"
 NEEDED = ("output=run", "model.path=checkpoint")
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 
@@ -182,9 +186,11 @@ def test_the_launchers_world_size_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_rules_that_need_the_model(overrides: list[str], said: str) -> None:
     settings = [*NEEDED, "model.max_length=512", "rollout.max_new_tokens=16", "rollout.prompts=12", "trainer.batch=12"]
+    values = json.loads((TINY_BASE / "config.json").read_text())
+    model = family_for(values).megatron_architecture(values)
     with pytest.raises(ConfigError, match=said):
-        validate_model(load([*settings, *overrides]), layers=4, heads=4, query_groups=2, context=512)
-    validate_model(load(settings), layers=4, heads=4, query_groups=2, context=512)
+        validate_model(load([*settings, *overrides]), model)
+    validate_model(load(settings), model)
 
 
 def test_no_setting_is_an_absolute_path_of_someones_machine() -> None:

@@ -99,13 +99,7 @@ class GPTEngine(ABC):
         self._calibrated = config.model.fp8 != "delayed"
         self.checkpoint = open_checkpoint(Path(config.model.path))
         self.architecture = self.checkpoint.architecture
-        validate_model(
-            config,
-            layers=self.architecture.num_layers,
-            heads=self.architecture.num_attention_heads,
-            query_groups=self.architecture.num_query_groups,
-            context=self.architecture.max_position_embeddings,
-        )
+        validate_model(config, self.architecture)
         if not parallel_state.model_parallel_is_initialized():
             parallel_state.initialize_model_parallel(
                 tensor_model_parallel_size=config.parallel.tensor,

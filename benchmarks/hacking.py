@@ -25,9 +25,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -38,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Its folder, which comes first, has modules of the same names as some of the product's.
 sys.path[0] = str(ROOT)
 
+from benchmarks.stages import stage  # noqa: E402
 from recipes.data.example import Example, worked_response, write_examples  # noqa: E402
 from recipes.data.generator import PERFECT, TEACHER, Generator, Split, Teacher  # noqa: E402
 from recipes.monitor.loggers import read_metrics  # noqa: E402
@@ -50,7 +49,6 @@ from reward_server.process import RewardServerProcess  # noqa: E402
 
 BASE = ROOT / "recipes" / "data" / "tiny_base"
 FORMATS = ("lenient", "strict")
-STAGE_DEADLINE_S = 900
 # By steps and not by the clock, so that a busy machine changes nothing.
 SFT = ("trainer.steps=200", "trainer.max_seconds=0")
 GRPO = ("trainer.steps=60", "trainer.max_seconds=0")
@@ -89,19 +87,6 @@ def write_data(folder: Path, *, seed: int, outside: float, whole: float) -> None
     write_examples(folder / "sft.jsonl", taught)
     write_examples(folder / "train.jsonl", sums("train", PERFECT, 3000, f"{seed}/train"))
     write_examples(folder / "test.jsonl", sums("test", PERFECT, 300, "test"))
-
-
-def stage(log: Path, module: str, *arguments: str) -> str:
-    """Runs an entry point; what it says goes to `log` and comes back."""
-    print(f"python -m {module} {' '.join(arguments)}", flush=True)
-    environment = {"OMP_NUM_THREADS": "1", "MEDATRON_DEVICE": "cpu", **os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", module, *arguments]
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as file:
-        done = subprocess.run(command, stdout=file, stderr=file, env=environment, timeout=STAGE_DEADLINE_S, check=False)
-    if done.returncode:
-        sys.exit(f"{module} failed with exit code {done.returncode}; see {log}")
-    return log.read_text()
 
 
 def train(run: Path, warm: Path, data: Path, url: str, form: str, seed: int) -> dict[str, Any]:

@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -30,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # This folder has a module named as a package of ours is.
 sys.path[0] = str(ROOT)
 
+from benchmarks.stages import stage  # noqa: E402
 from recipes.data.generator import SOURCE, UNSEEN_SOURCE  # noqa: E402
 from recipes.monitor.run_folder import evaluation_path  # noqa: E402
 from recipes.runtime.run_folder import last_checkpoint  # noqa: E402
@@ -49,24 +48,14 @@ TRAININGS: dict[str, tuple[str, str, list[str]]] = {
 }
 # The order of the table.
 ROWS = ("base", "sft_answer", "sft_worked", "ppo", "grpo")
-DEADLINE_S = 900
-
-
-def command(module: str, *arguments: str) -> None:
-    """Runs one of the entry points; a failure ends the benchmark, its message stands above."""
-    print(" ".join(["python", "-m", module, *arguments]), flush=True)
-    environment = {"OMP_NUM_THREADS": "1", "MEDATRON_DEVICE": "cpu", **os.environ}
-    done = subprocess.run([sys.executable, "-m", module, *arguments], env=environment, timeout=DEADLINE_S, check=False)
-    if done.returncode:
-        sys.exit(f"{module}: failed with exit code {done.returncode}")
 
 
 def measure(folder: Path, seed: int, seconds: int, split: str) -> dict[str, Any]:
     """One seed."""
     data, base = folder / "data", folder / "tiny_base"
     began, experiment = time.monotonic(), 0.0
-    command("recipes.prepare_data", "embedded", str(data), "--tasks", "choice", "--seed", str(seed))
-    command("conversion.hf_to_megatron", str(TINY_BASE), str(base))
+    stage(None, "recipes.prepare_data", "embedded", str(data), "--tasks", "choice", "--seed", str(seed))
+    stage(None, "conversion.hf_to_megatron", str(TINY_BASE), str(base))
     files = f"data.test=[{','.join(str(data / f'{name}.jsonl') for _, name in COLUMNS[split].values())}]"
 
     with RewardServerProcess(log_path=folder / "reward_server.log") as server:
@@ -74,12 +63,12 @@ def measure(folder: Path, seed: int, seconds: int, split: str) -> dict[str, Any]
         def train(name: str, module: str, kind: str, model: Path, rows: str, limit: int, more: list[str]) -> Path:
             settings = [f"experiment={kind}", f"output={folder / name}", f"model.path={model}", f"seed={seed}"]
             settings += [f"data.train=[{data / rows}]", f"trainer.max_seconds={limit}", f"reward.url={server.url}"]
-            command(module, *settings, *more)
+            stage(None, module, *settings, *more)
             return last_checkpoint(folder / name)
 
         def evaluate(name: str, model: Path) -> None:
             settings = [f"output={folder}", f"name={name}", f"model.path={model}", files, f"reward.url={server.url}"]
-            command("recipes.evaluate", "experiment=med_rlvr_mini", *settings)
+            stage(None, "recipes.evaluate", "experiment=med_rlvr_mini", *settings)
 
         start = train("warm", "recipes.sft", "med_rlvr_mini_sft", base, "sft.jsonl", WARM_SECONDS, [])
         evaluate("base", start)
@@ -87,7 +76,7 @@ def measure(folder: Path, seed: int, seconds: int, split: str) -> dict[str, Any]
             evaluate(name, train(name, module, kind, start, "train.jsonl", seconds, more))
             if name == "ppo":
                 experiment = time.monotonic() - began
-    command("recipes.compare", *(str(evaluation_path(folder, name)) for name in ROWS))
+    stage(None, "recipes.compare", *(str(evaluation_path(folder, name)) for name in ROWS))
     return {
         "seconds": {"experiment": round(experiment), "whole": round(time.monotonic() - began)},
         "accuracy": {name: accuracies(folder, name, split) for name in ROWS},

@@ -14,32 +14,33 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from recipes.quickstart import BASE
-from recipes.runtime.run_folder import last_checkpoint
+ROOT = Path(__file__).resolve().parents[1]
+# Its folder, which comes first, has modules of the same names as some of the product's.
+sys.path[0] = str(ROOT)
+
+from benchmarks.stages import stage  # noqa: E402
+from recipes.quickstart import BASE  # noqa: E402
+from recipes.runtime.run_folder import last_checkpoint  # noqa: E402
 
 BUDGETS = (20, 30, 40, 50, 60)
-# A stage's deadline in seconds.
-DEADLINE_S = 1200
 
 
-def stage(module: str, *arguments: str) -> float:
+def timed(module: str, *arguments: str) -> float:
     """Runs an entry point and returns its seconds."""
     began = time.monotonic()
-    environment = {"OMP_NUM_THREADS": "1", "MEDATRON_DEVICE": "cpu", **os.environ}
-    subprocess.run([sys.executable, "-m", module, *arguments], env=environment, check=True, timeout=DEADLINE_S)
+    stage(None, module, *arguments)
     return time.monotonic() - began
 
 
 def evaluated(run: Path, name: str, model: Path, mode: str) -> dict[str, Any]:
     """The result of an evaluation without a length and at every budget."""
     stage(
+        None,
         "recipes.evaluate",
         *("experiment=quickstart_base", f"output={run}", f"name={name}", f"model.path={model}"),
         *(f"data.test=[{run}/data/test.jsonl]", "reward.length_mode=none", "reward.length_target=null"),
@@ -56,17 +57,17 @@ def mean(result: dict[str, Any], key: str) -> float:
 
 def measure(run: Path, seed: int, settings: list[str]) -> dict[str, float]:
     data = run / "data"
-    seconds = stage("recipes.prepare_data", "embedded", str(data), "--seed", str(seed))
-    seconds += stage("conversion.hf_to_megatron", str(BASE), str(run / "base"))
+    seconds = timed("recipes.prepare_data", "embedded", str(data), "--seed", str(seed))
+    seconds += timed("conversion.hf_to_megatron", str(BASE), str(run / "base"))
     shared = ("parallel.timeout_minutes=5", f"seed={seed}")
-    seconds += stage(
+    seconds += timed(
         "recipes.sft",
         *("experiment=quickstart_sft", f"output={run / 'sft'}", f"model.path={run / 'base'}", *shared),
         f"data.train=[{data / 'sft.jsonl'}]",
     )
     warm = last_checkpoint(run / "sft")
     before, before_max = (evaluated(run, f"before_{mode}", warm, mode) for mode in ("exact", "max"))
-    seconds += stage(
+    seconds += timed(
         "recipes.grpo",
         *("experiment=med_u1_mini", f"output={run}", f"model.path={warm}", *shared),
         *(f"data.train=[{data / 'train.jsonl'}]", *settings),

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -27,32 +25,15 @@ ROOT = Path(__file__).resolve().parents[1]
 # Its folder, which comes first, has modules of the same names as some of the product's.
 sys.path[0] = str(ROOT)
 
+from benchmarks.stages import stage  # noqa: E402
 from recipes.monitor.loggers import read_metrics  # noqa: E402
 from recipes.monitor.run_folder import evaluation_path  # noqa: E402
 from recipes.runtime.run_folder import last_checkpoint  # noqa: E402
 from reward_server.process import RewardServerProcess  # noqa: E402
 
 BASE = ROOT / "recipes" / "data" / "tiny_base"
-STAGE_DEADLINE_S = 900
 TEXT = ("data.mix.choice=0", "data.mix.calculation=0")
 ARMS = {"rule": (), "likelihood": ("reward.likelihood=[text]",)}
-
-
-def stage(log: Path, module: str, *arguments: str) -> None:
-    """Runs an entry point; what it says goes to `log`."""
-    print(f"python -m {module} {' '.join(arguments)}", flush=True)
-    environment = {"OMP_NUM_THREADS": "1", "MEDATRON_DEVICE": "cpu", **os.environ, "PYTHONPATH": str(ROOT)}
-    with log.open("w") as file:
-        done = subprocess.run(
-            [sys.executable, "-m", module, *arguments],
-            stdout=file,
-            stderr=file,
-            env=environment,
-            timeout=STAGE_DEADLINE_S,
-            check=False,
-        )
-    if done.returncode:
-        sys.exit(f"{module} failed with exit code {done.returncode}; see {log}")
 
 
 def accuracy(run: Path, name: str, checkpoint: Path, test: Path, url: str) -> list[float]:

@@ -65,7 +65,8 @@ def valued_data(
 
     gae = estimator(algorithm)
     advantages, targets = estimated(gae)
-    fit = critic_fit(values, estimated(dataclasses.replace(gae, critic_lambda=1.0))[1], mask)
+    returns = targets if gae.critic_lambda == 1 else estimated(dataclasses.replace(gae, critic_lambda=1.0))[1]
+    fit = critic_fit(values, returns, mask)
     metrics |= {f"critic/{name}": value for name, value in fit.items()}
     taught = [
         dataclasses.replace(s, advantages=row) for s, row in zip(sequences, rows(advantages, sequences), strict=True)

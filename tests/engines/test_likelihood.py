@@ -37,6 +37,9 @@ def expected() -> list[list[float | None]]:
         rewards: list[float | None] = []
         for response, status in responses:
             thought = response.partition("</think>")[0].removeprefix("<think>")
+            if len(thought) > 400:
+                rewards.append(None)
+                continue
             r = probability(question + opened, f"{begins}{thought}</think><answer>", answer)
             rewards.append(
                 {"timeout": None, "malformed": LENGTH}.get(status, 0.9 * max(0.0, r - without) + 0.1 + LENGTH)
@@ -49,12 +52,14 @@ def expected() -> list[list[float | None]]:
 def test_rewards_are_probabilities_of_the_right_answer(
     layout: str, expected: list[list[float | None]], world: World
 ) -> None:
-    """A response without the form has its length term alone, and what the server could not score stays unscored."""
+    """A response without the form has its length term alone; what the server could not score stays unscored, as does
+    what is too long for the model.
+    """
     for rank in world.results(layout):
         found = rank["likelihood"]
         for rewards, wanted in zip(found["rewards"], expected, strict=True):
             assert rewards == [None if w is None else pytest.approx(w, abs=1e-4) for w in wanted]
-        assert found["rewards"][0][2:] == [LENGTH, None]
+        assert found["rewards"][0][2:] == [LENGTH, None, None]
         assert 0 < found["metrics"]["likelihood/without"] < 1
     # A reasoning that names the answer makes it likelier.
     assert found["rewards"][1][0] > found["rewards"][1][1]
@@ -73,4 +78,4 @@ def test_groups_whose_rewards_differ_too_little_are_left_out(world: World) -> No
 
 def test_the_texts_are_a_fair_trial() -> None:
     groups = scored_groups(AutoTokenizer.from_pretrained(TINY))
-    assert [[t.score.reward for t in group] for group in groups] == [[0.0, 0.0, 0.0, None], [0.0, 0.0]]
+    assert [[t.score.reward for t in group] for group in groups] == [[0.0, 0.0, 0.0, None, 0.0], [0.0, 0.0]]

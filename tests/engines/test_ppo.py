@@ -113,6 +113,10 @@ def test_a_critic_starts_from_any_model_of_its_vocabulary_and_at_zero(critic: st
         assert ": a vocabulary of 98 tokens, and the policy has 99; a critic reads" in found["refused"]
 
 
+def test_who_has_no_critic_is_asked_for_no_values(world: World) -> None:
+    assert world.results("tp1")[0]["settings"]["without critic"] == "there is no critic; set algorithm.advantage=gae"
+
+
 def _by_length(rows: list[list[float]]) -> list[list[float]]:
     """In an order that both have: groups come one after the other, and the plain implementation's as they stand."""
     return sorted(rows, key=len)

@@ -23,6 +23,8 @@ QUESTIONS: tuple[tuple[str, str, str, tuple[tuple[str, Status], ...]], ...] = (
             ("<think>scurvy</think><answer>vitamin C</answer>", "incorrect"),
             ("pyridoxine", "malformed"),
             ("<think></think><answer>pyridoxine</answer>", "timeout"),
+            # With the right answer behind it longer than the model reads.
+            (f"<think>{'isoniazid depletes it. ' * 40}</think><answer>B6</answer>", "incorrect"),
         ),
     ),
     (

@@ -91,12 +91,17 @@ def settings(layout: list[str], task: Task) -> Any:
     for model.fp8, parallel.sequence in (("blockwise", True), ("tensorwise", True), ("blockwise", False)):
         packed = engine._divide(batch_of(task["batches"][0]))
         rows[f"{model.fp8} {parallel.sequence}"] = [row.inputs.shape[1] for row in packed]
+    try:
+        without_critic = str(engine.values(batch_of(task["batches"][0])))
+    except EngineError as error:
+        without_critic = str(error)
     delayed = _engine(layout, task)
     delayed._calibrated = False
     with mock.patch.object(delayed, "_gradient", wraps=delayed._gradient) as gradient:
         steps = take_steps(delayed, task["batches"], "grpo")
     return {
         "calibrated": {"passes": gradient.call_count, "steps": steps},
+        "without critic": without_critic,
         "tp_only_amax_red": engine.module.config.tp_only_amax_red,
         "rows": rows,
         "transformer engine": ["beside_cuda" in str(sys.path), sys.modules.get("transformer_engine", "not hidden")],

@@ -237,14 +237,15 @@ class GPTEngine(ABC):
             finally:
                 self._swap_reference()
         sums = self._gradient(micro_batches, loss, batch.temperature, references)
-        self._whole_is_old = True
-        return take_step(
+        result = take_step(
             self.module,
             self.optimizer,
             sums,
             learning_rate=learning_rate,
             weight_decay=self.config.optimizer.weight_decay,
         )
+        self._whole_is_old = self._whole_is_old or bool(result["stepped"])
+        return result
 
     def values(self, batch: TokenBatch) -> list[list[float]]:
         """The critic's values of all states before a response token; see `PolicyEngine.values`."""

@@ -16,8 +16,9 @@ from conversion.architecture import MegatronArchitecture
 from recipes.planning.advice import fitting_share
 from recipes.planning.architectures import critic_architecture
 from recipes.planning.estimate import Plan
-from recipes.runtime.config import Config, ConfigError, VLLMConfig
+from recipes.runtime.config import Config, ConfigError
 from recipes.runtime.model_rules import validate_critic, validate_model
+from recipes.runtime.rollout_config import VLLMConfig
 from recipes.runtime.rules import Stage, validate
 
 _MICRO_BATCHES = (4096, 8192, 16384, 32768)

@@ -15,8 +15,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from recipes.data.contamination import LIKENESSES
-from recipes.runtime.config import Config, RolloutConfig, require
+from recipes.runtime.config import Config, require
 from recipes.runtime.limits import CHOICES, COMPONENTS, KINDS, LIMITS, NOT_NEGATIVE, Range
+from recipes.runtime.rollout_config import RolloutConfig
 
 
 class Stage(Enum):

@@ -1,7 +1,7 @@
 """The one configuration schema: structured configs whose unknown keys fail, every key explained.
 
-`recipes.runtime.loading` composes them, `rules` holds what is between keys, and `rollout_config` the section `rollout`. Left out: free-form sections; a key that the
-schema does not know is a spelling mistake until proven otherwise.
+`recipes.runtime.loading` composes them, `rules` holds what is between keys, and `rollout_config` the section `rollout`.
+Left out: free-form sections; a key that the schema does not know is a spelling mistake until proven otherwise.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
 from recipes.engines.core.cache import KVCache
 from recipes.engines.core.kernels import attend
@@ -24,8 +23,8 @@ from recipes.engines.core.products import float32_product
 class SdpaAttention(MegatronModule):
     """softmax(Q K^T scale) V over [sequence, batch, heads, head dim] inputs, causal, with grouped queries.
 
-    Given a `Packing`, the batch is one packed row. Else `cache` must be set: the first pass, over prompts, fills it;
-    later ones of one token a row append to it and attend to all of it.
+    Given a `Packing`, the batch is one packed row; where `cache` is set, it takes up the row's prompts. Else `cache`
+    must be set, and a pass is one token of every row, which is appended to it and attends to all of it.
     """
 
     def __init__(
@@ -41,38 +40,35 @@ class SdpaAttention(MegatronModule):
         super().__init__(config=config)
         self.layer_number = layer_number
         self.scale = softmax_scale or config.kv_channels**-0.5
+        self.groups: int = config.num_query_groups // config.tensor_model_parallel_size
+        self.width: int = config.kv_channels
         self.cache: KVCache | None = None
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, *_: Any, packed_seq_params: Any = None, **__: Any
     ) -> Tensor:
         """Attends after the rotation; query [s, b, heads, d], key and value [s, b, groups, d] -> [s, b, heads * d]."""
-        if isinstance(packed_seq_params, Packing):
-            return self._packed(query, key, value, packed_seq_params)
-        cache = self.cache
-        assert cache is not None
-        query, key, value = (x.permute(1, 2, 0, 3) for x in (cache.rotation(query), cache.rotation(key), value))
-        if cache.keys:
-            out = self._decode(query, key, value, cache)
-        else:
-            # A value is a view of queries, keys and values together, which would all live as long as it.
-            value = value.contiguous()
-            cache.prompt_keys[self.layer_number] = key.transpose(-1, -2).contiguous()
-            cache.prompt_values[self.layer_number] = value
-            out = scaled_dot_product_attention(query, key, value, is_causal=True, scale=self.scale, enable_gqa=True)
-        return out.permute(2, 0, 1, 3).flatten(2)
+        seen = packed_seq_params if isinstance(packed_seq_params, Packing) else self.cache
+        assert seen is not None
+        assert seen.rotation is not None
+        # A packed row has b = 1, and a token of every row s = 1.
+        turned = [x.flatten(0, 1) for x in (seen.rotation(query), seen.rotation(key), value)]
+        return self.attend(*turned, seen).view(*query.shape[:2], -1)
 
-    def _packed(self, query: Tensor, key: Tensor, value: Tensor, packing: Packing) -> Tensor:
-        rotation = packing.rotation
-        assert rotation is not None
-        # As above: else the gradient would keep all three.
-        query, key, value = rotation(query)[:, 0], rotation(key)[:, 0], value[:, 0].contiguous()
-        return attend(query, key, value, (packing.own, packing.shared), self.scale).flatten(1)[:, None]
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, seen: Packing | KVCache) -> Tensor:
+        """Attention after the rotation; query [tokens, heads, d], key and value [tokens, groups, d] -> [tokens, any]."""
+        # A value is a view of queries, keys and values together; else the gradient would keep all three.
+        value = value.contiguous()
+        if isinstance(seen, KVCache):
+            return self._decode(query, key, value, seen).flatten(1)
+        if self.cache is not None:
+            self.cache.fill(self.layer_number, key, value)
+        return attend(query, key, value, (seen.own, seen.shared), self.scale).flatten(1)
 
     def _decode(self, query: Tensor, key: Tensor, value: Tensor, cache: KVCache) -> Tensor:
         keys, values = cache.append(self.layer_number, key, value)
         prompt_keys, prompt_values = cache.prompt_keys[self.layer_number], cache.prompt_values[self.layer_number]
-        rows, heads, _, width = query.shape
+        rows, heads, width = query.shape
         groups, shown, copies = keys.shape[1], prompt_keys.shape[-1], cache.copies
         assert cache.bias is not None
         assert copies is not None
@@ -87,7 +83,7 @@ class SdpaAttention(MegatronModule):
         shares = torch.softmax(scores, -1).to(values.dtype)
         out = copies.by_row(shares[..., shown:]) @ values
         out += copies.by_row(shares[..., :shown] @ prompt_values)
-        return out.view(rows, heads, 1, width)
+        return out.view(rows, heads, width)
 
 
 class Norm:

@@ -2,7 +2,7 @@
 
 Decoding reads the whole cache for every token. What a group's responses share of it, their prompt, is held and read
 once a group: one product with all of its queries, where a copy for each response would be as many small ones over as
-many bytes. Imports no megatron-core. Left out: pages, and prompts that share only their beginning.
+many bytes. Imports no megatron-core. Left out: pages; a beginning that prompts share is held for each of them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from recipes.engines.core.prompt_rows import PromptRow
 from recipes.engines.core.rotary import Rotation
 
 Store = dict[int, Tensor]
@@ -65,6 +66,8 @@ class KVCache:
         keys, values: of responses, [rows, key-value heads, capacity, head dim]; none while prompts are computed.
         bias: [prompts, 1, 1, tokens of the longest prompt], 0 where rows may attend and -inf at padding.
         copies: which rows respond to which prompt.
+        prompts: number of all prompts.
+        row: prompts that a pass computes.
         length: positions of responses filled so far, the same for every row.
         rotation: of the positions that a pass computes.
     """
@@ -73,10 +76,22 @@ class KVCache:
     prompt_values: Store = dataclasses.field(default_factory=dict)
     keys: Store = dataclasses.field(default_factory=dict)
     values: Store = dataclasses.field(default_factory=dict)
+    prompts: int = 0
+    row: PromptRow | None = None
     bias: Tensor | None = None
     copies: Copies | None = None
     length: int = 0
     rotation: Rotation = dataclasses.field(default_factory=Rotation)
+
+    def fill(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """Takes what a layer holds of the prompts in `row`, [tokens, key-value heads, head dim]."""
+        assert self.row is not None
+        places, (_, heads, width) = self.row.places, key.shape
+        if layer not in self.prompt_keys:
+            self.prompt_keys[layer] = key.new_empty(self.prompts, heads, width, places.shape[1])
+            self.prompt_values[layer] = value.new_empty(self.prompts, heads, places.shape[1], width)
+        self.prompt_keys[layer][self.row.numbers] = key[places].permute(0, 2, 3, 1)
+        self.prompt_values[layer][self.row.numbers] = value[places].transpose(1, 2)
 
     def respond(self, copies: int, capacity: int, bias: Tensor) -> None:
         """Makes room for `copies` responses of `capacity` tokens to each prompt, whose keys and values are there."""
@@ -87,9 +102,9 @@ class KVCache:
         self.copies = Copies.of(torch.arange(len(bias), device=bias.device).repeat_interleave(copies))
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes [rows, key-value heads, 1, head dim] behind what a layer holds of responses; all of that, with it."""
+        """Writes [rows, key-value heads, head dim] behind what a layer holds of responses; all of that, with it."""
         keys, values = self.keys[layer], self.values[layer]
-        keys[:, :, self.length], values[:, :, self.length] = key[:, :, 0], value[:, :, 0]
+        keys[:, :, self.length], values[:, :, self.length] = key, value
         return keys[:, :, : self.length + 1], values[:, :, : self.length + 1]
 
     def keep(self, rows: Tensor) -> None:

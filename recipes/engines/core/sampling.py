@@ -28,7 +28,9 @@ from recipes.engines.core.cache import KVCache
 from recipes.engines.core.drawing import choose, uniform_draws
 from recipes.engines.core.finite import check_weights
 from recipes.engines.core.packing import Packing
+from recipes.engines.core.plain_layers import PlainLayers
 from recipes.engines.core.products import float32_product
+from recipes.engines.core.prompt_rows import prompt_rows
 from recipes.engines.core.stage import Stage
 
 Decode = Callable[[list[list[int]]], list[str]]
@@ -36,6 +38,8 @@ Decode = Callable[[list[list[int]]], list[str]]
 _COMPACT_BELOW = 0.8
 # Tokens from one look at how many that are to the next, on a GPU: a look waits until all that was asked of it is done.
 _LOOK_EVERY = 8
+# Of prompts in one pass: enough for a GPU, and on a CPU what a pass computes stays in its caches.
+_ROW_TOKENS = 4096
 
 
 def decoder(checkpoint: str) -> Decode:
@@ -72,6 +76,8 @@ class Sampler:
         self.decode = decode
         self.look_every = _LOOK_EVERY if where.type == "cuda" else 1
         self.attentions = [module for module in self.model.modules() if isinstance(module, SdpaAttention)]
+        # What computes in the place of the model's own layers while a batch is sampled.
+        self.layers: PlainLayers | None = None
         self.first, self.last = stage.first, stage.last
 
     @torch.no_grad()
@@ -108,19 +114,6 @@ class Sampler:
             config.fp8 = fp8
             self.model.train()
 
-    @contextlib.contextmanager
-    def _transposed(self) -> Iterator[None]:
-        """On a CPU, matrices lie in memory as products of few rows read them fastest, in a copy, until afterwards."""
-        matrices = [p for p in self.model.parameters() if p.dim() == 2 and p.device.type == "cpu"]
-        trained = [p.data for p in matrices]
-        for matrix in matrices:
-            matrix.data = matrix.data.t().contiguous().t()
-        try:
-            yield
-        finally:
-            for matrix, data in zip(matrices, trained, strict=True):
-                matrix.data = data
-
     @torch.no_grad()
     def generate(
         self, prompts: Sequence[Sequence[int]], numbers: Sequence[int], sampling: Sampling
@@ -144,10 +137,12 @@ class Sampler:
         cache = KVCache()
         for attention in self.attentions:
             attention.cache = cache
+        self.layers = PlainLayers(self.model.decoder) if self.device.type == "cpu" else None
         try:
-            with self._inference(), self._transposed():
+            with self._inference():
                 return self._respond(prompts, numbers, sampling, cache)
         finally:
+            self.layers = None
             for attention in self.attentions:
                 attention.cache = None
 
@@ -221,17 +216,16 @@ class Sampler:
         Returns:
             logits [rows, vocabulary] after the prompts (None on all but the last stage), and prompt lengths [rows].
         """
+        cache.prompts, ends = len(prompts), None  # hidden states of last tokens, on the last stage
+        for row in prompt_rows(prompts, _ROW_TOKENS, self.device):
+            cache.row = row
+            hidden = self._pass(row.ids[None], row.packing.positions[:, None], row.packing, row.ends)[:, 0]
+            if self.last:
+                ends = hidden.new_empty(len(prompts), hidden.shape[-1]) if ends is None else ends
+                ends[row.numbers] = hidden
+        logits = self._logits(ends).repeat_interleave(copies, dim=0) if ends is not None else None
         lengths = torch.tensor([len(p) for p in prompts], device=self.device)
-        width = int(lengths.max())
-        ids = torch.zeros(len(prompts), width, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            ids[row, : len(prompt)] = torch.tensor(prompt)
-        hidden = self._pass(ids.to(self.device), torch.arange(width, device=self.device)[:, None], cache)
-        logits = None
-        if self.last:
-            ends = hidden[lengths - 1, torch.arange(len(prompts), device=self.device)]
-            logits = self._logits(ends).repeat_interleave(copies, dim=0)
-        padding = torch.arange(width, device=self.device) >= lengths[:, None]
+        padding = torch.arange(int(lengths.max()), device=self.device) >= lengths[:, None]
         bias = torch.zeros(padding.shape, device=self.device).masked_fill_(padding, float("-inf"))
         cache.respond(copies, limit, bias[:, None, None])
         return logits, lengths.repeat_interleave(copies)
@@ -246,8 +240,13 @@ class Sampler:
         texts = self.decode(written[:, -tail:].tolist())
         return torch.tensor([any(string in text for string in strings) for text in texts], device=self.device)
 
-    def _pass(self, ids: Tensor, positions: Tensor, seen: Packing | KVCache) -> Tensor:
-        """This stage's hidden states [tokens, rows, hidden size], handed on to the next stage."""
+    def _pass(
+        self, ids: Tensor, positions: Tensor, seen: Packing | KVCache, wanted: Tensor | None = None
+    ) -> Tensor:
+        """This stage's hidden states [tokens, rows, hidden size], handed on to the next stage.
+
+        Of the last stage only the `wanted` tokens, where it is given.
+        """
         group = parallel_state.get_pipeline_model_parallel_group()
         if not self.first:
             config = self.model.config
@@ -256,7 +255,7 @@ class Sampler:
             )
             dist.recv(taken, parallel_state.get_pipeline_model_parallel_prev_rank(), group=group)
             self.model.decoder.set_input_tensor(taken)
-        hidden = self.stage.hidden(ids, positions, seen)
+        hidden = self.stage.hidden(ids, positions, seen, self.layers, wanted if self.last else None)
         if not self.last:
             dist.send(hidden.contiguous(), parallel_state.get_pipeline_model_parallel_next_rank(), group=group)
         return hidden

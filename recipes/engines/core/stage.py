@@ -16,6 +16,7 @@ from torch import Tensor
 
 from recipes.engines.core.cache import KVCache
 from recipes.engines.core.packing import Packing
+from recipes.engines.core.plain_layers import PlainLayers
 from recipes.engines.core.rotary import RotaryTable
 from recipes.runtime.config import Config
 
@@ -46,22 +47,41 @@ class Stage:
         self.first = parallel_state.is_pipeline_first_stage()
         self.last = parallel_state.is_pipeline_last_stage()
 
-    def hidden(self, ids: Tensor, positions: Tensor, seen: Packing | KVCache) -> Tensor:
-        """Hidden states [tokens, rows, hidden size] of ids [rows, tokens] at positions [tokens, rows or 1].
+    def hidden(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        seen: Packing | KVCache,
+        layers: PlainLayers | None = None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states [tokens, rows, hidden size] of ids [rows, tokens] at positions [tokens, rows].
 
         What tokens see is a packed row, or the cache that the layers' core attention holds. A later stage takes its
         input from `set_input_tensor` instead. Under sequence parallelism it is this rank's part of the tokens.
+
+        Args:
+            ids, positions: of the pass; either one row or one token a row.
+            seen: by its tokens.
+            layers: to compute with in place of the model's own, without gradient.
+            wanted: the only tokens of a packed row whose states are wanted.
         """
         states = self.model.embedding(input_ids=ids, position_ids=None) if self.first else None
-        rotation, packing = self.rotary.at(positions), None
+        rotation = self.rotary.at(positions if layers is None else positions.view(-1, 1))
         if isinstance(seen, Packing):
             # In a copy: with several stages, passes over other micro-batches come before this one's gradient.
-            packing = dataclasses.replace(seen, rotation=rotation)
+            seen = dataclasses.replace(seen, rotation=rotation)
         else:
             seen.rotation = rotation
-        return self.model.decoder(
+        if layers is not None:
+            states = self.model.decoder.input_tensor if states is None else states
+            hidden = layers(states.flatten(0, 1), seen, wanted)
+            return hidden.view(-1, states.shape[1], hidden.shape[-1])
+        packing = seen if isinstance(seen, Packing) else None
+        hidden = self.model.decoder(
             hidden_states=states, attention_mask=None, rotary_pos_emb=None, packed_seq_params=packing
         )
+        return hidden if wanted is None else hidden[wanted]
 
     @property
     def output_weight(self) -> Tensor:

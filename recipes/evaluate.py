@@ -49,6 +49,7 @@ def evaluate(config: Config) -> None:
     from recipes.evaluation.answers import Answers, answers_digest
     from recipes.evaluation.measure import measured, seen_in_training
     from recipes.evaluation.page import write_page
+    from recipes.evaluation.reading import Evaluated
     from recipes.rollout.scoring import Response, check_rows, check_unscored, reward_definition, score_responses
     from recipes.rollout.server import reward_client
     from recipes.runtime.agreement import told_by_leader
@@ -98,7 +99,7 @@ def evaluate(config: Config) -> None:
         replace_file(target, (json.dumps(result, indent=1) + "\n").encode())
         answers.publish(rows)
         if result["tasks"]:
-            write_page(target)
+            write_page(target, Evaluated(target, result, rows))
         print(described(result))
 
 

@@ -94,7 +94,6 @@ def seen_in_training(examples: Sequence[Example], checkpoint: Path | None) -> di
     if checkpoint is None:
         unknown = "all, since an endpoint does not tell what trained its model"
         return {"questions": 0, "contexts": 0, "unread": [unknown]}
-    held_out = HeldOut(examples)
     seen: dict[str, set[str]] = {likeness: set() for likeness in LIKENESSES}
     unread: list[str] = []
     origin = read_state(checkpoint).get("origin")
@@ -105,7 +104,10 @@ def seen_in_training(examples: Sequence[Example], checkpoint: Path | None) -> di
             if trained
             else "all, since a converted model does not tell what trained it"
         )
-    for file in training_files(origin):
+    if not (files := list(training_files(origin))):
+        return {"questions": 0, "contexts": 0, "unread": unread}
+    held_out = HeldOut(examples)
+    for file in files:
         path = Path(file["path"])
         if not path.is_file() or file_digest(path) != file["sha256"]:
             unread.append(file["path"])

@@ -53,20 +53,24 @@ _FIGURES = ("tasks", "sets", "all", "order", "transfer", "budgets", "scores", "s
 _OUTCOMES = {"correct": ("✓", "Correct"), "incorrect": ("✗", "Incorrect"), "malformed": ("?", "No readable answer")}
 
 
-def write_page(path: Path) -> list[Path]:
+def write_page(path: Path, at_hand: Evaluated | None = None) -> list[Path]:
     """Writes NAME.html and NAME.md beside NAME.json, and returns their paths; NAME.json gets its `scores`.
+
+    Args:
+        path: of NAME.json.
+        at_hand: what lies there, where this release has just written it.
 
     Raises:
         EvaluationError: NAME.json or NAME.jsonl is missing or damaged.
     """
-    evaluated = read_evaluated(path)
+    evaluated = at_hand or read_evaluated(path)
     scores, left_out = read_scores(evaluated.path, file_digest(evaluated.path.with_suffix(".jsonl")))
     if scores != evaluated.result.get("scores", {}):
         kept = {key: value for key, value in evaluated.result.items() if key != "scores"}
         evaluated = replace(evaluated, result=kept | ({"scores": scores} if scores else {}))
         replace_file(evaluated.path, (json.dumps(evaluated.result, indent=1) + "\n").encode())
     # A function of the answers: results of older releases are shown in full.
-    shown_too = {**summarize(evaluated.rows), "scores_left_out": left_out}
+    shown_too = {**({} if at_hand else summarize(evaluated.rows)), "scores_left_out": left_out}
     evaluated = replace(evaluated, result={**evaluated.result, **shown_too})
     contents = {".html": evaluation_page(evaluated), ".md": evaluation_markdown(evaluated)}
     for suffix, content in contents.items():

@@ -193,7 +193,7 @@ def bfloat16(layout: list[str], task: Task) -> Any:
     cache.prompt_keys[number], cache.prompt_values[number] = prompt[0].transpose(-1, -2).contiguous(), prompt[1]
     cache.respond(1, tokens, torch.zeros(1, 1, 1, tokens // 2))
     for n in range(tokens // 2, tokens - 1):
-        cache.append(number, *(x[:, :, n : n + 1] for x in rows))
+        cache.append(number, *(x[:, :, n] for x in rows))
         cache.length += 1
     cache.rotation = still
     attention.cache = cache

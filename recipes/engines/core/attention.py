@@ -52,11 +52,11 @@ class SdpaAttention(MegatronModule):
         assert seen is not None
         assert seen.rotation is not None
         # A packed row has b = 1, and a token of every row s = 1.
-        turned = [x.flatten(0, 1) for x in (seen.rotation(query), seen.rotation(key), value)]
-        return self.attend(*turned, seen).view(*query.shape[:2], -1)
+        of_query, of_key, of_value = (x.flatten(0, 1) for x in (seen.rotation(query), seen.rotation(key), value))
+        return self.attend(of_query, of_key, of_value, seen).view(*query.shape[:2], -1)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, seen: Packing | KVCache) -> Tensor:
-        """Attention after the rotation; query [tokens, heads, d], key and value [tokens, groups, d] -> [tokens, any]."""
+        """Attends to what was rotated; query [tokens, heads, d], key and value [tokens, groups, d] -> [tokens, any]."""
         # A value is a view of queries, keys and values together; else the gradient would keep all three.
         value = value.contiguous()
         if isinstance(seen, KVCache):

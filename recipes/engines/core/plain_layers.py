@@ -7,7 +7,6 @@ and Transformer Engine's layers, which are a GPU's, where weights are not copied
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 

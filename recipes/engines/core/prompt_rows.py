@@ -2,7 +2,8 @@
 
 A chat template, an instruction, worked examples or a case with several questions stand at the front of many prompts.
 A packed row holds such a beginning as a root and the rest of each prompt as a branch (`pieces`), so that there is no
-padding either. Left out: beginnings within beginnings, of which those are taken that save most.
+padding either. Imports no megatron-core. Left out: beginnings within beginnings, of which those are taken that save
+most.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recipes.engines.core.packing import Packing
-
 Ids = Sequence[int]
 
 
@@ -24,15 +23,17 @@ class PromptRow:
     """A packed row of some of the prompts.
 
     Attributes:
-        ids: [tokens].
-        packing: of the row.
+        ids, positions: [tokens].
+        roots, branches: their lengths, as attention wants them: branches of the first roots, behind all roots.
         numbers: [prompts], which prompts they are.
-        places: [prompts, tokens of the longest of all], where each one's tokens lie in the row; behind its end anywhere.
+        places: [prompts, tokens of the longest of all], where each one's tokens lie in the row; behind its end 0.
         ends: [prompts], where its last token lies.
     """
 
     ids: Tensor
-    packing: Packing
+    positions: Tensor
+    roots: list[int]
+    branches: list[list[int]]
     numbers: Tensor
     places: Tensor
     ends: Tensor
@@ -106,7 +107,7 @@ def _row(prompts: Sequence[Ids], row: Sequence[Family], width: int, where: torch
         positions.append(np.arange(first, first + len(tokens)))
         return np.arange(start, len(ids))
 
-    # As attention wants them: first the roots that have branches, then those without, then all branches.
+    # First the roots that have branches, then those without, then all branches.
     row = sorted(row, key=lambda family: len(family.members) == 1)
     roots = [prompts[f.members[0]][: f.shared if len(f.members) > 1 else None] for f in row]
     starts = [place(root, 0) for root in roots]
@@ -116,8 +117,13 @@ def _row(prompts: Sequence[Ids], row: Sequence[Family], width: int, where: torch
     for number, root, own in zip(numbers, held, places, strict=True):
         own[: len(root)] = root
         own[len(root) : len(prompts[number])] = place(prompts[number][len(root) :], len(root))
-    branches = [[len(prompts[n]) - f.shared for n in f.members] for f in row if len(f.members) > 1]
-    packing = Packing.of(torch.from_numpy(np.concatenate(positions)), [len(root) for root in roots], branches, where)
     ends = places[range(len(numbers)), [len(prompts[number]) - 1 for number in numbers]]
-    tensors = [torch.as_tensor(values, device=where) for values in (numbers, places, ends)]
-    return PromptRow(torch.tensor(ids, device=where), packing, *tensors)
+    return PromptRow(
+        torch.tensor(ids, device=where),
+        torch.from_numpy(np.concatenate(positions)).to(where),
+        [len(root) for root in roots],
+        [[len(prompts[n]) - f.shared for n in f.members] for f in row if len(f.members) > 1],
+        torch.tensor(numbers, device=where),
+        torch.from_numpy(places).to(where),
+        torch.from_numpy(ends).to(where),
+    )

@@ -219,7 +219,8 @@ class Sampler:
         cache.prompts, ends = len(prompts), None  # hidden states of last tokens, on the last stage
         for row in prompt_rows(prompts, _ROW_TOKENS, self.device):
             cache.row = row
-            hidden = self._pass(row.ids[None], row.packing.positions[:, None], row.packing, row.ends)[:, 0]
+            packing = Packing.of(row.positions, row.roots, row.branches, self.device)
+            hidden = self._pass(row.ids[None], row.positions[:, None], packing, row.ends)[:, 0]
             if self.last:
                 ends = hidden.new_empty(len(prompts), hidden.shape[-1]) if ends is None else ends
                 ends[row.numbers] = hidden
@@ -240,9 +241,7 @@ class Sampler:
         texts = self.decode(written[:, -tail:].tolist())
         return torch.tensor([any(string in text for string in strings) for text in texts], device=self.device)
 
-    def _pass(
-        self, ids: Tensor, positions: Tensor, seen: Packing | KVCache, wanted: Tensor | None = None
-    ) -> Tensor:
+    def _pass(self, ids: Tensor, positions: Tensor, seen: Packing | KVCache, wanted: Tensor | None = None) -> Tensor:
         """This stage's hidden states [tokens, rows, hidden size], handed on to the next stage.
 
         Of the last stage only the `wanted` tokens, where it is given.

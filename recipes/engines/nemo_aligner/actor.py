@@ -46,7 +46,8 @@ class PackedAttention(SdpaAttention):
     ) -> Tensor:
         """Attends; packed query [tokens, heads, d] -> [tokens, 1, heads * d], others as `SdpaAttention`."""
         if isinstance(packed_seq_params, Packing):
-            return self._packed(query[:, None], key[:, None], value[:, None], packed_seq_params)
+            query, key, value = query[:, None], key[:, None], value[:, None]
+            return super().forward(query, key, value, packed_seq_params=packed_seq_params)
         return super().forward(query, key, value)
 
 

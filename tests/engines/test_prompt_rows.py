@@ -1,4 +1,4 @@
-"""Prompts in packed rows: every token stands where it should, what is shared is computed once, attention is the same."""
+"""Prompts in packed rows: every token stands where it should, the shared are computed once, attention is the same."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """A stage's layers as a CPU samples with them fastest: matrix products and little else.
 
 On few rows megatron-core's modules take longer over a token than its products do. Here the same layers are run without
-them, over copies of the matrices that lie in memory as products of few rows read them. Left out: what takes gradients,
-and Transformer Engine's layers, which are a GPU's, where weights are not copied.
+them, over copies of the matrices that lie in memory as products of few rows read them. Left out: what takes gradients;
+half precision, where sums of bias and residual would be rounded otherwise than the trainer's; and Transformer Engine's
+layers, which are a GPU's.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """The embedded sampler: the policy's own Megatron model decodes, so there is no second copy and no weight transfer.
 
-A prompt is computed once for its whole group, finished rows leave the batch, and every response has random draws of its
-own, fixed by seed, prompt number and copy, so that rollouts do not depend on the layout. Works at any tensor and
-pipeline parallel size. Left out: paged caches and continuous batching; that is what vLLM is for. Left out too: CUDA
-graphs of a token's step. Every token lengthens the keys that are read, and rows leave, so a graph would want attention
-over the whole capacity, or one graph for every so many tokens and rows; and what is captured are Transformer Engine's
-modules, tensor parallel collectives and exchanges between stages. That is not to be made right without a GPU to try.
+A prompt is computed once for its whole group, and what prompts begin with alike once for all of them (`prompt_rows`);
+finished rows leave the batch, and every response has random draws of its own, fixed by seed, prompt number and copy, so
+that rollouts do not depend on the layout. Works at any tensor and pipeline parallel size. Left out: paged caches and
+continuous batching; that is what vLLM is for. Left out too: CUDA graphs of a token's step. Every token lengthens the
+keys that are read, and rows leave, so a graph would want attention over the whole capacity, or one graph for every so
+many tokens and rows; and what is captured are Transformer Engine's modules, tensor parallel collectives and exchanges
+between stages. That is not to be made right without a GPU to try.
 """
 
 from __future__ import annotations
@@ -137,7 +138,9 @@ class Sampler:
         cache = KVCache()
         for attention in self.attentions:
             attention.cache = cache
-        self.layers = PlainLayers(self.model.decoder) if self.device.type == "cpu" else None
+        # In half precision the trainer's roundings count: its modules sample too.
+        plain = self.device.type == "cpu" and self.model.config.params_dtype is torch.float32
+        self.layers = PlainLayers(self.model.decoder) if plain else None
         try:
             with self._inference():
                 return self._respond(prompts, numbers, sampling, cache)

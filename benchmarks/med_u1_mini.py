@@ -2,10 +2,11 @@
 
     python benchmarks/med_u1_mini.py [--seeds 0 1 2] [--output runs/med_u1_mini] [key=value ...]
 
-Data with traces of every length, conversion, SFT whose prompts ask for what each trace keeps (`experiment=med_u1_mini_sft`)
-and `experiment=med_u1_mini`; further arguments are settings of the latter. Beside it SFT on the same traces without a
-word of length, which is what a run without length control begins with: "before". Held-out questions of all three kinds
-of task are answered without a length and at every budget, in both modes, by "before", the warm start and the result.
+Data with traces of every length, conversion, SFT whose prompts ask for what each trace keeps
+(`experiment=med_u1_mini_sft`) and `experiment=med_u1_mini`; further arguments are settings of the latter. Beside it SFT
+on the same traces without a word of length, which is what a run without length control begins with: "before". Held-out
+questions of all three kinds of task are answered without a length and at every budget, in both modes, by "before", the
+warm start and the result.
 
 The last line is one JSON object of lists, a value a seed:
 

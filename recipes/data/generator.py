@@ -64,7 +64,7 @@ class Teacher:
     Attributes:
         knows: share known for certain, between 0 and 1; 1.0 writes perfect traces.
         seed: which facts and calculators those are.
-        restates: how often at most it says what it came to again, at the end of its reasoning and whatever the question.
+        restates: how often at most it says what it came to again, at the end of its reasoning.
     """
 
     knows: float

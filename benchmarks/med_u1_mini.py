@@ -39,7 +39,7 @@ from recipes.quickstart import BASE  # noqa: E402
 from recipes.runtime.run_folder import last_checkpoint  # noqa: E402
 
 BUDGETS = (20, 30, 40, 50, 60, 70)
-RESTATES = 9
+WORDINESS = 9
 
 
 def timed(module: str, *arguments: str) -> float:
@@ -74,7 +74,7 @@ def measure(run: Path, seed: int, settings: list[str]) -> dict[str, Any]:
     data = run / "data"
     shared = ("parallel.timeout_minutes=5", f"seed={seed}")
     taught = (*shared, f"model.path={run / 'base'}", f"data.train=[{data / 'sft.jsonl'}]")
-    made = ("recipes.prepare_data", "embedded", str(data), "--seed", str(seed), "--restates", str(RESTATES))
+    made = ("recipes.prepare_data", "embedded", str(data), "--seed", str(seed), "--wordiness", str(WORDINESS))
     seconds = timed(*made)
     seconds += timed("conversion.hf_to_megatron", str(BASE), str(run / "base"))
     stage(None, "recipes.sft", "experiment=med_u1_mini_sft", "data.say_length=none", f"output={run / 'plain'}", *taught)

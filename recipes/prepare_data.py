@@ -38,7 +38,7 @@ def embedded(
     heldout: int,
     calculators: str,
     tasks: Sequence[str] = GROUPS,
-    restates: int = 0,
+    wordiness: int = 0,
 ) -> dict[str, int]:
     """Writes {train,sft,validation,test,unseen}.jsonl into `out`; rows a kind of task in each.
 
@@ -48,7 +48,7 @@ def embedded(
     names = list(CALCULATORS) if calculators == "all" else list(ELEMENTARY)
     plans = [
         ("train", Generator("train", PERFECT, TEACHER, names), train, seed),
-        ("sft", Generator("train", dataclasses.replace(TEACHER, restates=restates), TEACHER, names), sft, seed + 1),
+        ("sft", Generator("train", dataclasses.replace(TEACHER, wordiness=wordiness), TEACHER, names), sft, seed + 1),
         ("validation", Generator("validation", PERFECT, TEACHER, names), heldout, 10_001),
         ("test", Generator("test", PERFECT, TEACHER, names), heldout, 10_002),
         ("unseen", Generator("unseen", PERFECT, TEACHER, names), heldout, 10_003),
@@ -166,11 +166,11 @@ def main() -> None:
     )
     own.add_argument("--tasks", nargs="+", choices=GROUPS, default=GROUPS, help="kinds of task (default: all)")
     own.add_argument(
-        "--restates",
+        "--wordiness",
         type=count_argument,
         default=0,
-        help="a trace says what it came to again, up to so many times: reasoning of every length, from "
-        "which a policy can learn to keep to one (default: %(default)s)",
+        help="traces of every length, from which a policy can learn to keep to one: with first steps left out, or with "
+        "what they came to said up to so many times more (default: every trace in full)",
     )
     own.add_argument("--calculators", choices=("elementary", "all"), default="elementary", help="which to use")
     for name, reader in READERS.items():

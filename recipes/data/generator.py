@@ -64,12 +64,13 @@ class Teacher:
     Attributes:
         knows: share known for certain, between 0 and 1; 1.0 writes perfect traces.
         seed: which facts and calculators those are.
-        restates: how often at most it says what it came to again, at the end of its reasoning.
+        wordiness: 0 writes every trace in full, once; N any of its lengths: with first steps left out, or with what it
+            came to said up to N times more.
     """
 
     knows: float
     seed: int = 0
-    restates: int = 0
+    wordiness: int = 0
 
     def _draw(self, name: str) -> random.Random:
         return random.Random(_hash(f"teacher {self.seed} {name}"))
@@ -87,12 +88,12 @@ class Teacher:
         return (0,) if knows else tuple(range(calculator.variants))
 
     def thought(self, steps: Sequence[str], result: str, rng: random.Random) -> str:
-        """The reasoning in these steps, with the result said as often again as `rng` has it.
+        """The reasoning in these steps, as wordy as `rng` has it; the last step always stands there.
 
-        Each time says how many are to come, so that how long the reasoning gets is decided in one place.
+        What is said again is counted down, so that how long the reasoning gets is decided in one place.
         """
-        again = rng.randint(0, self.restates) if self.restates else 0
-        return ", ".join([*steps, *(f"{number}: {result}" for number in range(again, 0, -1))])
+        more = rng.randint(1 - len(steps), self.wordiness) if self.wordiness else 0
+        return ", ".join([*steps[max(0, -more) :], *(f"{number}: {result}" for number in range(more, 0, -1))])
 
 
 PERFECT = Teacher(knows=1.0)

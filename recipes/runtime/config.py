@@ -203,7 +203,8 @@ class RewardConfig:
             length_high, which every style says. An evaluation draws none: evaluation.budgets.
         length_max_share: share of the prompts in maximum mode, with length_mode=mixed.
         length_none_share: share of the prompts without a target.
-        length_shape: preset, or l1, dapo or relative (gated's) in place of the preset's own length term.
+        length_shape: preset, or l1, dapo, relative (gated's) or relative_all (of wrong answers too) in place of the
+            preset's own length term.
         length_buffer: tokens before the target over which DAPO's term falls.
         length_only_correct: length counts only where the answer is correct.
         text_metric: how open answers are graded: exact, f1, bleu, ems, merge, rouge_l, judge or judge_probability; all

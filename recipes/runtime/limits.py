@@ -144,7 +144,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "reward.length_draw": ("fixed", "uniform", "log_uniform"),
     "reward.match": ("strict", "lenient"),
     "reward.format": ("strict", "lenient"),
-    "reward.length_shape": ("preset", "l1", "dapo", "relative"),
+    "reward.length_shape": ("preset", "l1", "dapo", "relative", "relative_all"),
     "reward.text_metric": ("exact", "f1", "bleu", "ems", "merge", "rouge_l", "judge", "judge_probability"),
     # Of the metrics those that are better the higher they are, and that training measures.
     "trainer.best": tuple(f"{what}/{of}" for what in ("accuracy", "reward") for of in ("mean", *KINDS))

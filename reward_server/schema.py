@@ -144,7 +144,8 @@ class Length(Strict):
     """A length target and the response's own length, both in tokens; mode "none" needs neither.
 
     `shape` replaces the preset's own length term by L1's, by DAPO's (mode max, with its `buffer`) or by the relative
-    cost of `gated`; `only_correct` pays or charges length only where the answer is correct.
+    cost of `gated`, or the same of every answer (`relative_all`); `only_correct` pays or charges length only where the
+    answer is correct.
     """
 
     mode: LengthMode

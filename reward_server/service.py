@@ -221,8 +221,9 @@ def _reward(preset: Preset, outcome: Outcome, span: Length | None) -> Reward:
     tokens, target = span.tokens or 0, span.target or 1
     if span.shape == "dapo":
         term = length.dapo_term(tokens, target, span.buffer or 1)
-    elif span.shape == "relative":
-        term = length.relative_cost(span.mode, tokens, target) if correct else 0.0
+    elif span.shape in ("relative", "relative_all"):
+        counts = correct or span.shape == "relative_all"
+        term = length.relative_cost(span.mode, tokens, target) if counts else 0.0
     elif span.mode == "exact":
         term = length.l1_term("exact", tokens, target)
     else:

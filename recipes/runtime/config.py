@@ -203,7 +203,8 @@ class RewardConfig:
             length_high, which every style says. An evaluation draws none: evaluation.budgets.
         length_max_share: share of the prompts in maximum mode, with length_mode=mixed.
         length_none_share: share of the prompts without a target.
-        length_shape: preset, or l1, dapo or relative (gated's) in place of the preset's own length term.
+        length_shape: preset, or l1, dapo, relative (gated's) or relative_all (of wrong answers too) in place of the
+            preset's own length term.
         length_buffer: tokens before the target over which DAPO's term falls.
         length_only_correct: length counts only where the answer is correct.
         text_metric: how open answers are graded: exact, f1, bleu, ems, merge, rouge_l, judge or judge_probability; all
@@ -252,6 +253,8 @@ class DataConfig:
             response ends with `</answer>`.
         teach: what SFT teaches of a row: worked (its meta.trace; rows without one are left out), or answer (its label,
             with no reasoning before it).
+        say_length: SFT's prompts ask for what their traces keep: exact (their length), max (a limit, of that to twice
+            as much), mixed (of each in turn), or none.
         shots: worked examples before every question, the first of its kind of task in the file `few_shot`.
         synthetic: whether the questions were generated; the report says so.
         only: ids of the rows of `train` to train on; empty for all. One id is one-example training (1-shot RLVR, arXiv
@@ -269,6 +272,7 @@ class DataConfig:
     style: str = "med_u1"
     template: str = "chat"
     teach: str = "worked"
+    say_length: str = "none"
     shots: int = 0
     few_shot: str | None = None
     synthetic: bool = False

@@ -137,13 +137,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "rollout.vllm.transfer": ("auto", "file", "gloo", "nccl", "ipc"),
     "data.style": ("plain", "med_u1", "med_rlvr"),
     "data.teach": ("worked", "answer"),
+    "data.say_length": ("none", "exact", "max", "mixed"),
     "data.template": ("chat", "base"),
     "evaluation.budget_mode": ("exact", "max"),
     "reward.length_mode": ("none", "max", "exact", "mixed"),
     "reward.length_draw": ("fixed", "uniform", "log_uniform"),
     "reward.match": ("strict", "lenient"),
     "reward.format": ("strict", "lenient"),
-    "reward.length_shape": ("preset", "l1", "dapo", "relative"),
+    "reward.length_shape": ("preset", "l1", "dapo", "relative", "relative_all"),
     "reward.text_metric": ("exact", "f1", "bleu", "ems", "merge", "rouge_l", "judge", "judge_probability"),
     # Of the metrics those that are better the higher they are, and that training measures.
     "trainer.best": tuple(f"{what}/{of}" for what in ("accuracy", "reward") for of in ("mean", *KINDS))

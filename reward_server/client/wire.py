@@ -54,7 +54,8 @@ class Length:
         mode: "max" (not longer than target), "exact" (as long as target) or "none".
         target: tokens asked for, at least 1; None in mode "none".
         tokens: tokens of the whole response, without its prompt; None in mode "none".
-        shape: "preset" for the preset's own length term, or "l1", "dapo" or "relative" (gated's) in its place.
+        shape: "preset" for the preset's own length term, or "l1", "dapo", "relative" (gated's) or "relative_all" (of
+            every answer) in its place.
         buffer: tokens before the target over which DAPO's term falls; with shape "dapo" alone.
         only_correct: length counts only where the answer is correct.
     """
@@ -62,7 +63,7 @@ class Length:
     mode: Literal["none", "exact", "max"]
     target: int | None = None
     tokens: int | None = None
-    shape: Literal["preset", "l1", "dapo", "relative"] = "preset"
+    shape: Literal["preset", "l1", "dapo", "relative", "relative_all"] = "preset"
     buffer: int | None = None
     only_correct: bool = False
 

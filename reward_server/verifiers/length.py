@@ -14,7 +14,7 @@ VERSION = "3"
 
 LengthMode = Literal["none", "exact", "max"]
 
-LengthShape = Literal["preset", "l1", "dapo", "relative"]
+LengthShape = Literal["preset", "l1", "dapo", "relative", "relative_all"]
 
 EXACT_SCALE = 1500  # tokens; Med-U1, alpha = 1/1500
 MAX_SCALE = 500  # tokens; Med-U1

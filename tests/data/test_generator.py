@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import re
 from pathlib import Path
@@ -145,6 +146,23 @@ def test_a_torn_teacher_is_right_as_often_as_it_guesses() -> None:
     drawn = [generator.draw(rng, "choice") for _ in range(1500)]
     right = sum(e.meta["trace"]["answer"] == e.answer for e in drawn) / len(drawn)
     assert right == pytest.approx(1 / 3, abs=0.05)  # four standard deviations of sqrt(.33 * .67 / 1500) = .012
+
+
+def test_a_wordy_teacher_leaves_out_first_steps_or_counts_down_what_it_says_again() -> None:
+    teacher, steps = dataclasses.replace(TEACHER, wordiness=3), ["2+1=3", "3*4=12", "12-2=10"]
+    said = {teacher.thought(steps, "10", random.Random(seed)) for seed in range(100)}
+    assert said == {
+        *("12-2=10", "3*4=12, 12-2=10", "2+1=3, 3*4=12, 12-2=10"),
+        *(f"2+1=3, 3*4=12, 12-2=10, {more}" for more in ("1: 10", "2: 10, 1: 10", "3: 10, 2: 10, 1: 10")),
+    }
+    for group in GROUPS:
+        wordy = [_generator("train", teacher).draw(random.Random(seed), group) for seed in range(50)]
+        thoughts = [
+            example.meta["trace"]["think"].rpartition(": ")[2] for example in wordy if "1: " in str(example.meta)
+        ]
+        results = [example.meta["trace"]["answer"] for example in wordy if "1: " in str(example.meta)]
+        assert len(thoughts) > 20
+        assert all(answer in thought for answer, thought in zip(results, thoughts, strict=True))
 
 
 @pytest.mark.parametrize("group", GROUPS)

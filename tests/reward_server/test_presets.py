@@ -145,6 +145,11 @@ def test_reward_bridge() -> None:
         ("gated", {"mode": "exact", "shape": "relative", "tokens": 300}, 0.9, 0.1),
         ("gated", {"mode": "exact", "tokens": 300}, 0.9, 0.1),
         ("general_reasoner", {"mode": "max", "shape": "relative", "tokens": 9000}, 0.8, 0.0),
+        # the same of every answer: 0 - 0.2 * 300 / 600
+        ("binary", {"mode": "exact", "shape": "relative_all", "tokens": 300}, 0.9, -0.1),
+        ("binary", {"mode": "exact", "shape": "relative_all", "tokens": 300, "only_correct": True}, 0.9, 0.0),
+        ("gated", {"mode": "max", "shape": "relative_all", "tokens": 660}, 0.98, 0.08),
+        ("gated", {"mode": "max", "shape": "relative_all", "tokens": 1}, 1.0, 0.1),
     ],
 )
 def test_a_length_that_an_item_asks_for(preset: str, span: dict[str, Any], right: float, wrong: float) -> None:

@@ -4,6 +4,7 @@
     reasoning  by a judge                      recipes.reasoning
     gain       by the policy's likelihoods     recipes.information_gain
     medcalc    by MedCalc-Bench's own script   recipes.medcalc
+    warmup     what training has to bring      recipes.warmup_needed
 
 Each lies in RUN/evaluation/KIND/NAME.json with the digest of the answers that it scores. What scores other answers, as
 of an earlier evaluation of that name, is not shown, and the page says so.
@@ -22,6 +23,7 @@ _COMMANDS = {
     "reasoning": "recipes.reasoning",
     "gain": "recipes.information_gain",
     "medcalc": "recipes.medcalc",
+    "warmup": "recipes.warmup_needed",
 }
 _CONTEXT = {
     "accuracy": "right answers",
@@ -40,6 +42,13 @@ _COLUMNS = {
     "script": "official script",
     "corrected_server": "server, corrected labels",
     "corrected_script": "script, corrected labels",
+}
+
+VERDICTS = {
+    "missing": "missing: SFT first",
+    "misapplied": "misapplied: RL is enough",
+    "undecided": "undecided",
+    "too few": "too few questions",
 }
 
 
@@ -94,7 +103,7 @@ def read_scores(answers: Path, digest: str) -> tuple[dict[str, Any], list[str]]:
 
 def score_tables(scores: Mapping[str, Any]) -> list[ScoreTable]:
     """The tables of `read_scores`."""
-    tables = {"context": _context, "reasoning": _reasoning, "gain": _gain, "medcalc": _medcalc}
+    tables = {"context": _context, "reasoning": _reasoning, "gain": _gain, "medcalc": _medcalc, "warmup": _warmup}
     return [table(scores[kind]) for kind, table in tables.items() if kind in scores]
 
 
@@ -183,3 +192,26 @@ def _verdict(own: Mapping[str, Any] | None) -> str:
         return "–"
     low, high = own["interval"]
     return f"{own['right']:.1%} of {own['answers']:,} ({low:.1%} to {high:.1%})"
+
+
+def _warmup(found: Mapping[str, Any]) -> ScoreTable:
+    rows, bars = [], []
+    for kind, parts in found["parts"].items():
+        for name, own in parts.items():
+            low, high = own["interval"]
+            cells = (f"{own[key]:.1%}" for key in ("pass_1", "pass_k", "chance", "beyond"))
+            title = name if kind == "all" else f"{kind} {name}"
+            questions = f"{own['questions']:,}"
+            rows.append((title, VERDICTS[own["verdict"]], questions, *cells, f"{low:.1%} to {high:.1%}"))
+            # Below 0 are those who are right less often than by chance.
+            bars.append((max(0.0, own["beyond"]), (max(0.0, low), max(0.0, high))))
+    return ScoreTable(
+        "Missing or misapplied",
+        f"EHRMind's question (arXiv 2505.24105): knowledge is missing where less than {found['threshold']:.0%} of "
+        f"questions have a right answer among {found['k']}, beyond what chance brings where there are options, and SFT "
+        "comes first; where more have, it is misapplied, and reinforcement learning is enough. Decided is what the "
+        "whole 95% bootstrap interval over questions agrees on.",
+        ("Questions on", "Verdict", "n", "pass@1", f"pass@{found['k']}", "By chance", "Beyond it", "95% interval"),
+        rows,
+        bars,
+    )

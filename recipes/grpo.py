@@ -32,7 +32,7 @@ def train(config: Config) -> None:
     from recipes.rollout.ahead import Batches
     from recipes.rollout.collect import collect
     from recipes.rollout.lengths import Targets, training_form
-    from recipes.rollout.likelihood import Likelihood, definition
+    from recipes.rollout.likelihood import Likelihood, definition, reasoning_gain
     from recipes.rollout.metrics import (
         critic_metrics,
         rollout_metrics,
@@ -109,6 +109,10 @@ def train(config: Config) -> None:
             except (RewardError, RolloutError):  # on every rank
                 saving.finish()
                 raise
+            gain = dict[str, float]()
+            if config.monitor.gain_every and (step == 1 or step % config.monitor.gain_every == 0):
+                with phases("score"):
+                    gain = reasoning_gain(rollout.sampled, engine, tokenizer, config.model.max_length)
             done = progress(config.trainer, step, seconds)
             # A warm-up is of the first steps that a model takes.
             rate = learning_rate(config.optimizer, done, max(0, step - alone))
@@ -128,6 +132,7 @@ def train(config: Config) -> None:
                     **update_metrics(updates, rate),
                     **critic_metrics(fits, critic_rate),
                     **rollout.metrics,
+                    **gain,
                     **data.metrics,
                     **speed_metrics(rollout, data.groups, phases.seconds),
                 },

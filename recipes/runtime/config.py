@@ -357,9 +357,12 @@ class MonitorConfig:
 
     Attributes:
         stop_on_hacking: end the run when it drifts into a phase that cheats (docs/monitoring.md); GRPO alone.
+        gain_every: steps between measurements of how much likelier reasoning makes the right answer, which take a pass
+            of the trainer over the step's responses (docs/monitoring.md); 0 makes none. GRPO alone.
     """
 
     stop_on_hacking: bool = False
+    gain_every: int = 0
 
 
 @dataclass

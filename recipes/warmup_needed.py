@@ -37,12 +37,12 @@ from typing import Any
 
 from conversion import command
 from conversion.evaluation import AGAIN, EvaluationError
+from conversion.evaluation_scores import VERDICTS
 from recipes.data.example import Example, read_examples
 from recipes.evaluation import statistics
 from recipes.evaluation.page import add_scores
 from recipes.evaluation.questions import Question, by_question
 from recipes.evaluation.reading import asked_files, plain_answers, read_evaluated
-from recipes.evaluation.scores import VERDICTS
 from recipes.evaluation.summary import aligned, parts_by
 
 # `rollout.group_size` as it is by default: a group without a right answer teaches nothing.

@@ -19,6 +19,7 @@ from conversion import command
 from conversion.digests import file_digest
 from conversion.errors import ConversionError
 from conversion.evaluation import EvaluationError, shown
+from conversion.evaluation_scores import ScoreTable, score_tables
 from conversion.evaluation_tables import markdown_table, plain_markdown, set_columns, set_rows
 from recipes.data.example import Example
 from recipes.data.variants import PLAIN
@@ -43,7 +44,7 @@ from recipes.evaluation.page_parts import (
 )
 from recipes.evaluation.questions import INVALID, Row, is_scored, variant_of
 from recipes.evaluation.reading import Evaluated, asked_questions, read_evaluated
-from recipes.evaluation.scores import ScoreTable, read_scores, score_tables, scores_path
+from recipes.evaluation.scores import read_scores, scores_path
 from recipes.evaluation.summary import summarize, uncovered
 from recipes.monitor.report_data import task_name
 from recipes.monitor.run_folder import replace_file

@@ -41,7 +41,7 @@ def train(config: Config) -> None:
         update_metrics,
     )
     from recipes.rollout.prompts import make_prompts
-    from recipes.rollout.rows import prompt_order, training_rows
+    from recipes.rollout.rows import check_best, prompt_order, training_rows
     from recipes.rollout.scoring import RewardError, check_rows, check_same_reward, reward_definition
     from recipes.rollout.server import reward_client
     from recipes.rollout.training import training_data
@@ -69,6 +69,7 @@ def train(config: Config) -> None:
         training_form(config, tokenizer),
         max_tokens=config.model.max_length - (config.rollout.min_new_tokens or config.rollout.max_new_tokens),
     )
+    check_best(prompts, config)
     learn = valued_data if config.algorithm.has_critic else training_data
     alone = config.critic.alone_steps if config.algorithm.has_critic else 0
     order = prompt_order(prompts, config, adaptive=config.rollout.adaptive)

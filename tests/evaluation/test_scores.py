@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from conversion import lock
 from recipes.evaluation.gain import summarize
 from recipes.evaluation.page import add_scores, write_page
 from recipes.evaluation.scores import scores_path
+from recipes.monitor.run_folder import evaluation_lock_path
 from tests.evaluation.test_compare import write_evaluation
 from tests.evaluation.test_summary import row
 
@@ -79,6 +81,19 @@ def test_a_gain_is_drawn_by_question_and_without_limits() -> None:
     found = summarize([*rows, {"id": "c", "status": "incorrect", "nlls": []}])
     assert found["all"]["intervals"] == {"nats": [-1, 3], "info_gain": [-1, 3], "gaining": [0, 1]}
     assert summarize(rows[:2])["all"]["intervals"] == {"gaining": [0, pytest.approx(0.975)]}
+
+
+def test_who_evaluates_under_that_name_is_not_written_over(tmp_path: Path, capsys: Any) -> None:
+    """The lock is the evaluation's own; the scores are kept, and the evaluation's files stay as they are."""
+    result = write_evaluation(tmp_path, "after", [row("q1", "A")])
+    before = result.read_bytes()
+    with lock.held(evaluation_lock_path(tmp_path, "after")):
+        add_scores(result.with_suffix(".jsonl"), "gain", [], SCORES["gain"])
+    said = capsys.readouterr().err
+    assert "gain/after.json is written; it is shown on no page:" in said
+    assert "after.lock" in said
+    assert result.read_bytes() == before
+    assert not result.with_suffix(".html").exists()
 
 
 def test_scores_without_a_whole_evaluation_are_kept(tmp_path: Path, capsys: Any) -> None:

@@ -333,7 +333,8 @@ class TrainerConfig:
         batch: sequences an optimizer step (SFT alone).
         save_every: steps between checkpoints; 0 keeps only the last.
         keep: checkpoints to keep; the best is kept beside them.
-        best: metric whose highest mean since the checkpoint before makes a checkpoint the best; none of SFT's.
+        best: metric whose highest mean since the checkpoint before makes a checkpoint the best, of a kind of task that is
+            trained on; none of SFT's.
         max_skipped: stop after so many steps in a row whose loss or gradient was not finite; each is skipped.
         trackers: wandb, mlflow; metrics.jsonl and TensorBoard files are always written.
         profile_first, profile_steps: steps to trace with torch's profiler.

@@ -252,6 +252,8 @@ class DataConfig:
             response ends with `</answer>`.
         teach: what SFT teaches of a row: worked (its meta.trace; rows without one are left out), or answer (its label,
             with no reasoning before it).
+        say_length: SFT's prompts ask for what their traces keep: exact (their length), max (a limit, of that to twice
+            as much), mixed (of each in turn), or none.
         shots: worked examples before every question, the first of its kind of task in the file `few_shot`.
         synthetic: whether the questions were generated; the report says so.
         only: ids of the rows of `train` to train on; empty for all. One id is one-example training (1-shot RLVR, arXiv
@@ -269,6 +271,7 @@ class DataConfig:
     style: str = "med_u1"
     template: str = "chat"
     teach: str = "worked"
+    say_length: str = "none"
     shots: int = 0
     few_shot: str | None = None
     synthetic: bool = False
@@ -333,8 +336,8 @@ class TrainerConfig:
         batch: sequences an optimizer step (SFT alone).
         save_every: steps between checkpoints; 0 keeps only the last.
         keep: checkpoints to keep; the best is kept beside them.
-        best: metric whose highest mean since the checkpoint before makes a checkpoint the best, of a kind of task that is
-            trained on; none of SFT's.
+        best: metric whose highest mean since the checkpoint before makes a checkpoint the best, of a kind of task that
+            is trained on; none of SFT's.
         max_skipped: stop after so many steps in a row whose loss or gradient was not finite; each is skipped.
         trackers: wandb, mlflow; metrics.jsonl and TensorBoard files are always written.
         profile_first, profile_steps: steps to trace with torch's profiler.

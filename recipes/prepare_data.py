@@ -43,7 +43,7 @@ def embedded(
     """Writes {train,sft,validation,test,unseen}.jsonl into `out`; rows a kind of task in each.
 
     The held-out files are the same for every seed, so that results of several seeds can be compared. Calculations have
-    no unseen wording, so that file is not written where there is no other task.
+    no unseen wording, so that there is no such file where there is no other task.
     """
     names = list(CALCULATORS) if calculators == "all" else list(ELEMENTARY)
     plans = [
@@ -64,7 +64,11 @@ def embedded(
                 drawn[name] += {e.id: e for e in (generator.draw(rng, group) for _ in range(rows))}.values()
             else:
                 drawn[name] += generator.unique(rng, group, rows)
-    return {name: write_examples(out / f"{name}.jsonl", examples) for name, examples in drawn.items() if examples}
+    written = {name: write_examples(out / f"{name}.jsonl", examples) for name, examples in drawn.items() if examples}
+    for name in drawn.keys() - written.keys():
+        # Of an earlier call with other tasks, beside which the new files would stand as if they were of one.
+        (out / f"{name}.jsonl").unlink(missing_ok=True)
+    return written
 
 
 def convert(

@@ -49,10 +49,10 @@ def summarize(rows: Sequence[Row]) -> dict[str, Any]:
         "sets": {
             name: {
                 **figures(own, grid),
-                "subjects": {key: figures(part, grid) for key, part in _parts(own, "subject")},
-                "calculators": {key: figures(part, grid) for key, part in _parts(own, "calculator")},
+                "subjects": {key: figures(part, grid) for key, part in parts_by(own, "subject")},
+                "calculators": {key: figures(part, grid) for key, part in parts_by(own, "calculator")},
             }
-            for name, own in _parts(questions, "source")
+            for name, own in parts_by(questions, "source")
         },
         "order": order_bias(rows),
         "transfer": transfer(rows),
@@ -119,8 +119,8 @@ def _curve(values: np.ndarray, intervals: Sequence[statistics.Interval], grid: S
     return found
 
 
-def _parts(questions: Sequence[Question], key: str) -> list[tuple[str, list[Question]]]:
-    """Questions by a key of theirs, in its order; those without it are in none."""
+def parts_by(questions: Sequence[Question], key: str) -> list[tuple[str, list[Question]]]:
+    """Questions by a key of their rows, in its order; those without it are in none."""
     found: dict[str, list[Question]] = {}
     for question in questions:
         if question.first.get(key) is not None:

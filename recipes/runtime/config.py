@@ -337,7 +337,8 @@ class TrainerConfig:
         batch: sequences an optimizer step (SFT alone).
         save_every: steps between checkpoints; 0 keeps only the last.
         keep: checkpoints to keep; the best is kept beside them.
-        best: metric whose highest mean since the checkpoint before makes a checkpoint the best; none of SFT's.
+        best: metric whose highest mean since the checkpoint before makes a checkpoint the best, of a kind of task that
+            is trained on; none of SFT's.
         max_skipped: stop after so many steps in a row whose loss or gradient was not finite; each is skipped.
         trackers: wandb, mlflow; metrics.jsonl and TensorBoard files are always written.
         profile_first, profile_steps: steps to trace with torch's profiler.
@@ -361,9 +362,12 @@ class MonitorConfig:
 
     Attributes:
         stop_on_hacking: end the run when it drifts into a phase that cheats (docs/monitoring.md); GRPO alone.
+        gain_every: steps between measurements of how much likelier reasoning makes the right answer, which take a pass
+            of the trainer over the step's responses (docs/monitoring.md); 0 makes none. GRPO alone.
     """
 
     stop_on_hacking: bool = False
+    gain_every: int = 0
 
 
 @dataclass

@@ -104,6 +104,7 @@ LIMITS: dict[str, Range] = {
     "evaluation.top_p": Range(0, 1, above=True),
     "evaluation.shuffles": NOT_NEGATIVE,
     **{f"evaluation.endpoint.{key}_timeout_s": _POSITIVE for key in ("attempt", "total")},
+    "monitor.gain_every": NOT_NEGATIVE,
     "trainer.steps": Range(1, _MOST_STEPS),
     "trainer.max_seconds": NOT_NEGATIVE,
     "trainer.batch": _COUNT,

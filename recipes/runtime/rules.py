@@ -28,7 +28,7 @@ class Stage(Enum):
 
     GRPO = (
         *("output", "model.", "parallel.", "optimizer.", "algorithm.", "critic.", "rollout.", "reward.", "data."),
-        "trainer.",
+        *("trainer.", "monitor."),
     )
     SFT = ("output", "model.", "parallel.", "optimizer.", "data.", "trainer.")
     EVALUATE = (

@@ -49,6 +49,7 @@ def test_a_run_writes_its_folder(finished: Path, warm_checkpoint: Path, tmp_path
         assert row["groups/null_reward_share"] == 0
         # Sampler and trainer are one model: the ratio of an on-policy token is 1 up to rounding.
         assert row["mismatch/token_prob_error"] == pytest.approx(1, abs=1e-4)
+    assert [row["step"] for row in rows if math.isfinite(row.get("reasoning/gain", math.nan))] == [1, 4]
     assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
     config = from_yaml((finished / "config.yaml").read_text())
     assert (config.model.path, config.trainer.steps) == (str(warm_checkpoint), STEPS)

@@ -125,6 +125,8 @@ class Batches:
         taken = self._take(batch)
         assert taken.completions is not None
         metrics |= _staleness(taken.completions, step, rollout)
+        if rollout.continued:
+            metrics["rollout/kept_groups"] = float(len(self._kept.prompts))
         if rollout.ahead:
             phases.seconds["overlapped"] = max(0.0, batch.seconds - batch.waited)
             missing = min(rollout.ahead, self._config.trainer.steps - step) - len(self._flying)
@@ -133,7 +135,6 @@ class Batches:
             for _ in range(missing):
                 self._begin(step + len(self._flying) + 1, 0)
         if rollout.over_sample:
-            metrics |= {"rollout/kept_groups": float(len(self._kept.prompts))} if rollout.continued else {}
             metrics["rollout/dropped_groups"] = float(self._dropped)
         return taken.prompts, taken.completions, metrics
 

@@ -257,7 +257,8 @@ class Batch:
                         self._still.set()
                     else:
                         self._hand_out(client)
-                    await asyncio.sleep(_LOOK_S if self._idle() else 0.01)
+                    # What was begun first goes on first, before what is begun behind an update.
+                    await asyncio.sleep(_LOOK_S if self._idle() and not self._held else 0.01)
                 if self._left and not self._given_up and self._failure is None:  # there are enough
                     self._held = True
                     await self._break_off(client)

@@ -76,7 +76,7 @@ def test_what_was_broken_off_is_gone_on_with(found: dict[str, Any]) -> None:
     assert len(own["old"]) > PROMPTS
     assert len(own["new"]) > PROMPTS
     assert max(own["old"] + own["new"]) < 1e-4
-    assert set(own["limit"]) == {120}
+    assert set(own["short of"]) == {0}
     assert own["left"] > 0
 
 

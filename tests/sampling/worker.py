@@ -130,24 +130,27 @@ def broken_off(trainer: Trainer) -> Results:
     first = sampler.begin(prompts, sampling)
     time.sleep(seconds / 3)
     trainer.update()
-    second = sampler.begin(prompts, dataclasses.replace(sampling, seed=6), enough=4)
+    # Of different lengths, so that some are whole before the others.
+    limits = tuple(10 * n for n in range(1, 13))
+    uneven = dataclasses.replace(sampling, seed=6, limits=limits)
+    second = sampler.begin(prompts, uneven, enough=4)
     groups, left = (sampler.finish(begun, trainer.version) for begun in (first, second))
-    rest = sampler.finish(sampler.begin(prompts, dataclasses.replace(sampling, seed=7), so_far=left), trainer.version)
-    found: Results = {"versions": [], "old": [], "new": [], "limit": []}
+    rest = sampler.finish(sampler.begin(prompts, uneven, so_far=left), trainer.version)
+    found: Results = {"versions": [], "old": [], "new": [], "short of": []}
     sequences = [TokenSequence((*p, *c.ids), len(p)) for p, g in zip(prompts, groups, strict=True) for c in g]
     computed = trainer.engine.logprobs(TokenBatch(tuple(sequences), TEMPERATURE))
     flat = [[c for group in each for c in group] for each in (whole, groups, left, rest)]
     for unbroken, completion, own in zip(flat[0], flat[1], computed, strict=True):
         old = sum(count for version, count in completion.versions if version < trainer.version)
         found["versions"].append(sorted(trainer.version - version for version, _ in completion.versions))
-        found["limit"].append(len(completion.ids))
+        found["short of"].append(120 - len(completion.ids))
         assert completion.ids[:old] == unbroken.ids[:old]
         apart = [abs(a - b) for a, b in zip(completion.logprobs, (*unbroken.logprobs[:old], *own[old:]), strict=True)]
         found["old"] += apart[:old]
         found["new"] += apart[old:]
     found["left"] = sum(c.partial for c in flat[2])
-    for so_far, completion in zip(flat[2], flat[3], strict=True):
-        found["limit"].append(len(completion.ids))
+    for number, (so_far, completion) in enumerate(zip(flat[2], flat[3], strict=True)):
+        found["short of"].append(limits[number // 2] - len(completion.ids))
         assert completion.ids[: len(so_far.ids)] == so_far.ids
         assert completion.logprobs[: len(so_far.ids)] == so_far.logprobs
     return found

@@ -10,7 +10,7 @@ Settings that have no default: output=FOLDER, model.path=MEGATRON_CHECKPOINT. Ot
 algorithm=grpo|dr_grpo|dapo|gspo|cispo|rloo|reinforce_pp|ppo|vapo, reward.url=URL (empty starts a server for the run),
 parallel.processes, parallel.tensor, trainer.steps, trainer.save_every.
 
-Left out: reward models; rollouts more than a step older than the policy (`rollout.ahead`).
+Left out: reward models; rollouts without a bound to their age (`rollout.ahead`).
 """
 
 from __future__ import annotations

@@ -31,6 +31,9 @@ from recipes.data.prepared import write_prepared
 from recipes.data.readers import READERS
 from recipes.data.sources import FileSource, HubSource, Source
 
+# Those whose message says all there is to say.
+ERRORS = (ValueError, ConversionError)
+
 
 def embedded(
     out: Path, *, seed: int, train: int, sft: int, heldout: int, calculators: str, tasks: Sequence[str] = GROUPS
@@ -233,4 +236,4 @@ def _tell(out: Path, manifest: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main, name="prepare_data", errors=(ValueError, ConversionError)))
+    sys.exit(command.run(main, name="prepare_data", errors=ERRORS))

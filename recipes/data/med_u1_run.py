@@ -128,17 +128,18 @@ def prepare(folder: Path, out: Path, *, force: bool = False) -> dict[str, dict[s
     """Writes the folder `out` and returns its manifests, by the files' names without their ends.
 
     Args:
-        folder: with the published files; never written to, unless `out` lies in it.
+        folder: with the published files; never written to.
         out: folder to create.
         force: replace `out` where it was made here and nobody has added to it.
 
     Raises:
         ExampleError: `folder` lacks a file, has one twice, or has a row that cannot be read; it is named.
-        DestinationError: `out` exists.
+        DestinationError: `out` exists, or lies in `folder`.
     """
     parts = find(folder)
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with build(out, sources=(), force=force) as new:
+    if not out.resolve().is_relative_to(folder.resolve()):
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with build(out, sources=[folder], force=force) as new:
         made = {name: _write(new, name, parts[name]) for name in HELD_OUT}
         made[TRAIN] = _write(
             new,

@@ -162,6 +162,7 @@ need_source() { # SOURCE, whose preparation makes DATA
   [[ -z $DATA ]] || fail 2 "SOURCE and DATA are both set; set SOURCE to have DATA made of it, or DATA alone"
   whole_path SOURCE
   [[ -d $SOURCE ]] || fail 2 "SOURCE=$SOURCE: no such folder; expected one with the published files"
+  [[ $RUN/ != "$SOURCE"/* ]] || fail 2 "RUN=$RUN: lies in SOURCE=$SOURCE; set RUN to another folder"
   mount_folder "$SOURCE"
 }
 

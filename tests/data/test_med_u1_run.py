@@ -138,6 +138,8 @@ def test_a_second_time_takes_what_is_there_or_says_why_not(
     with (out / "train.jsonl").open("a") as file:
         file.write("\n")
     assert f"{out / 'train.jsonl'}: has changed since it was made" in prepare("--reuse")
+    assert f"{published / 'a' / 'b'}: overlaps the source {published}" in prepare(out=published / "a" / "b")
+    assert not (published / "a").exists()
     (tmp_path / "empty").mkdir()
     assert "is no data of med-u1-run" in prepare("--reuse", out=tmp_path / "empty")
 

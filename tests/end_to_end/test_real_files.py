@@ -69,7 +69,13 @@ def test_published_files_become_a_release(tmp_path: Path) -> None:
         by_source: dict[str, int] = {}
         write_examples(
             few[-1],
-            [e for e in rows if len(e.question) < 400 and by_source.setdefault(e.source, 0) < 4 and not by_source.update({e.source: by_source[e.source] + 1})],
+            [
+                e
+                for e in rows
+                if len(e.question) < 400
+                and by_source.setdefault(e.source, 0) < 4
+                and not by_source.update({e.source: by_source[e.source] + 1})
+            ],
         )
     run(
         "recipes.evaluate",
@@ -80,7 +86,11 @@ def test_published_files_become_a_release(tmp_path: Path) -> None:
         log=tmp_path / "evaluate.log",
     )
     result = json.loads((folder / "evaluation" / "after.json").read_text())
-    print(json.dumps({k: result[k] for k in ("questions", "dropped", "seen")}), list(result["sets"]), list(result["distributions"]))
+    print(
+        json.dumps({k: result[k] for k in ("questions", "dropped", "seen")}),
+        list(result["sets"]),
+        list(result["distributions"]),
+    )
     made = release.release(folder, tmp_path / "release", base=model)
     print(list(made.path.iterdir()))
     assert (made.path / "SHA256SUMS").is_file()

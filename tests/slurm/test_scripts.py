@@ -361,6 +361,7 @@ def test_med_u1_trains_from_published_files_by_one_command(given: dict[str, obje
     for changed, said in (
         ({"DATA": tmp_path / "train.jsonl"}, "SOURCE and DATA are both set"),
         ({"SOURCE": "/nowhere"}, "SOURCE=/nowhere: no such folder; expected one with the published files"),
+        ({"RUN": source / "run"}, f"RUN={source}/run: lies in SOURCE={source}; set RUN to another folder"),
         ({"RUN": f"{run}'"}, f"{run}'/data/train.jsonl: a comma and a quote or backslash in one name; rename it"),
         (container, "published, ü: a container mounts no path with a comma or colon; rename it"),
     ):

@@ -163,11 +163,10 @@ def score_item(item: Item, preset: Preset, verifier: Verifier, judged: Status | 
         status=verdict.status,
         extracted=verdict.extracted,
         components={
-            "answer": float(correct),
+            "answer": float(correct) if outcome.measure is None else outcome.measure,
             "format": float(form),
             "length": reward.length,
             **({} if probability is None else {"probability": probability}),
-            **({} if outcome.measure is None else {"measure": outcome.measure}),
         },
         format_issue=parts.issue,
         verifier=verifier.name,

@@ -148,7 +148,7 @@ def test_med_u1_pays_a_continuous_measure_as_it_is(answer: str, paid: float, sta
         [result] = score(parse_request(json.dumps(request).encode()), PRESETS[preset]).results
         shown.append(result)
     assert (shown[0].reward, shown[0].status) == (pytest.approx(paid), status)
-    assert shown[0].components["measure"] == pytest.approx(paid - 1)
+    assert shown[0].components["answer"] == pytest.approx(paid - 1)
     right = status == "correct"
     assert [result.reward for result in shown[1:]] == [2.0 * right, {"correct": 1.0, "incorrect": 0.1}.get(status, 0.0)]
 

@@ -11,6 +11,7 @@ printed, and stands in OUT.manifest.json with everything that OUT was made of. O
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import random
 import sys
 from collections.abc import Sequence
@@ -36,7 +37,15 @@ ERRORS = (ValueError, ConversionError)
 
 
 def embedded(
-    out: Path, *, seed: int, train: int, sft: int, heldout: int, calculators: str, tasks: Sequence[str] = GROUPS
+    out: Path,
+    *,
+    seed: int,
+    train: int,
+    sft: int,
+    heldout: int,
+    calculators: str,
+    tasks: Sequence[str] = GROUPS,
+    restates: int = 0,
 ) -> dict[str, int]:
     """Writes {train,sft,validation,test,unseen}.jsonl into `out`; rows a kind of task in each.
 
@@ -46,7 +55,7 @@ def embedded(
     names = list(CALCULATORS) if calculators == "all" else list(ELEMENTARY)
     plans = [
         ("train", Generator("train", PERFECT, TEACHER, names), train, seed),
-        ("sft", Generator("train", TEACHER, TEACHER, names), sft, seed + 1),
+        ("sft", Generator("train", dataclasses.replace(TEACHER, restates=restates), TEACHER, names), sft, seed + 1),
         ("validation", Generator("validation", PERFECT, TEACHER, names), heldout, 10_001),
         ("test", Generator("test", PERFECT, TEACHER, names), heldout, 10_002),
         ("unseen", Generator("unseen", PERFECT, TEACHER, names), heldout, 10_003),
@@ -129,6 +138,13 @@ def main() -> None:
         "--heldout", type=count_argument, default=200, help="questions a kind of task (default: %(default)s)"
     )
     own.add_argument("--tasks", nargs="+", choices=GROUPS, default=GROUPS, help="kinds of task (default: all)")
+    own.add_argument(
+        "--restates",
+        type=count_argument,
+        default=0,
+        help="a trace says what it came to again, up to so many times: reasoning of every length, from "
+        "which a policy can learn to keep to one (default: %(default)s)",
+    )
     own.add_argument("--calculators", choices=("elementary", "all"), default="elementary", help="which to use")
     whole = kinds.add_parser(
         med_u1_run.KIND,

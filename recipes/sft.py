@@ -31,6 +31,7 @@ def train(config: Config) -> None:
     from recipes.engines.base import TokenBatch
     from recipes.monitor.monitor import TrainingMonitor
     from recipes.rl.losses import supervised_loss
+    from recipes.rollout.lengths import taught_prompts
     from recipes.rollout.prompts import DataError, make_prompts, prompt_form
     from recipes.rollout.rows import prompt_order, taught, training_rows
     from recipes.runtime.agreement import from_leader
@@ -55,6 +56,7 @@ def train(config: Config) -> None:
     prompts, dropped = make_prompts(
         examples, tokenizer, prompt_form(config, teaching=True), max_tokens=config.model.max_length
     )
+    prompts = taught_prompts(prompts, config, tokenizer)
     sequences = {p.example.id: response_sequence(p, tokenizer) for p in prompts}
     fitting = [p for p in prompts if len(sequences[p.example.id].ids) <= config.model.max_length]
     if not fitting:

@@ -64,10 +64,12 @@ class Teacher:
     Attributes:
         knows: share known for certain, between 0 and 1; 1.0 writes perfect traces.
         seed: which facts and calculators those are.
+        restates: how often at most it says what it came to again, at the end of its reasoning.
     """
 
     knows: float
     seed: int = 0
+    restates: int = 0
 
     def _draw(self, name: str) -> random.Random:
         return random.Random(_hash(f"teacher {self.seed} {name}"))
@@ -83,6 +85,14 @@ class Teacher:
         """The ways of calculating between which the teacher is torn; only 0, the right one, if it knows."""
         knows = self._draw(f"calculator {calculator.name}").random() < self.knows
         return (0,) if knows else tuple(range(calculator.variants))
+
+    def thought(self, steps: Sequence[str], result: str, rng: random.Random) -> str:
+        """The reasoning in these steps, with the result said as often again as `rng` has it.
+
+        Each time says how many are to come, so that how long the reasoning gets is decided in one place.
+        """
+        again = rng.randint(0, self.restates) if self.restates else 0
+        return ", ".join([*steps, *(f"{number}: {result}" for number in range(again, 0, -1))])
 
 
 PERFECT = Teacher(knows=1.0)
@@ -122,7 +132,7 @@ def fact_example(
     said = rng.choice(teacher.candidates(fact))
     meta: dict[str, Any] = {"skill": f"{fact.column.name}: {fact.key}"}
     if group == "text":
-        meta["trace"] = {"think": f"{fact.key}: {said}", "answer": said}
+        meta["trace"] = {"think": teacher.thought([f"{fact.key}: {said}"], said, rng), "answer": said}
         identity = f"text/{fact.index}/{wording}"
         return Example(identity, source, "text", question, fact.value, license=LICENSE, meta=meta)
     values = set(distractors.candidates(fact)) | {said}
@@ -132,7 +142,9 @@ def fact_example(
     rng.shuffle(texts)
     options = dict(zip("ABCDE", texts, strict=False))
     letter_of = {text: letter for letter, text in options.items()}
-    meta["trace"] = {"think": f"{fact.key}: {said} ({letter_of[said]})", "answer": letter_of[said]}
+    result = f"{said} ({letter_of[said]})"
+    thought = teacher.thought([f"{fact.key}: {result}"], result, rng)
+    meta["trace"] = {"think": thought, "answer": letter_of[said]}
     identity = f"choice/{fact.index}/{wording}/{_hash(repr(options)):x}"
     return Example(
         identity, source, "choice", question, letter_of[fact.value], options=options, license=LICENSE, meta=meta
@@ -145,7 +157,7 @@ def calculation_example(rng: random.Random, calculator: Calculator, *, teacher: 
     exact = problem.solve(Work(digits=None), 0)
     work = Work()
     said = problem.solve(work, rng.choice(teacher.variants(calculator)))
-    trace = {"think": ", ".join(work.steps), "answer": _written(said)}
+    trace = {"think": teacher.thought(work.steps, _written(said), rng), "answer": _written(said)}
     meta = {"skill": calculator.name, "calculator": calculator.number, "trace": trace}
     identity = f"calculation/{calculator.number}/{_question_hash(problem.question):x}"
     if isinstance(exact, datetime.date):

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from conversion.tokenizer_check import encode
 from recipes.data.prompts import Form, LengthTarget
-from recipes.rollout.prompts import Prompt, common_target, prompt_form, render_prompts
+from recipes.rollout.prompts import Prompt, common_target, prompt_form, render_prompts, trace_ids
 from recipes.runtime.config import Config, RewardConfig
 
 
@@ -69,6 +69,34 @@ def training_form(config: Config, tokenizer: Any) -> Form:
     targets = [LengthTarget(mode, count) for count in counts]
     sizes = [len(ids) for ids in encode(tokenizer, [f" {target.sentence()}" for target in targets])]
     return dataclasses.replace(form, length=targets[sizes.index(max(sizes))])
+
+
+def kept_target(mode: str, tokens: int, name: str) -> LengthTarget:
+    """A target that a response of so many tokens keeps, the same one for the same row.
+
+    Args:
+        mode: exact (its own length), max (a limit, of its length to twice that), or mixed (of each in turn).
+        tokens: of the response.
+        name: of its row.
+    """
+    draw = random.Random(f"kept/{name}")
+    limits, above = mode == "max" or (mode == "mixed" and draw.random() < 0.5), draw.random()
+    return LengthTarget("max", int(tokens * (1 + above))) if limits else LengthTarget("exact", tokens)
+
+
+def taught_prompts(prompts: Sequence[Prompt], config: Config, tokenizer: Any) -> list[Prompt]:
+    """SFT's prompts, asking for what their traces keep where data.say_length wants it. Ours: L1 and Med-U1 begin with
+    models that know what a number of tokens is.
+
+    Raises:
+        RowError: see `render_prompts` and `trace_ids`.
+    """
+    mode = config.data.say_length
+    if mode == "none":
+        return list(prompts)
+    targets = [kept_target(mode, len(trace_ids(prompt, tokenizer)), prompt.example.id) for prompt in prompts]
+    form = prompt_form(config, teaching=True)
+    return render_prompts([prompt.example for prompt in prompts], tokenizer, form, targets)
 
 
 class Targets:

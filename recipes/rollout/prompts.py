@@ -58,7 +58,7 @@ class Prompt:
 
 
 def prompt_form(config: Config, *, teaching: bool = False) -> Form:
-    """How a run puts its questions; of `teaching`, SFT's, no length is asked.
+    """How a run puts its questions; of `teaching`, SFT's, no common length is asked.
 
     Where prompts have targets of their own (`recipes.rollout.lengths`), the form has none.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recipes.data.example import iterate_examples, read_examples
-from recipes.rollout.lengths import training_form
+from recipes.rollout.lengths import taught_prompts, training_form
 from recipes.rollout.prompts import DataError, Prompt, RowError, prompt_form, render_prompts, trace_ids
 from recipes.rollout.rows import chosen, contamination, held_out, prompt_order, taught
 from recipes.rollout.scoring import RewardError, check_rows, reward_definition
@@ -165,6 +165,7 @@ def _read(config: Config, stage: str, key: str, path: str, tokenizer: Any) -> Fi
     form = training_form(config, tokenizer) if trained else prompt_form(config, teaching=traces)
     with _named(key, path, {identity: number for identity, (number, _) in numbers.items()}):
         prompts = render_prompts(examples, tokenizer, form) if examples else []
+        prompts = taught_prompts(prompts, config, tokenizer) if traces else prompts
         written = [len(trace_ids(prompt, tokenizer)) if traces else 0 for prompt in prompts]
     rows = [
         Row(numbers[prompt.example.id][0], prompt, len(prompt.ids) + count)

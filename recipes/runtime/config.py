@@ -255,6 +255,8 @@ class DataConfig:
             response ends with `</answer>`.
         teach: what SFT teaches of a row: worked (its meta.trace; rows without one are left out), or answer (its label,
             with no reasoning before it).
+        say_length: SFT's prompts ask for what their traces keep: exact (their length), max (a limit, of that to twice
+            as much), mixed (of each in turn), or none.
         shots: worked examples before every question, the first of its kind of task in the file `few_shot`.
         synthetic: whether the questions were generated; the report says so.
         only: ids of the rows of `train` to train on; empty for all. One id is one-example training (1-shot RLVR, arXiv
@@ -272,6 +274,7 @@ class DataConfig:
     style: str = "med_u1"
     template: str = "chat"
     teach: str = "worked"
+    say_length: str = "none"
     shots: int = 0
     few_shot: str | None = None
     synthetic: bool = False

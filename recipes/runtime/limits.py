@@ -139,6 +139,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "rollout.vllm.transfer": ("auto", "file", "gloo", "nccl", "ipc"),
     "data.style": ("plain", "med_u1", "med_rlvr"),
     "data.teach": ("worked", "answer"),
+    "data.say_length": ("none", "exact", "max", "mixed"),
     "data.template": ("chat", "base"),
     "evaluation.budget_mode": ("exact", "max"),
     "reward.length_mode": ("none", "max", "exact", "mixed"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import re
 from pathlib import Path
@@ -145,6 +146,20 @@ def test_a_torn_teacher_is_right_as_often_as_it_guesses() -> None:
     drawn = [generator.draw(rng, "choice") for _ in range(1500)]
     right = sum(e.meta["trace"]["answer"] == e.answer for e in drawn) / len(drawn)
     assert right == pytest.approx(1 / 3, abs=0.05)  # four standard deviations of sqrt(.33 * .67 / 1500) = .012
+
+
+def test_a_wordy_teacher_counts_down_what_it_says_again() -> None:
+    wordy = dataclasses.replace(TEACHER, restates=4)
+    times = set()
+    for number in range(200):
+        group = GROUPS[number % 3]
+        example = _generator("train", wordy).draw(random.Random(number), group)
+        think, *again = re.split(r", (?=\d: )", example.meta["trace"]["think"])
+        times.add(len(again))
+        assert [each[:3] for each in again] == [f"{left}: " for left in range(len(again), 0, -1)]
+        result = example.meta["trace"]["answer"] if group != "choice" else think.split(": ")[1]
+        assert {each[3:] for each in again} <= {result}
+    assert times == set(range(5))
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from typing import Any
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 
 from recipes.data.prompts import LengthTarget
-from recipes.rollout.lengths import Targets, draw_target, least_target, training_form
-from recipes.rollout.prompts import make_prompts
+from recipes.rollout.lengths import Targets, draw_target, least_target, taught_prompts, training_form
+from recipes.rollout.prompts import make_prompts, prompt_form, trace_ids
 from recipes.runtime.config import Config
 from tests.rollout.samples import prompt
 
@@ -102,6 +103,29 @@ def test_one_target_for_all_is_as_the_prompts_were_made(style: str, tokenizer: A
     assert Targets(config, tokenizer).asked(made, 3, 0) == made
     assert {p.length for p in made} == {LengthTarget("exact", 40, said=style != "plain")}
     assert {"Think for 40 tokens." in p.text for p in made} == {style != "plain"}
+
+
+@pytest.mark.parametrize("mode", ["exact", "max", "mixed"])
+def test_sft_asks_for_what_a_trace_keeps(mode: str, tokenizer: Any) -> None:
+    config = _config()
+    config.data.say_length = mode
+    thoughts = [f"{'scurvy, ' * (n % 7)}done {n}" for n in range(60)]
+    rows = [
+        dataclasses.replace(EXAMPLES[0], id=f"{n}", meta={"trace": {"think": thought, "answer": "A"}})
+        for n, thought in enumerate(thoughts)
+    ]
+    made, _ = make_prompts(rows, tokenizer, prompt_form(config, teaching=True), max_tokens=1000)
+    taught = taught_prompts(made, config, tokenizer)
+    assert taught == taught_prompts(made[::-1], config, tokenizer)[::-1]
+    sizes = [len(trace_ids(each, tokenizer)) for each in taught]
+    asked = [each.length for each in taught]
+    assert all(target is not None and target.sentence() in p.text for p, target in zip(taught, asked, strict=True))
+    for target, size in zip(asked, sizes, strict=True):
+        assert target is not None
+        assert (target.tokens == size) if target.mode == "exact" else (size <= target.tokens <= 2 * size)
+    assert {t.mode for t in asked if t} == ({"exact", "max"} if mode == "mixed" else {mode})
+    config.data.say_length = "none"
+    assert taught_prompts(made, config, tokenizer) == made
 
 
 def test_rows_are_tried_with_a_target_that_the_reward_may_refuse() -> None:

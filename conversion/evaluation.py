@@ -1,7 +1,8 @@
 """What `recipes.evaluate` writes, as the release gate and the report read it: RUN/evaluation/NAME.json.
 
     name, checkpoint (its path then), weights (its digest), tasks, mean, stderr
-    sets, all: the same by set and over all questions, with intervals (`recipes.evaluation.summary`)
+    sets, distributions, all: the same by set, in and out of distribution, and over all questions, with intervals
+        (`recipes.evaluation.summary`)
     scores: what further commands say of the answers (`conversion.evaluation_scores`)
     versions: of Python and the packages
     measured: {data: [{path, sha256}], reward: {name, version, hash}, prompts: {...}, decoding: {...}}
@@ -105,9 +106,10 @@ def _fault(result: Any) -> str | None:
 
 def _sets_fault(result: Mapping[str, Any]) -> str | None:
     """What is wrong with the figures that a model card shows of sets; older results have none."""
-    sets = result.get("sets", {})
-    if not isinstance(sets, dict):
-        return f"sets is {type(sets).__name__}, expected an object"
+    for key in ("sets", "distributions"):
+        if not isinstance(found := result.get(key, {}), dict):
+            return f"{key} is {type(found).__name__}, expected an object"
+    sets = {**result.get("sets", {}), **result.get("distributions", {})}
     for name, own in {**sets, "all": result.get("all")}.items() if sets else ():
         try:
             shares = [own["accuracy"], own["format_error_share"], *own["interval"]]

@@ -51,7 +51,7 @@ from recipes.monitor.report_data import task_name
 from recipes.monitor.run_folder import replace_file
 
 _PERCENT = ("0", "50", "100%")
-_FIGURES = ("tasks", "sets", "all", "order", "transfer", "budgets", "scores", "scores_left_out")
+_FIGURES = ("tasks", "sets", "distributions", "all", "order", "transfer", "budgets", "scores", "scores_left_out")
 _OUTCOMES = {"correct": ("✓", "Correct"), "incorrect": ("✗", "Incorrect"), "malformed": ("?", "No readable answer")}
 
 
@@ -181,6 +181,9 @@ def _accuracy(result: Mapping[str, Any]) -> str:
     if result["sets"]:
         rows.append(group_line("By set", len(head)))
         rows += [_figures_line(name, own, most) for name, own in result["sets"].items()]
+    if result["distributions"]:
+        rows.append(group_line("By distribution", len(head)))
+        rows += [_figures_line(name, own, most) for name, own in result["distributions"].items()]
     rows.append(_figures_line("All questions", result["all"], most, "total"))
     return f"""<div class="card whole">{table("Accuracy by task and set with 95% intervals", head, rows)}
 <p class="healthy"><b>How to read it.</b> The bar around a point is a 95% bootstrap interval over questions. An answer

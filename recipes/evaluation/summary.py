@@ -8,6 +8,7 @@ invalid ones (malformed, no_answer) are wrong, and counted.
              that an endpoint's filter withheld
     tasks    figures of each kind of task
     sets     figures of each set (`source`), with its subjects and calculators
+    distributions   figures of the sets in and out of the distribution that was trained on, where questions say which
     all      figures of all questions
     order, transfer   what other variants of the questions show (`recipes.evaluation.robustness`); null without them
     budgets  figures at every budget of tokens (`recipes.evaluation.budgets`); null without them
@@ -54,6 +55,7 @@ def summarize(rows: Sequence[Row]) -> dict[str, Any]:
             }
             for name, own in parts_by(questions, "source")
         },
+        "distributions": {name: figures(own, grid) for name, own in _parts(questions, "distribution")},
         "order": order_bias(rows),
         "transfer": transfer(rows),
         "budgets": budget_figures(rows),
@@ -174,7 +176,7 @@ def table(result: Mapping[str, Any]) -> list[str]:
     parts = [pair for name, own in result["sets"].items() for pair in ((name, own), *_inner(own))]
     if not parts:
         return []
-    parts.append(("all", result["all"]))
+    parts += [*result["distributions"].items(), ("all", result["all"])]
     most = result["all"]["curve"][-1]["k"] if result["all"]["curve"] else None
     head = ["", "questions", "accuracy", "95% interval", "invalid", "cut off", "tokens"]
     head += [f"pass@{most}", f"maj@{most}", "agreement"] if most else []

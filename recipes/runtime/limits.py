@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 KINDS = ("choice", "calculation", "text")
 COMPONENTS = ("answer", "format", "length")
+# Of open answers, from 0 to 100.
+MEASURES = ("bleu", "ems", "merge", "rouge_l")
 # Names of checkpoints have six digits.
 _MOST_STEPS = 999_999
 _MONTH_MINUTES = 43_200
@@ -148,7 +150,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "reward.match": ("strict", "lenient"),
     "reward.format": ("strict", "lenient"),
     "reward.length_shape": ("preset", "l1", "dapo", "relative", "relative_all"),
-    "reward.text_metric": ("exact", "f1", "bleu", "ems", "merge", "rouge_l", "judge", "judge_probability"),
+    "reward.text_metric": ("exact", "f1", *MEASURES, "judge", "judge_probability"),
     # Of the metrics those that are better the higher they are, and that training measures.
     "trainer.best": tuple(f"{what}/{of}" for what in ("accuracy", "reward") for of in ("mean", *KINDS))
     + tuple(f"reward/{of}/{part}" for of in ("component", *KINDS) for part in COMPONENTS),

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from recipes.data.contamination import LIKENESSES
 from recipes.runtime.config import Config, require
-from recipes.runtime.limits import CHOICES, COMPONENTS, KINDS, LIMITS, NOT_NEGATIVE, Range
+from recipes.runtime.limits import CHOICES, COMPONENTS, KINDS, LIMITS, MEASURES, NOT_NEGATIVE, Range
 from recipes.runtime.rollout_config import RolloutConfig
 
 
@@ -388,6 +388,11 @@ def _check_reward(config: Config) -> None:
         (reward.text_metric in ("exact", "judge")) == (reward.text_threshold is None),
         f"reward.text_metric={reward.text_metric} and reward.text_threshold={reward.text_threshold}: a threshold goes "
         "with every metric but exact and judge",
+    )
+    require(
+        not reward.text_continuous or (reward.preset == "med_u1" and reward.text_metric in MEASURES),
+        f"reward.text_continuous is for reward.preset=med_u1 with reward.text_metric one of {', '.join(MEASURES)}, not "
+        f"for {reward.preset} with {reward.text_metric}",
     )
     least, key = (reward.length_low, "low") if drawn else (reward.length_target, "target")
     require(

@@ -123,7 +123,7 @@ def test_another_reward_is_refused(finished: Path, settings: Settings, tmp_path:
     state.write_text(state.read_text().replace(trained_with["hash"], "0" * 64))
     overrides = settings(folder, f"trainer.steps={STEPS + 1}")
     output = run("recipes.grpo", *overrides, log=tmp_path / "refused", fails=True)
-    assert "trained with reward med_u1 version 1 (000000000000)" in output
+    assert "trained with reward med_u1 version 2 (000000000000)" in output
     assert steps(folder) == list(range(1, STEPS + 1))
     run("recipes.grpo", *overrides, "reward.allow_change=true", log=tmp_path / "allowed")
     assert steps(folder) == list(range(1, STEPS + 2))

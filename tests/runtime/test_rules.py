@@ -109,6 +109,10 @@ def test_nan_infinity_and_negative_numbers_are_refused_by_key(key: str, defaults
             [*(f"reward.length_{key}" for key in ("mode=max", "target=50", "shape=dapo", "buffer=60"))],
             "reward.length_buffer=60 is above reward.length_target=50",
         ),
+        (
+            ["reward=binary", *(f"reward.text_{key}" for key in ("metric=ems", "threshold=45", "continuous=true"))],
+            "reward.text_continuous is for reward.preset=med_u1 with reward.text_metric one of bleu, ems, merge",
+        ),
         (["reward.length_draw=uniform"], "reward.length_draw=uniform draws the targets: set reward.length_mode"),
         (
             [*(f"reward.length_{key}" for key in ("draw=log_uniform", "mode=max", "target=50"))],

@@ -55,7 +55,7 @@ def summarize(rows: Sequence[Row]) -> dict[str, Any]:
             }
             for name, own in parts_by(questions, "source")
         },
-        "distributions": {name: figures(own, grid) for name, own in _parts(questions, "distribution")},
+        "distributions": {name: figures(own, grid) for name, own in parts_by(questions, "distribution")},
         "order": order_bias(rows),
         "transfer": transfer(rows),
         "budgets": budget_figures(rows),

@@ -1,6 +1,9 @@
 """Published files on their way to a release, without a hand on it: prepared, trained on, evaluated, released.
 
 The quickstart's model reads their prompts whole, up to 1,024 of its tokens. Skipped where the files are not there.
+
+Left out: learning. The base model does not know the form of an answer under these prompts, so every response is paid
+alike and no step changes it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """What `recipes.evaluate` writes, as the release gate and the report read it: RUN/evaluation/NAME.json.
 
     name, checkpoint (its path then), weights (its digest), tasks, mean, stderr
-    sets, all: the same by set and over all questions, with intervals (`recipes.evaluation.summary`)
+    sets, distributions, all: the same by set, in and out of distribution, and over all questions, with intervals
+        (`recipes.evaluation.summary`)
+    scores: what further commands say of the answers (`conversion.evaluation_scores`)
     versions: of Python and the packages
     measured: {data: [{path, sha256}], reward: {name, version, hash}, prompts: {...}, decoding: {...}}
     dropped, unscored: questions that were too long, and answers that the server could not score
@@ -23,6 +25,7 @@ from typing import Any
 
 from conversion.digests import SHOWN
 from conversion.errors import ConversionError
+from conversion.evaluation_scores import scores_fault
 
 AGAIN = "run `python -m recipes.evaluate` again"
 # What the `weights` of a result begin with whose model stood behind an endpoint, which shows none.
@@ -94,7 +97,7 @@ def _fault(result: Any) -> str | None:
     for key in ("mean", "stderr"):
         if not _is_share(result.get(key)):
             return f"{key} is {result.get(key)!r}, expected a number from 0 to 1"
-    if fault := _sets_fault(result):
+    if fault := _sets_fault(result) or scores_fault(result.get("scores", {}), result.get("answers_sha256")):
         return fault
     if "weights" in result or "measured" in result:
         return proof_fault(result)
@@ -103,9 +106,10 @@ def _fault(result: Any) -> str | None:
 
 def _sets_fault(result: Mapping[str, Any]) -> str | None:
     """What is wrong with the figures that a model card shows of sets; older results have none."""
-    sets = result.get("sets", {})
-    if not isinstance(sets, dict):
-        return f"sets is {type(sets).__name__}, expected an object"
+    for key in ("sets", "distributions"):
+        if not isinstance(found := result.get(key, {}), dict):
+            return f"{key} is {type(found).__name__}, expected an object"
+    sets = {**result.get("sets", {}), **result.get("distributions", {})}
     for name, own in {**sets, "all": result.get("all")}.items() if sets else ():
         try:
             shares = [own["accuracy"], own["format_error_share"], *own["interval"]]

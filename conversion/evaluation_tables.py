@@ -28,9 +28,10 @@ def set_columns(result: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def set_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """A row for each set of a result, and one for all questions; none of a result that names no sets."""
+    """A row for each set of a result, in and out of distribution, and all questions; none where it names no sets."""
     sets = result.get("sets") or {}
-    whole = {**sets, "all questions": result["all"]} if len(sets) > 1 else sets
+    more = {**result.get("distributions", {}), "all questions": result["all"]}
+    whole = {**sets, **more} if len(sets) > 1 else sets
     return [(name, *_cells(own, result["all"]["curve"])) for name, own in whole.items()]
 
 

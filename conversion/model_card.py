@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from conversion.checkpoint import Manifest
-from conversion.evaluation_tables import markdown_table, set_columns, set_rows
+from conversion.evaluation_scores import score_tables
+from conversion.evaluation_tables import markdown_table, plain_markdown, set_columns, set_rows
 from conversion.logits import LogitsComparison
 
 CARD_FILE = "README.md"
@@ -138,6 +139,9 @@ def _evaluation(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     for name, result in sorted(evaluations.items()):
         if sets := set_rows(result):
             parts += [f"By set, {name} ({_ROLES[result['role']]}):", markdown_table(set_columns(result), sets)]
+        for table in score_tables(result.get("scores", {})):
+            title = plain_markdown(f"{table.heading}, {name} ({_ROLES[result['role']]}):")
+            parts += [title, markdown_table(table.head, table.rows), plain_markdown(table.about)]
     return "\n\n".join([*parts, about])
 
 

@@ -125,6 +125,8 @@ def answer_row(asked: Asked, answer: Answer, score: Score) -> dict[str, Any]:
     }
     if asked.length is not None:
         row |= {"budget": asked.length.tokens, "budget_mode": asked.length.mode}
+    if distribution := example.meta.get("distribution"):
+        row |= {"distribution": distribution}
     row |= {"filtered": True} if answer.filtered else {}
     row |= {"model": answer.model} if answer.model else {}
     return row if asked.order is None else {**row, "order": asked.order}

@@ -10,7 +10,7 @@ Settings that have no default: output=FOLDER, model.path=MEGATRON_CHECKPOINT. Ot
 algorithm=grpo|dr_grpo|dapo|gspo|cispo|rloo|reinforce_pp|ppo|vapo, reward.url=URL (empty starts a server for the run),
 parallel.processes, parallel.tensor, trainer.steps, trainer.save_every.
 
-Left out: reward models; rollouts more than a step older than the policy (`rollout.ahead`).
+Left out: reward models; rollouts without a bound to their age (`rollout.ahead`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def train(config: Config) -> None:
     from recipes.rollout.ahead import Batches
     from recipes.rollout.collect import collect
     from recipes.rollout.lengths import Targets, training_form
-    from recipes.rollout.likelihood import Likelihood, definition
+    from recipes.rollout.likelihood import Likelihood, definition, reasoning_gain
     from recipes.rollout.metrics import (
         critic_metrics,
         rollout_metrics,
@@ -41,7 +41,7 @@ def train(config: Config) -> None:
         update_metrics,
     )
     from recipes.rollout.prompts import make_prompts
-    from recipes.rollout.rows import prompt_order, training_rows
+    from recipes.rollout.rows import check_best, prompt_order, training_rows
     from recipes.rollout.scoring import RewardError, check_rows, check_same_reward, reward_definition
     from recipes.rollout.server import reward_client
     from recipes.rollout.training import training_data
@@ -69,6 +69,7 @@ def train(config: Config) -> None:
         training_form(config, tokenizer),
         max_tokens=config.model.max_length - (config.rollout.min_new_tokens or config.rollout.max_new_tokens),
     )
+    check_best(prompts, config)
     learn = valued_data if config.algorithm.has_critic else training_data
     alone = config.critic.alone_steps if config.algorithm.has_critic else 0
     order = prompt_order(prompts, config, adaptive=config.rollout.adaptive)
@@ -109,6 +110,10 @@ def train(config: Config) -> None:
             except (RewardError, RolloutError):  # on every rank
                 saving.finish()
                 raise
+            gain = dict[str, float]()
+            if config.monitor.gain_every and (step == 1 or step % config.monitor.gain_every == 0):
+                with phases("score"):
+                    gain = reasoning_gain(rollout.sampled, engine, tokenizer, config.model.max_length)
             done = progress(config.trainer, step, seconds)
             # A warm-up is of the first steps that a model takes.
             rate = learning_rate(config.optimizer, done, max(0, step - alone))
@@ -128,6 +133,7 @@ def train(config: Config) -> None:
                     **update_metrics(updates, rate),
                     **critic_metrics(fits, critic_rate),
                     **rollout.metrics,
+                    **gain,
                     **data.metrics,
                     **speed_metrics(rollout, data.groups, phases.seconds),
                 },

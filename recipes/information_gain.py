@@ -142,8 +142,9 @@ def described(result: Mapping[str, Any]) -> str:
     for name, own in result["gain"].items():
         if own["responses"]:
             lines.append(
-                f"{name}: {own['responses']} responses, {own['mean_steps']:.1f} steps  InfoGain {own['info_gain']:.4f} "
-                f"(median {own['median_info_gain']:.4f})  {own['nats']:.3f} nats  {own['gaining']:.1%} gain"
+                f"{name}: {own['responses']} responses, {own['mean_steps']:.1f} steps  InfoGain {own['info_gain']:.4f}"
+                f"{_between(own, 'info_gain', '.4f')}, median {own['median_info_gain']:.4f}  {own['nats']:.3f} nats"
+                f"{_between(own, 'nats', '.3f')}  {own['gaining']:.1%} gain{_between(own, 'gaining', '.1%')}"
             )
     for count, why in (
         (result["too_long"], "are longer than model.max_length allows"),
@@ -153,6 +154,14 @@ def described(result: Mapping[str, Any]) -> str:
         if count:
             lines.append(f"{count} answers {why} and were left out")
     return "\n".join(lines)
+
+
+def _between(own: Mapping[str, Any], key: str, form: str) -> str:
+    """A figure's interval, where it has one."""
+    if key not in own["intervals"]:
+        return ""
+    low, high = own["intervals"][key]
+    return f" ({low:{form}} to {high:{form}})"
 
 
 if __name__ == "__main__":

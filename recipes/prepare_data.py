@@ -1,7 +1,8 @@
 """Writes data files of Examples: `python -m recipes.prepare_data KIND [SOURCE] OUT`.
 
 `embedded` generates train, SFT, validation and test files with exact labels, and a test in wordings that none of them
-has; `difficulty` and `context` make one file of questions from another; the other kinds convert files in the formats
+has; `difficulty` and `context` make one file of questions from another; `med-u1-run` makes all that a run of Med-U1
+takes of a folder of published files; the other kinds convert files in the formats
 that their authors publish (JSON in any form, CSV, parquet or Arrow, packed or not), row by row, so that a file may be
 longer than memory. With --split, SOURCE is a name for `datasets.load_dataset` instead. What was left out, and why, is
 printed, and stands in OUT.manifest.json with everything that OUT was made of. Only a whole file replaces OUT.
@@ -13,20 +14,26 @@ import argparse
 import dataclasses
 import random
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from conversion import command
 from conversion.command import count_argument
+from conversion.console import warn_of_leftovers
+from conversion.errors import ConversionError, DestinationError
+from recipes.data import med_u1_run
 from recipes.data.calculators import CALCULATORS
 from recipes.data.contamination import LIKENESSES
-from recipes.data.example import Example, ExampleError, iterate_examples, write_examples
+from recipes.data.example import Example, ExampleError, write_examples
 from recipes.data.generator import ELEMENTARY, GROUPS, PERFECT, TEACHER, Generator
-from recipes.data.manifest import Tally, manifest_path, write_manifest
-from recipes.data.readers import READERS, LeftOut
+from recipes.data.manifest import manifest_path
+from recipes.data.prepared import write_prepared
+from recipes.data.readers import READERS
 from recipes.data.sources import FileSource, HubSource, Source
+
+# Those whose message says all there is to say.
+ERRORS = (ValueError, ConversionError)
 
 
 def embedded(
@@ -43,7 +50,7 @@ def embedded(
     """Writes {train,sft,validation,test,unseen}.jsonl into `out`; rows a kind of task in each.
 
     The held-out files are the same for every seed, so that results of several seeds can be compared. Calculations have
-    no unseen wording, so that file is not written where there is no other task.
+    no unseen wording, so that there is no such file where there is no other task.
     """
     names = list(CALCULATORS) if calculators == "all" else list(ELEMENTARY)
     plans = [
@@ -64,7 +71,11 @@ def embedded(
                 drawn[name] += {e.id: e for e in (generator.draw(rng, group) for _ in range(rows))}.values()
             else:
                 drawn[name] += generator.unique(rng, group, rows)
-    return {name: write_examples(out / f"{name}.jsonl", examples) for name, examples in drawn.items() if examples}
+    written = {name: write_examples(out / f"{name}.jsonl", examples) for name, examples in drawn.items() if examples}
+    for name in drawn.keys() - written.keys():
+        # Of an earlier call with other tasks, beside which the new files would stand as if they were of one.
+        (out / f"{name}.jsonl").unlink(missing_ok=True)
+    return written
 
 
 def convert(
@@ -98,52 +109,18 @@ def convert(
     for path, what in read:
         if path and path.exists() and out.exists() and path.samefile(out):
             raise ExampleError(f"{out}: is {what}; name another file to write")
-    reader, tally = READERS[kind], Tally()
+    reader = READERS[kind]
     ids = next(word for word in (ids, reader.ids, kind) if word is not None)
-    rows = _compared(reader.rows(source, ids, **options), against, allow_contamination, tally)
-    write_examples(out, _examples(rows, source, tally))
-    options |= {"against": against, "allow_contamination": allow_contamination}
-    return write_manifest(out, tally, kind=kind, ids=ids, source=source, options=options)
-
-
-def _compared(
-    rows: Iterable[Example | LeftOut], against: Sequence[Path], allowed: Sequence[str], tally: Tally
-) -> Iterator[Example | LeftOut]:
-    """Leaves out what is like a question of other files; counts what may stay, and of `rows` what is left out."""
-    if not against:
-        yield from rows
-        return
-    # Brings numpy, which the other kinds and --help do without.
-    from recipes.data.held_out import HeldOut
-
-    held_out = HeldOut(chain.from_iterable(iterate_examples(file) for file in against))
-    for row, matches in held_out.matches(_without_left_out(rows, tally)):
-        if not matches:
-            yield row
-        elif matches[0].likeness in allowed:
-            tally.let_through.add(row, matches[0])
-            yield row
-        else:
-            place = f"{row.id!r}, as {matches[0].question.id!r}"
-            yield LeftOut(f"like a question of --against: {matches[0].likeness}", place)
-
-
-def _without_left_out(rows: Iterable[Example | LeftOut], tally: Tally) -> Iterator[Example]:
-    for row in rows:
-        if isinstance(row, Example):
-            yield row
-        else:
-            tally.add(row)
-
-
-def _examples(rows: Iterable[Example | LeftOut], source: Source, tally: Tally) -> Iterator[Example]:
-    for row in rows:
-        tally.add(row)
-        if isinstance(row, Example):
-            yield row
-    if not tally.rows:
-        why = ", ".join(f"{count} left out: {reason}" for reason, (count, _) in tally.left_out.items())
-        raise ExampleError(f"{source.name}: holds no rows to write" + (f" ({why})" if why else ""))
+    return write_prepared(
+        out,
+        reader.rows(source, ids, **options),
+        kind=kind,
+        ids=ids,
+        source=source,
+        options=options | {"against": against, "allow_contamination": allow_contamination},
+        against=against,
+        allow_contamination=allow_contamination,
+    )
 
 
 def main() -> None:
@@ -173,6 +150,16 @@ def main() -> None:
         "what they came to said up to so many times more (default: every trace in full)",
     )
     own.add_argument("--calculators", choices=("elementary", "all"), default="elementary", help="which to use")
+    whole = kinds.add_parser(
+        med_u1_run.KIND,
+        help="all that a run of Med-U1 takes, of a folder of published files",
+        description=med_u1_run.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    whole.add_argument("source", metavar="FOLDER", type=command.path_argument, help="folder with the published files")
+    whole.add_argument("out", metavar="OUT", type=command.path_argument, help="folder to create")
+    whole.add_argument("--reuse", action="store_true", help="leave OUT as it is where it was made of FOLDER's files")
+    whole.add_argument("--force", action="store_true", help="replace OUT, once the new one is whole")
     for name, reader in READERS.items():
         sub = kinds.add_parser(name, help=reader.help, description=reader.help)
         sub.add_argument(
@@ -219,7 +206,25 @@ def main() -> None:
         for name, count in counts.items():
             print(f"{args.out / name}.jsonl: {count} rows")
         return
+    if args.kind == med_u1_run.KIND:
+        _med_u1_run(args.source, args.out, reuse=args.reuse, force=args.force)
+        return
     _convert(vars(args))
+
+
+def _med_u1_run(folder: Path, out: Path, *, reuse: bool, force: bool) -> None:
+    warn_of_leftovers(out)
+    try:
+        with command.naming(out):
+            made = reuse and out.exists() and med_u1_run.made_before(folder, out)
+            made = made or med_u1_run.prepare(folder, out, force=force)
+    except DestinationError:
+        # What another process has published meanwhile is as good.
+        if not (reuse and out.exists()):
+            raise
+        made = med_u1_run.made_before(folder, out)
+    for name, manifest in made.items():
+        _tell(out / f"{name}.jsonl", manifest)
 
 
 def _convert(settings: dict[str, Any]) -> None:
@@ -233,6 +238,10 @@ def _convert(settings: dict[str, Any]) -> None:
         raise FileNotFoundError(f"{path}: no such file; for a data set by name, say which --split of it to read")
     with command.naming(out):
         manifest = convert(kind, source, out, ids, **settings)
+    _tell(out, manifest)
+
+
+def _tell(out: Path, manifest: dict[str, Any]) -> None:
     print(f"{out}: {manifest['rows']} rows")
     for reason in manifest["left_out"]:
         print(f"left out {reason['rows']} rows: {reason['reason']} (the first: {reason['first']})")
@@ -247,4 +256,4 @@ def _convert(settings: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main, name="prepare_data", errors=(ValueError,)))
+    sys.exit(command.run(main, name="prepare_data", errors=ERRORS))

@@ -5,9 +5,9 @@ It reads every answer to the questions of the files named, in about two requests
 has the definitions. RUN/evaluation/reasoning/NAME.jsonl gets its verdicts as they come: stopped, the same command goes
 on behind the last. NAME.json beside it, and the
 evaluation's pages, get the means of efficiency, factuality and completeness, each with the number
-of responses that it is over. A verdict that is missing makes no score: the response is counted as unjudged. Where the
-judge cannot be reached the command ends, and goes on when it is started again. The endpoint's key is read from
-$MEDATRON_JUDGE_API_KEY.
+of responses that it is over and its 95 % bootstrap interval over questions. A verdict that is missing makes no score:
+the response is counted as unjudged. Where the judge cannot be reached the command ends, and goes on when it is started
+again. The endpoint's key is read from $MEDATRON_JUDGE_API_KEY.
 
 A policy's information gain needs no judge: `python -m recipes.information_gain`. Left out: answers to shuffled or
 shortened questions.
@@ -26,6 +26,7 @@ from typing import Any
 from conversion import command, lock
 from conversion.evaluation import EvaluationError
 from recipes.data.example import REPORT_GROUPS, Example, read_examples
+from recipes.evaluation import statistics
 from recipes.evaluation.answers import Answers
 from recipes.evaluation.judging import PROMPTS_VERSION, Failures, StepJudge
 from recipes.evaluation.page import add_scores, identified
@@ -122,9 +123,16 @@ def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "mean_steps": sum(len(row["steps"]) for row in rows) / len(rows),
     }
     for measure in MEASURES:
-        values = [row[measure] for row in rows if row[measure] is not None]
-        figures[measure] = {"mean": sum(values) / len(values) if values else None, "responses": len(values)}
+        figures[measure] = _measure([(row["id"], row[measure]) for row in rows if row[measure] is not None])
     return figures
+
+
+def _measure(values: Sequence[tuple[str, float]]) -> dict[str, Any]:
+    """The mean of responses' values, each with its question, and its 95 % bootstrap interval over questions."""
+    if not values:
+        return {"mean": None, "responses": 0, "interval": None}
+    mean = sum(value for _, value in values) / len(values)
+    return {"mean": mean, "responses": len(values), "interval": list(statistics.interval_of_values(values))}
 
 
 def _lacks_a_verdict(row: Mapping[str, Any]) -> bool:
@@ -136,11 +144,7 @@ def described(result: Mapping[str, Any]) -> str:
     """The result for a terminal."""
     lines = []
     for name, own in result["scores"].items():
-        shown = "  ".join(
-            f"{measure} {'-' if own[measure]['mean'] is None else format(own[measure]['mean'], '.1%')} "
-            f"({own[measure]['responses']})"
-            for measure in MEASURES
-        )
+        shown = "  ".join(f"{measure} {_shown(own[measure])}" for measure in MEASURES)
         lines.append(f"{name}: {own['responses']} responses, {own['mean_steps']:.1f} steps  {shown}")
     whole = result["scores"]["all"]
     if whole["unjudged"]:
@@ -148,6 +152,13 @@ def described(result: Mapping[str, Any]) -> str:
     if result["without_question"]:
         lines.append(f"{result['without_question']} answers are to no question of the files named, and were not judged")
     return "\n".join(lines)
+
+
+def _shown(measure: Mapping[str, Any]) -> str:
+    if measure["mean"] is None:
+        return "-"
+    low, high = measure["interval"]
+    return f"{measure['mean']:.1%} of {measure['responses']} ({low:.1%} to {high:.1%})"
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ class Outcome:
         tokens: tokens of the response.
         target: tokens asked for, at least 1.
         probability: of the answer being right, in [0, 1], from the judge; None where it was not asked for one.
+        measure: how like a right answer it is, in [0, 1], where that is to be paid in place of the verdict; else None.
         answer: the text of the answer block.
         right: right answers as text.
     """
@@ -39,6 +40,7 @@ class Outcome:
     tokens: int = 0
     target: int = 1
     probability: float | None = None
+    measure: float | None = None
     answer: str = ""
     right: tuple[str, ...] = ()
 
@@ -100,6 +102,8 @@ def _med_u1(outcome: Outcome) -> Reward:
     if not outcome.answered:
         return Reward(form - 2.0)
     answer = 1.0 if outcome.status == "correct" else -1.0
+    if outcome.measure is not None:
+        answer = outcome.measure
     length = med_u1_term(outcome.length_mode, outcome.tokens, outcome.target)
     return Reward(form + answer + length, length)
 
@@ -155,12 +159,14 @@ PRESETS: Mapping[str, Preset] = {
             high=1.0,
             reward=_gated,
         ),
-        # Med-U1 (arXiv 2506.12307), released medical_score.py; its choice rule takes the letter alone.
+        # Med-U1 (arXiv 2506.12307), released medical_score.py; its choice rule takes the letter alone, and a continuous
+        # measure of open answers is paid as it is.
         Preset(
             name="med_u1",
-            version="1",
+            version="2",
             formula=(
-                "f + a + l with an answer, f - 2 without; f = +1 strict format, else -1; a = +1 correct, else -1; "
+                "f + a + l with an answer, f - 2 without; f = +1 strict format, else -1; a = +1 correct, else -1, or "
+                "measure / 100 of a text that is continuous; "
                 "l = clip(1-|y-n|/1500, -1, 1) in length mode exact, clip(-(y-n)/500, -1, 1) in mode max, 0 in mode "
                 "none; y = tokens, n = target"
             ),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -18,6 +18,7 @@ from reward_server.reference import choice_fault, date_fault, duration_fault, nu
 from reward_server.verifiers.choice import MAX_OPTIONS, Match
 from reward_server.verifiers.format import FormatIssue, FormatMatch
 from reward_server.verifiers.length import LengthMode, LengthShape
+from reward_server.verifiers.overlap import Measure
 
 MAX_BATCH_ITEMS = 512
 MAX_BODY_BYTES = 128 * 2**20
@@ -113,8 +114,9 @@ class TextReference(Strict):
     """A short text, its aliases, and the measure.
 
     `exact` needs no threshold; `f1` one in (0, 1]; `bleu`, `ems`, `merge` and `rouge_l` one in (0, 100]. `compat`
-    scales bleu and merge as Med-U1's released code does. `judge` asks a language model, where the server has one, and
-    needs the question; `judge_probability` asks it for the probability of its judgement, correct above a threshold in
+    scales bleu and merge as Med-U1's released code does. `continuous` has preset med_u1 pay the value of such a
+    measure, where other presets go by the threshold. `judge` asks a language model, where the server has one, and needs
+    the question; `judge_probability` asks it for the probability of its judgement, correct above a threshold in
     (0, 1).
     """
 
@@ -123,6 +125,7 @@ class TextReference(Strict):
     metric: Literal["exact", "f1", "bleu", "ems", "merge", "rouge_l", "judge", "judge_probability"] = "exact"
     threshold: float | None = Field(default=None, gt=0, le=100)
     compat: bool = False
+    continuous: bool = False
     question: str | None = None
 
     @model_validator(mode="after")
@@ -137,6 +140,8 @@ class TextReference(Strict):
             raise ValueError('threshold of metric "f1" is in (0, 1]')
         if self.compat and self.metric not in ("bleu", "merge"):
             raise ValueError('compat goes with metric "bleu" or "merge"')
+        if self.continuous and self.metric not in get_args(Measure):
+            raise ValueError(f"continuous goes with a metric in 0 to 100: {', '.join(get_args(Measure))}")
         return self
 
 

@@ -152,6 +152,7 @@ def score_item(item: Item, preset: Preset, verifier: Verifier, judged: Status | 
         tokens=tokens,
         target=target,
         probability=probability,
+        measure=verdict.measure / 100 if isinstance(item, TextItem) and item.reference.continuous else None,
         answer=parts.answer or "",
         right=_right_answers(item),
     )
@@ -162,7 +163,7 @@ def score_item(item: Item, preset: Preset, verifier: Verifier, judged: Status | 
         status=verdict.status,
         extracted=verdict.extracted,
         components={
-            "answer": float(correct),
+            "answer": float(correct) if outcome.measure is None else outcome.measure,
             "format": float(form),
             "length": reward.length,
             **({} if probability is None else {"probability": probability}),
@@ -228,7 +229,9 @@ def _reward(preset: Preset, outcome: Outcome, span: Length | None) -> Reward:
         term = length.l1_term("exact", tokens, target)
     else:
         # L1-Max multiplies: of what being correct adds, the factor is left.
-        wrong = preset.reward(dataclasses.replace(outcome, status="incorrect", probability=None))
+        wrong = preset.reward(
+            dataclasses.replace(outcome, status="incorrect", probability=None, measure=outcome.measure and 0.0)
+        )
         term = (length.l1_term("max", tokens, target) - 1.0) * (reward.value - wrong.value) if correct else 0.0
     return Reward(reward.value + term, reward.length + term)
 

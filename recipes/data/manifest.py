@@ -20,15 +20,26 @@ import importlib.metadata
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from conversion.digests import file_digest
 from recipes.data.contamination import Contaminated
 from recipes.data.example import Example
 from recipes.data.mojibake import misread
 from recipes.data.readers import LeftOut
-from recipes.data.sources import FileSource, Source
+from recipes.data.sources import FileSource
 from recipes.monitor.run_folder import replace_file
+
+
+class Origin(Protocol):
+    """Where rows come from: its name in messages, and what the manifest says of it."""
+
+    @property
+    def name(self) -> str:
+        """A path or a data set's name."""
+
+    def origin(self) -> dict[str, Any]:
+        """What it is, by content."""
 
 
 class Tally:
@@ -58,7 +69,7 @@ def manifest_path(out: Path) -> Path:
 
 
 def write_manifest(
-    out: Path, tally: Tally, *, kind: str, ids: str, source: Source, options: dict[str, Any]
+    out: Path, tally: Tally, *, kind: str, ids: str, source: Origin, options: dict[str, Any]
 ) -> dict[str, Any]:
     """Writes the manifest of OUT, which is there already, and returns it. Raises OSError."""
     manifest = {

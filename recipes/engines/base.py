@@ -76,12 +76,35 @@ class Completion:
         finished: whether a stop token or string ended it, and not the limit.
         versions: of the weights that wrote it, as (version, number of tokens) in order; a version is the number of
             steps that the policy had taken.
+        partial: it was broken off before its end, and may be gone on with.
     """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finished: bool
     versions: tuple[tuple[int, int], ...] = ()
+    partial: bool = False
+
+    def followed_by(self, rest: Completion) -> Completion:
+        """Both as one response, which ends as `rest` does."""
+        spans = list(self.versions)
+        for version, count in rest.versions:
+            if spans and spans[-1][0] == version:
+                version, count = version, spans.pop()[1] + count
+            spans.append((version, count))
+        return Completion(self.ids + rest.ids, self.logprobs + rest.logprobs, rest.finished, tuple(spans), rest.partial)
+
+    def until(self, end: int) -> Completion:
+        """Its first tokens, as a response that is finished with the last of them."""
+        spans, left = [], end
+        for version, count in self.versions:
+            if left > 0:
+                spans.append((version, min(count, left)))
+            left -= count
+        return Completion(self.ids[:end], self.logprobs[:end], True, tuple(spans))
+
+
+NOTHING_YET = Completion((), (), False, partial=True)
 
 
 @dataclass(frozen=True)

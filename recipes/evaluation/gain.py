@@ -24,6 +24,7 @@ from typing import Any
 
 from conversion.tokenizer_check import encode
 from recipes.engines.base import TokenSequence
+from recipes.evaluation.statistics import interval_of_values
 from recipes.evaluation.steps import reasoning, reasoning_steps
 from recipes.rollout.prompts import Prompt
 
@@ -65,7 +66,11 @@ def info_gain(nlls: Sequence[float]) -> float:
 
 
 def summarize(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Over all responses, right ones and wrong ones: mean and median InfoGain, mean gain in nats, share that gains."""
+    """Over all responses, right ones and wrong ones: mean and median InfoGain, mean gain in nats, share that gains.
+
+    Beside them the 95 % bootstrap `intervals` of means and share, over questions; those of gains, which have no limits,
+    only where they differ.
+    """
     parts = {
         "all": rows,
         "correct": [row for row in rows if row["status"] == "correct"],
@@ -78,11 +83,17 @@ def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if not rows:
         return {"responses": 0}
     gains, nats = [row["info_gain"] for row in rows], [row["nlls"][0] - row["nlls"][-1] for row in rows]
+    asked, gaining = [row["id"] for row in rows], [float(value > 0) for value in nats]
+    intervals = {"gaining": list(interval_of_values(list(zip(asked, gaining, strict=True))))}
+    for name, values in (("info_gain", gains), ("nats", nats)):
+        if len(set(asked)) > 1 and len(set(values)) > 1:
+            intervals[name] = list(interval_of_values(list(zip(asked, values, strict=True)), least=None))
     return {
         "responses": len(rows),
         "mean_steps": statistics.fmean(len(row["nlls"]) - 1 for row in rows),
         "info_gain": statistics.fmean(gains),
         "median_info_gain": statistics.median(gains),
         "nats": statistics.fmean(nats),
-        "gaining": statistics.fmean(value > 0 for value in nats),
+        "gaining": statistics.fmean(gaining),
+        "intervals": intervals,
     }

@@ -10,15 +10,17 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from conversion import command
+from conversion import command, lock
 from conversion.digests import file_digest
 from conversion.errors import ConversionError
 from conversion.evaluation import EvaluationError, shown
+from conversion.evaluation_scores import ScoreTable, score_tables
 from conversion.evaluation_tables import markdown_table, plain_markdown, set_columns, set_rows
 from recipes.data.example import Example
 from recipes.data.variants import PLAIN
@@ -43,13 +45,13 @@ from recipes.evaluation.page_parts import (
 )
 from recipes.evaluation.questions import INVALID, Row, is_scored, variant_of
 from recipes.evaluation.reading import Evaluated, asked_questions, read_evaluated
-from recipes.evaluation.scores import ScoreTable, read_scores, score_tables, scores_path
+from recipes.evaluation.scores import read_scores, scores_path
 from recipes.evaluation.summary import summarize, uncovered
 from recipes.monitor.report_data import task_name
 from recipes.monitor.run_folder import replace_file
 
 _PERCENT = ("0", "50", "100%")
-_FIGURES = ("tasks", "sets", "all", "order", "transfer", "budgets", "scores", "scores_left_out")
+_FIGURES = ("tasks", "sets", "distributions", "all", "order", "transfer", "budgets", "scores", "scores_left_out")
 _OUTCOMES = {"correct": ("✓", "Correct"), "incorrect": ("✗", "Incorrect"), "malformed": ("?", "No readable answer")}
 
 
@@ -95,10 +97,16 @@ def add_scores(answers: Path, kind: str, questions: Sequence[Path], scores: Mapp
     replace_file(target, (json.dumps({**about, **scores}, indent=1) + "\n").encode())
     if answers.with_suffix(".json").is_file():
         try:
-            write_page(answers)
-        except EvaluationError as error:
+            with _held(answers):
+                write_page(answers)
+        except (EvaluationError, lock.LockedError) as error:
             print(f"{target} is written; it is shown on no page: {error}", file=sys.stderr)
     return target
+
+
+def _held(path: Path) -> AbstractContextManager[None]:
+    """The evaluation's own lock: whoever evaluates again under that name writes the same files."""
+    return lock.held(path.with_suffix(".lock"))
 
 
 def identified(path: Path) -> dict[str, str]:
@@ -177,6 +185,9 @@ def _accuracy(result: Mapping[str, Any]) -> str:
     if result["sets"]:
         rows.append(group_line("By set", len(head)))
         rows += [_figures_line(name, own, most) for name, own in result["sets"].items()]
+    if result["distributions"]:
+        rows.append(group_line("By distribution", len(head)))
+        rows += [_figures_line(name, own, most) for name, own in result["distributions"].items()]
     rows.append(_figures_line("All questions", result["all"], most, "total"))
     return f"""<div class="card whole">{table("Accuracy by task and set with 95% intervals", head, rows)}
 <p class="healthy"><b>How to read it.</b> The bar around a point is a 95% bootstrap interval over questions. An answer
@@ -356,8 +367,11 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("result", metavar="NAME.json", type=command.path_argument, help="of RUN/evaluation")
-    for path in write_page(parser.parse_args().result):
-        print(path)
+    result = parser.parse_args().result
+    # What is no evaluation gets no lock beside it.
+    read_evaluated(result)
+    with _held(result):
+        print(*write_page(result), sep="\n")
 
 
 if __name__ == "__main__":

@@ -147,14 +147,25 @@ def _row(line: bytes, where: str) -> dict[str, Any]:
     return row
 
 
-def asked_questions(result: dict[str, Any]) -> dict[str, Example]:
-    """The questions by id, of those files that are still what was asked."""
-    found: dict[str, Example] = {}
+def asked_files(result: Mapping[str, Any]) -> list[Path]:
+    """The files of questions that are still what was asked."""
+    found = []
     for file in result["measured"]["data"]:
         path = Path(file["path"])
         try:
             if path.is_file() and file_digest(path) == file["sha256"]:
-                found |= {example.id: example for example in iterate_examples(path)}
+                found.append(path)
+        except OSError:
+            continue
+    return found
+
+
+def asked_questions(result: Mapping[str, Any]) -> dict[str, Example]:
+    """The questions by id, of those files that are still what was asked."""
+    found: dict[str, Example] = {}
+    for path in asked_files(result):
+        try:
+            found |= {example.id: example for example in iterate_examples(path)}
         except (OSError, ExampleError):
             continue
     return found

@@ -59,21 +59,32 @@ def intervals(values: ArrayLike, least: float = 0.0) -> list[Interval]:
     return [_alike(column, least) or end for column, end in zip(array.T, ends, strict=True)]
 
 
-def interval_of_values(values: Sequence[tuple[str, float]]) -> Interval:
+def interval_of_values(values: Sequence[tuple[str, float]], least: float | None = 0.0) -> Interval:
     """`interval` of the mean over all values, where a question may have several: it is drawn with all of its own.
 
     Args:
-        values: each with its question; one at least, from 0 to 1.
+        values: each with its question; one at least.
+        least: they go from here to 1; None where they have no limits, and then must not all be alike.
     """
     sums: dict[str, list[float]] = {}
     for question, value in values:
         own = sums.setdefault(question, [0.0, 0.0])
         own[0] += value
         own[1] += 1
-    array = np.array(list(sums.values()))
+    return interval_of_ratio(list(sums.values()), least)
+
+
+def interval_of_ratio(values: ArrayLike, least: float | None = 0.0) -> Interval:
+    """`interval` of one sum over questions divided by another, as of a mean in which questions have weights.
+
+    Args:
+        values: [questions, 2], what each adds to both sums; the second is above 0.
+        least: as for `interval_of_values`, of every question's own ratio.
+    """
+    array = np.asarray(values, dtype=float)
     drawn = _resampled(array)
-    means = (array[:, 0] / array[:, 1], drawn[:, 0] / drawn[:, 1])
-    return _alike(means[0], 0.0) or _ends(means[1][:, None])[0]
+    alike = None if least is None else _alike(array[:, 0] / array[:, 1], least)
+    return alike or _ends((drawn[:, 0] / drawn[:, 1])[:, None])[0]
 
 
 def interval_of_mean(groups: Sequence[ArrayLike], least: float = 0.0) -> Interval:

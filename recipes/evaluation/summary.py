@@ -8,6 +8,7 @@ invalid ones (malformed, no_answer) are wrong, and counted.
              that an endpoint's filter withheld
     tasks    figures of each kind of task
     sets     figures of each set (`source`), with its subjects and calculators
+    distributions   figures of the sets in and out of the distribution that was trained on, where questions say which
     all      figures of all questions
     order, transfer   what other variants of the questions show (`recipes.evaluation.robustness`); null without them
     budgets  figures at every budget of tokens (`recipes.evaluation.budgets`); null without them
@@ -49,11 +50,12 @@ def summarize(rows: Sequence[Row]) -> dict[str, Any]:
         "sets": {
             name: {
                 **figures(own, grid),
-                "subjects": {key: figures(part, grid) for key, part in _parts(own, "subject")},
-                "calculators": {key: figures(part, grid) for key, part in _parts(own, "calculator")},
+                "subjects": {key: figures(part, grid) for key, part in parts_by(own, "subject")},
+                "calculators": {key: figures(part, grid) for key, part in parts_by(own, "calculator")},
             }
-            for name, own in _parts(questions, "source")
+            for name, own in parts_by(questions, "source")
         },
+        "distributions": {name: figures(own, grid) for name, own in parts_by(questions, "distribution")},
         "order": order_bias(rows),
         "transfer": transfer(rows),
         "budgets": budget_figures(rows),
@@ -119,8 +121,8 @@ def _curve(values: np.ndarray, intervals: Sequence[statistics.Interval], grid: S
     return found
 
 
-def _parts(questions: Sequence[Question], key: str) -> list[tuple[str, list[Question]]]:
-    """Questions by a key of theirs, in its order; those without it are in none."""
+def parts_by(questions: Sequence[Question], key: str) -> list[tuple[str, list[Question]]]:
+    """Questions by a key of their rows, in its order; those without it are in none."""
     found: dict[str, list[Question]] = {}
     for question in questions:
         if question.first.get(key) is not None:
@@ -174,7 +176,7 @@ def table(result: Mapping[str, Any]) -> list[str]:
     parts = [pair for name, own in result["sets"].items() for pair in ((name, own), *_inner(own))]
     if not parts:
         return []
-    parts.append(("all", result["all"]))
+    parts += [*result["distributions"].items(), ("all", result["all"])]
     most = result["all"]["curve"][-1]["k"] if result["all"]["curve"] else None
     head = ["", "questions", "accuracy", "95% interval", "invalid", "cut off", "tokens"]
     head += [f"pass@{most}", f"maj@{most}", "agreement"] if most else []

@@ -115,6 +115,16 @@ CHARTS = (
         from_zero=True,
     ),
     Chart(
+        "reasoning",
+        "What reasoning tells of the answer",
+        "number",
+        (Line("reasoning/gain", "Gain, nats a token", "blue"),),
+        "Above zero and rising: the policy's reasoning makes the right answer likelier in its own eyes. Near zero it "
+        "decorates an answer that was settled before; accuracy that rises while this falls means answers learned by "
+        "heart. Below zero it talks itself out of what it knows.",
+        special=True,
+    ),
+    Chart(
         "groups",
         "Groups without a lesson",
         "percent",

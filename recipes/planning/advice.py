@@ -61,6 +61,20 @@ def _servers(plan: Plan) -> list[str]:
         )
     if servers.colocated and not servers.sleeps:
         said.append("vLLM holds its memory while the trainer computes: set rollout.vllm.sleep=true.")
+    rollout = plan.config.rollout
+    if rollout.ahead:
+        sampling, handing_over = plan.seconds["generation"], plan.seconds["weights to vLLM"]
+        least = handing_over + max(sampling, plan.step_seconds - handing_over - sampling)
+        said.append(
+            f"Seconds are those of rollout.ahead=0. With ahead={rollout.ahead} servers sample while the trainer "
+            f"computes: {least:.0f} s a step at best, on GPUs of their own; more than 1 saves the wait for a batch's "
+            "longest responses alone, which no plan knows."
+        )
+    if rollout.over_sample:
+        said.append(
+            "Seconds are those of rollout.over_sample=0: neither what its further prompts cost nor the wait for the "
+            "longest responses that they save is planned."
+        )
     return said
 
 

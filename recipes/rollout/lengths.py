@@ -112,14 +112,17 @@ class Targets:
         self._form = prompt_form(config)
         self._drawn = config.reward.length_mode != "none" and common_target(config) is None
 
-    def asked(self, prompts: Sequence[Prompt], step: int, batch: int) -> list[Prompt]:
-        """The prompts of a step's batch as they are asked, each with its own target; as they are where all share one.
+    def asked(self, prompts: Sequence[Prompt], draws: Sequence[tuple[int, int]]) -> list[Prompt]:
+        """Prompts as they are asked, each with its own target; as they are where all share one.
+
+        Args:
+            prompts: any.
+            draws: the step of each, and its number in it.
 
         Raises:
             RowError: see `render_prompts`.
         """
         if not self._drawn:
             return list(prompts)
-        first = batch * self._config.rollout.prompts
-        targets = [draw_target(self._config, step, first + place) for place in range(len(prompts))]
+        targets = [draw_target(self._config, step, number) for step, number in draws]
         return render_prompts([prompt.example for prompt in prompts], self._tokenizer, self._form, targets)

@@ -11,6 +11,9 @@ rewarded too much alike are left out: those whose standard deviation is below a 
 The reward server's verdict plays no part in it; it is still asked for the form and for `accuracy/*`, so that a run
 shows what its reward does not see. What the server could not score stays without a reward.
 
+`reasoning_gain` takes the same texts as a diagnostic of any reward: how much likelier reasoning makes the right answer,
+in nats a token, which is Knowledge-or-Reasoning's gain from all steps at once (`recipes.evaluation.gain`).
+
 Where it differs: without the form r - r0 counts as 0, since there is no place where the answer would stand; the running
 mean keeps 0.9 of itself a step, as the paper's value is not known to us.
 """
@@ -73,7 +76,8 @@ class Likelihood:
         """The groups of these kinds with their own rewards, by the policy as it is; others as they are."""
         own = {n: group for n, group in enumerate(groups) if group[0].prompt.example.group in self._kinds}
         asked = {n: sequences(group, self._tokenizer) for n, group in own.items()}
-        found = iter(self._probabilities([each for part in asked.values() for each in part]))
+        everything = [each for part in asked.values() for each in part]
+        found = iter(_probability(each) for each in answer_logprobs(everything, self._engine, self._longest))
         done, after, before = list(groups), list[float](), list[float]()
         for n, group in own.items():
             without, *behind = (next(found) for _ in asked[n])
@@ -87,16 +91,6 @@ class Likelihood:
                 keeps[n] = keep
             metrics["likelihood/left_out_share"] = 1 - sum(keeps[n] for n in own) / len(own)
         return Rewarded(done, keeps, metrics)
-
-    def _probabilities(self, asked: Sequence[tuple[TokenSequence, int] | None]) -> list[float | None]:
-        """The mean probability of each one's last tokens; None where nothing is asked, or more than the model reads."""
-        fits = [each is not None and len(each[0].ids) <= self._longest for each in asked]
-        batch = [each[0] for each, fit in zip(asked, fits, strict=True) if each and fit]
-        logprobs = iter(self._engine.logprobs(TokenBatch(tuple(batch))) if batch else ())
-        return [
-            float(np.exp(next(logprobs)[-each[1] :]).mean()) if each and fit else None
-            for each, fit in zip(asked, fits, strict=True)
-        ]
 
     def _told_apart(self, groups: Sequence[Group]) -> list[bool]:
         """Which groups' rewards differ as much as is asked of what they did lately; the first ones all do."""
@@ -125,6 +119,41 @@ def sequences(group: Group, tokenizer: Any) -> list[tuple[TokenSequence, int] | 
     answer, *thoughts = encode(tokenizer, [prompt.example.gold(), *written])
     found = [(TokenSequence((*prompt.ids, *each, *answer), len(prompt.ids)), len(answer)) for each in thoughts]
     return [found[0], *(one if _has_form(t) else None for t, one in zip(group, found[1:], strict=True))]
+
+
+def answer_logprobs(
+    asked: Sequence[tuple[TokenSequence, int] | None], engine: PolicyEngine, longest: int
+) -> list[list[float] | None]:
+    """Log-probabilities of each one's last tokens; None where nothing is asked, or more than `longest` tokens."""
+    fits = [each is not None and len(each[0].ids) <= longest for each in asked]
+    batch = [each[0] for each, fit in zip(asked, fits, strict=True) if each and fit]
+    logprobs = iter(engine.logprobs(TokenBatch(tuple(batch))) if batch else ())
+    return [next(logprobs)[-each[1] :] if each and fit else None for each, fit in zip(asked, fits, strict=True)]
+
+
+def reasoning_gain(groups: Sequence[Group], engine: PolicyEngine, tokenizer: Any, longest: int) -> dict[str, float]:
+    """How much likelier reasoning makes the right answer, by the policy as it is; collective over all ranks.
+
+    Args:
+        groups: what a step sampled; responses without the form have no place for an answer and are left out.
+        engine: of the policy.
+        tokenizer: of the checkpoint.
+        longest: tokens that the model reads at most.
+
+    Returns:
+        `reasoning/gain`, the mean over responses of the right answer's mean log-probability after the reasoning less
+        that after none, in nats a token; and `reasoning/gaining_share`, of responses, where it is above 0. Nothing
+        where no response counts.
+    """
+    asked = [sequences(group, tokenizer) for group in groups]
+    found = iter(answer_logprobs([each for part in asked for each in part], engine, longest))
+    gains = list[float]()
+    for part in asked:
+        without, *behind = (next(found) for _ in part)
+        gains += [_mean(after) - _mean(without) for after in behind if after is not None and without is not None]
+    if not gains:
+        return {}
+    return {"reasoning/gain": _mean(gains), "reasoning/gaining_share": _mean([gain > 0 for gain in gains])}
 
 
 def definition(reward: Mapping[str, str], config: Config) -> dict[str, str]:
@@ -162,6 +191,10 @@ def _with_reward(trajectory: Trajectory, after: float | None, before: float | No
         parts = {**score.components, "likelihood": gain}
         rewarded = dataclasses.replace(score, reward=gain + _FORM + length, components=parts)
     return dataclasses.replace(trajectory, score=rewarded)
+
+
+def _probability(logprobs: Sequence[float] | None) -> float | None:
+    return None if logprobs is None else float(np.exp(logprobs).mean())
 
 
 def _deviation(group: Group) -> float:

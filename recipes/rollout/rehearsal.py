@@ -15,7 +15,7 @@ from typing import Any
 from recipes.data.example import iterate_examples, read_examples
 from recipes.rollout.lengths import taught_prompts, training_form
 from recipes.rollout.prompts import DataError, Prompt, RowError, prompt_form, render_prompts, trace_ids
-from recipes.rollout.rows import chosen, contamination, held_out, prompt_order, taught
+from recipes.rollout.rows import check_best, chosen, contamination, held_out, prompt_order, taught
 from recipes.rollout.scoring import RewardError, check_rows, reward_definition
 from recipes.rollout.server import reward_client
 from recipes.runtime.config import Config, RewardConfig
@@ -106,6 +106,8 @@ def read_rows(config: Config, stage: str, tokenizer: Any) -> list[File]:
     if keys[0] == "train":
         usable = [row.prompt for file in files if file.key == "train" for row in file.fitting]
         prompt_order(usable, config)
+        if stage == "grpo":
+            check_best(usable, config)
     return files
 
 

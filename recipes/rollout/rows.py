@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import chain
 
 from recipes.data.contamination import check_training
-from recipes.data.example import Example, iterate_examples, read_examples
+from recipes.data.example import REPORT_GROUPS, Example, iterate_examples, read_examples
 from recipes.rollout.prompts import DataError, Prompt, PromptOrder
 from recipes.runtime.config import Config, DataConfig
 from recipes.runtime.launch import is_leader
@@ -83,3 +83,14 @@ def prompt_order(prompts: Sequence[Prompt], config: Config, *, adaptive: bool = 
             f"{error}: data.only leaves {len(prompts)} of their rows; leave data.mix out, or name rows of these kinds "
             "in data.only too"
         ) from None
+
+
+def check_best(prompts: Sequence[Prompt], config: Config) -> None:
+    """Raises DataError where `trainer.best` goes by a kind of task that is never drawn, and so would have no value."""
+    drawn = {kind for kind, weight in config.data.mix.items() if weight > 0} or {p.example.group for p in prompts}
+    for kind in config.trainer.best.split("/"):
+        if kind in REPORT_GROUPS and kind not in drawn:
+            raise DataError(
+                f"trainer.best={config.trainer.best}: no {kind} question is trained on, so that no checkpoint would be "
+                f"the best; take one of {', '.join(sorted(drawn))}, or the mean"
+            )

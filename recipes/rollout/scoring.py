@@ -231,7 +231,12 @@ def _graded(example: Example, config: RewardConfig) -> dict[str, Any]:
     """How an open answer is graded, where it is not by exact matches; a judge is told the question."""
     if example.task != "text" or config.text_metric == "exact":
         return {}
-    graded = {"metric": config.text_metric, "threshold": config.text_threshold, "compat": config.text_compat}
+    graded = {
+        "metric": config.text_metric,
+        "threshold": config.text_threshold,
+        "compat": config.text_compat,
+        "continuous": config.text_continuous,
+    }
     asked = f"{example.context or ''}\n{example.question}".strip()
     return graded | ({"question": asked} if _is_judged(config) else {})
 

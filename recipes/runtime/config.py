@@ -209,6 +209,8 @@ class RewardConfig:
         length_only_correct: length counts only where the answer is correct.
         text_metric: how open answers are graded: exact, f1, bleu, ems, merge, rouge_l, judge or judge_probability; all
             but exact and judge above `text_threshold`. Med-U1's is merge with 45, as released with `text_compat`.
+        text_continuous: preset med_u1 pays an open answer measure / 100 in place of +-1 (Med-U1's continuous metric),
+            with bleu, ems, merge and rouge_l; right is still what is above `text_threshold`.
         likelihood: kinds of task (choice, calculation, text) rewarded by how much likelier reasoning makes the right
             answer in the policy's own eyes, and not by the server's verdict (RLPR, recipes/rollout/likelihood.py).
         likelihood_filter: leave out prompts whose responses' rewards have less than this share of the usual standard
@@ -236,6 +238,7 @@ class RewardConfig:
     text_metric: str = "exact"
     text_threshold: float | None = None
     text_compat: bool = False
+    text_continuous: bool = False
     likelihood: list[str] = field(default_factory=list)
     likelihood_filter: float = 0.0
     allow_change: bool = False
@@ -337,7 +340,8 @@ class TrainerConfig:
         batch: sequences an optimizer step (SFT alone).
         save_every: steps between checkpoints; 0 keeps only the last.
         keep: checkpoints to keep; the best is kept beside them.
-        best: metric whose highest mean since the checkpoint before makes a checkpoint the best; none of SFT's.
+        best: metric whose highest mean since the checkpoint before makes a checkpoint the best, of a kind of task that
+            is trained on; none of SFT's.
         max_skipped: stop after so many steps in a row whose loss or gradient was not finite; each is skipped.
         trackers: wandb, mlflow; metrics.jsonl and TensorBoard files are always written.
         profile_first, profile_steps: steps to trace with torch's profiler.
@@ -361,9 +365,12 @@ class MonitorConfig:
 
     Attributes:
         stop_on_hacking: end the run when it drifts into a phase that cheats (docs/monitoring.md); GRPO alone.
+        gain_every: steps between measurements of how much likelier reasoning makes the right answer, which take a pass
+            of the trainer over the step's responses (docs/monitoring.md); 0 makes none. GRPO alone.
     """
 
     stop_on_hacking: bool = False
+    gain_every: int = 0
 
 
 @dataclass

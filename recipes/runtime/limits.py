@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 KINDS = ("choice", "calculation", "text")
 COMPONENTS = ("answer", "format", "length")
+# Of open answers, from 0 to 100.
+MEASURES = ("bleu", "ems", "merge", "rouge_l")
 # Names of checkpoints have six digits.
 _MOST_STEPS = 999_999
 _MONTH_MINUTES = 43_200
@@ -71,7 +73,9 @@ LIMITS: dict[str, Range] = {
     **{f"critic.{key}": _COUNT for key in ("mini_batches", "epochs")},
     "critic.alone_steps": NOT_NEGATIVE,
     "rollout.tensor": NOT_NEGATIVE,
-    "rollout.ahead": Range(0, 1),
+    "rollout.ahead": Range(0, 4),
+    "rollout.over_sample": Range(0, 4),
+    "rollout.continued": Range(0, 8),
     "rollout.mismatch_warn": _POSITIVE,
     "rollout.mismatch_stop": _POSITIVE,
     "rollout.vllm.replicas": _COUNT,
@@ -104,6 +108,7 @@ LIMITS: dict[str, Range] = {
     "evaluation.top_p": Range(0, 1, above=True),
     "evaluation.shuffles": NOT_NEGATIVE,
     **{f"evaluation.endpoint.{key}_timeout_s": _POSITIVE for key in ("attempt", "total")},
+    "monitor.gain_every": NOT_NEGATIVE,
     "trainer.steps": Range(1, _MOST_STEPS),
     "trainer.max_seconds": NOT_NEGATIVE,
     "trainer.batch": _COUNT,
@@ -145,7 +150,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "reward.match": ("strict", "lenient"),
     "reward.format": ("strict", "lenient"),
     "reward.length_shape": ("preset", "l1", "dapo", "relative", "relative_all"),
-    "reward.text_metric": ("exact", "f1", "bleu", "ems", "merge", "rouge_l", "judge", "judge_probability"),
+    "reward.text_metric": ("exact", "f1", *MEASURES, "judge", "judge_probability"),
     # Of the metrics those that are better the higher they are, and that training measures.
     "trainer.best": tuple(f"{what}/{of}" for what in ("accuracy", "reward") for of in ("mean", *KINDS))
     + tuple(f"reward/{of}/{part}" for of in ("component", *KINDS) for part in COMPONENTS),

@@ -49,7 +49,10 @@ class RolloutConfig:
             on fixed probes after every hand-over of weights, above which the run warns or stops. null: 1e-3 and 1e-2
             with model.precision=float32, 0.05 and 0.2 with bfloat16.
         vllm: its servers.
-        ahead: 1 samples the next step's batch while this one trains, by weights one step older; 0 one after the other.
+        ahead: steps whose batches are sampled while this one trains, by weights so many steps older; 0 one after the
+            other.
+        over_sample: share of further prompts that a batch asks for; it ends as soon as `prompts` groups are whole.
+        continued: steps that what was broken off then is gone on with; 0 drops it.
         prompts: prompts a step, over all ranks.
         group_size: responses a prompt.
         max_batches: above 1, groups of equal rewards (before any length term) are replaced by sampling further prompts,
@@ -69,6 +72,8 @@ class RolloutConfig:
     mismatch_stop: float | None = None
     vllm: VLLMConfig = field(default_factory=VLLMConfig)
     ahead: int = 0
+    over_sample: float = 0.0
+    continued: int = 0
     prompts: int = 32
     group_size: int = 8
     max_batches: int = 1

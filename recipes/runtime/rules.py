@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from recipes.data.contamination import LIKENESSES
 from recipes.runtime.config import Config, require
-from recipes.runtime.limits import CHOICES, COMPONENTS, KINDS, LIMITS, NOT_NEGATIVE, Range
+from recipes.runtime.limits import CHOICES, COMPONENTS, KINDS, LIMITS, MEASURES, NOT_NEGATIVE, Range
 from recipes.runtime.rollout_config import RolloutConfig
 
 
@@ -28,7 +28,7 @@ class Stage(Enum):
 
     GRPO = (
         *("output", "model.", "parallel.", "optimizer.", "algorithm.", "critic.", "rollout.", "reward.", "data."),
-        "trainer.",
+        *("trainer.", "monitor."),
     )
     SFT = ("output", "model.", "parallel.", "optimizer.", "data.", "trainer.")
     EVALUATE = (
@@ -67,8 +67,10 @@ def validate(config: Config, stage: Stage) -> None:
         _check_algorithm(config)
     if stage.uses("rollout.max_new_tokens"):
         _check_rollout(config, stage)
-    if stage.uses("rollout.ahead") and config.rollout.ahead:
-        _check_ahead(config.rollout)
+    if stage.uses("rollout.ahead"):
+        _check_over_sample(config.rollout)
+        if config.rollout.ahead:
+            _check_ahead(config.rollout)
     if stage.uses("reward.url"):
         _check_reward(config)
     if stage is Stage.GRPO and config.reward.length_draw != "fixed":
@@ -300,20 +302,39 @@ def _check_rollout(config: Config, stage: Stage) -> None:
 
 
 def _check_ahead(rollout: RolloutConfig) -> None:
+    ahead = f"rollout.ahead={rollout.ahead}"
     require(
         rollout.sampler == "vllm",
-        "rollout.ahead=1 samples while the model trains, which the embedded sampler cannot: it is that model; choose "
+        f"{ahead} samples while the model trains, which the embedded sampler cannot: it is that model; choose "
         "rollout=vllm, or set rollout.ahead=0",
     )
     require(
         rollout.max_batches == 1,
         f"rollout.max_batches={rollout.max_batches} draws further prompts once responses are scored, and "
-        "rollout.ahead=1 has begun the next step's by then; set max_batches=1 or ahead=0",
+        f"{ahead} has begun the next step's by then; set max_batches=1 or ahead=0",
     )
     require(
         not rollout.vllm.sleep,
-        "rollout.vllm.sleep=true gives GPUs up while the trainer computes, which is when rollout.ahead=1 samples; set "
+        f"rollout.vllm.sleep=true gives GPUs up while the trainer computes, which is when {ahead} samples; set "
         "sleep=false and give servers GPUs of their own, or set rollout.ahead=0",
+    )
+
+
+def _check_over_sample(rollout: RolloutConfig) -> None:
+    require(
+        rollout.over_sample == 0 or rollout.sampler == "vllm",
+        f"rollout.over_sample={rollout.over_sample:g}: the embedded sampler ends all responses together, and none can "
+        "be broken off; choose rollout=vllm, or set over_sample=0",
+    )
+    require(
+        rollout.continued == 0 or rollout.over_sample > 0,
+        f"rollout.continued={rollout.continued} goes on with what rollout.over_sample has broken off; set over_sample, "
+        "or continued=0",
+    )
+    require(
+        rollout.continued == 0 or rollout.continued >= rollout.ahead,
+        f"rollout.continued={rollout.continued}: what is broken off is gone on with in the batch of rollout.ahead="
+        f"{rollout.ahead} steps later, and would be too old for it; set continued to as much at least",
     )
 
 
@@ -367,6 +388,11 @@ def _check_reward(config: Config) -> None:
         (reward.text_metric in ("exact", "judge")) == (reward.text_threshold is None),
         f"reward.text_metric={reward.text_metric} and reward.text_threshold={reward.text_threshold}: a threshold goes "
         "with every metric but exact and judge",
+    )
+    require(
+        not reward.text_continuous or (reward.preset == "med_u1" and reward.text_metric in MEASURES),
+        f"reward.text_continuous is for reward.preset=med_u1 with reward.text_metric one of {', '.join(MEASURES)}, not "
+        f"for {reward.preset} with {reward.text_metric}",
     )
     least, key = (reward.length_low, "low") if drawn else (reward.length_target, "target")
     require(

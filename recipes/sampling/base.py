@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from recipes.engines.base import Completion, EngineError, PolicyEngine, Sampling
 from recipes.runtime.config import Config
@@ -23,12 +23,14 @@ class Begun:
 
     Attributes:
         prompts, sampling: what was asked.
-        seconds: that the sampling took, on rank 0 once it is finished.
+        seconds: that the sampling took since that of another batch ended, on rank 0 once it is finished.
+        work: what the sampler knows of it.
     """
 
     prompts: Sequence[Sequence[int]]
     sampling: Sampling
     seconds: float = 0.0
+    work: Any = None
 
 
 class Sampler(Protocol):
@@ -36,6 +38,8 @@ class Sampler(Protocol):
 
     def update(self, version: int) -> dict[str, float]:
         """From here on samples are the policy's as it is; returns metrics of how far it is from the sampler's.
+
+        What is in flight is gone on with by these weights.
 
         Args:
             version: steps that the policy has taken; completions say it.
@@ -45,18 +49,30 @@ class Sampler(Protocol):
         """
         ...
 
-    def begin(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Begun:
-        """Asks for `sampling.copies` responses to every prompt, and returns at once.
+    def begin(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        *,
+        so_far: Sequence[Sequence[Completion]] = (),
+        enough: int | None = None,
+    ) -> Begun:
+        """Asks for `sampling.copies` responses to every prompt, and returns at once; several batches may be in flight.
 
-        One batch is in flight at a time, and none during an `update`.
+        Args:
+            prompts: token ids.
+            sampling: how.
+            so_far: what is there already of the responses to the first prompts; those that are `partial` are gone on
+                with, within the limit of the whole.
+            enough: prompts; once all responses to so many are there, the others are broken off. None for all.
         """
         ...
 
     def finish(self, begun: Begun, version: int) -> list[list[Completion]]:
-        """Waits for the responses; the same result on every rank.
+        """Waits for the responses; the same result on every rank. Those that were broken off are `partial`.
 
-        They are by the weights of the last `update`. Where all that hold these are lost, what is unanswered is sampled
-        by the policy as it is.
+        They are by the weights of the last `update` before they were begun, and of those since. Where all servers that
+        hold these are lost, what is unanswered is sampled by the policy as it is.
 
         Args:
             begun: from `begin`.
@@ -89,8 +105,17 @@ class EmbeddedSampler:
         self._version = version
         return {}
 
-    def begin(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Begun:
-        """See `Sampler.begin`."""
+    def begin(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        *,
+        so_far: Sequence[Sequence[Completion]] = (),
+        enough: int | None = None,
+    ) -> Begun:
+        """See `Sampler.begin`; all responses end together, so that none is broken off."""
+        assert not so_far
+        assert enough is None
         return Begun(prompts, sampling)
 
     def finish(self, begun: Begun, version: int) -> list[list[Completion]]:

@@ -21,10 +21,12 @@ class Verdict:
         status: correct; incorrect (read, and wrong); no_answer (nothing there, or it leaves open which answer is
             meant); malformed (there is an answer, but not of the task's form).
         extracted: the answer as it was read, in the task's canonical writing; None unless correct or incorrect.
+        measure: how like a right answer it is, from 0 to 100, where a measure decides.
     """
 
     status: VerdictStatus
     extracted: str | None = None
+    measure: float = 0.0
 
 
 NO_ANSWER = Verdict("no_answer")

@@ -6,6 +6,7 @@ out: synonymy, which needs a judge or a terminology.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 import unicodedata
@@ -64,14 +65,15 @@ def verify_overlap(
     """Correct iff the best value of the measure against a reference is above `threshold`, in 0 to 100 (Med-U1: 45).
 
     An answer that denies, or names several things (`claims`), is not, but with `compat`, which grades as Med-U1's
-    released code does. One of more than 512 words is an essay and malformed.
+    released code does. One of more than 512 words is an essay and malformed. What is not measured has a measure of 0.
     """
     found = _read(answer) if compat else _read_claim(answer, references)
     if isinstance(found, Verdict):
         return found
     if max(len(found), len(overlap.rouge_words(answer))) > overlap.MAX_WORDS:
         return MALFORMED
-    return judged(overlap.measure(measure, answer, references, compat=compat) > threshold, _shown(found))
+    value = overlap.measure(measure, answer, references, compat=compat)
+    return dataclasses.replace(judged(value > threshold, _shown(found)), measure=value)
 
 
 def token_f1(candidate: Sequence[str], reference: Sequence[str]) -> float:

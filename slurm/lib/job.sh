@@ -137,6 +137,7 @@ begin() { # ARGUMENT...: answers --help, --check and --submit; in a job it sets 
     ;;
   esac
   begin_job
+  if prepares; then prepare_data; fi
   if [[ -n ${GPU_JOB:-} ]]; then look_before; fi
 }
 
@@ -151,6 +152,37 @@ need_checkpoint() { # CHECKPOINT, with which the job begins
   [[ -f $CHECKPOINT/manifest.json ]] || fail 2 "CHECKPOINT=$CHECKPOINT: no manifest.json there; expected a checkpoint"
   mount_folder "$CHECKPOINT"
   START=$CHECKPOINT
+}
+
+prepares() { # whether the job makes its DATA of SOURCE; PREPARE is the kind of recipes.prepare_data that does
+  [[ -n ${PREPARE:-} && -n $SOURCE ]]
+}
+
+need_source() { # SOURCE, whose preparation makes DATA
+  [[ -z $DATA ]] || fail 2 "SOURCE and DATA are both set; set SOURCE to have DATA made of it, or DATA alone"
+  whole_path SOURCE
+  [[ -d $SOURCE ]] || fail 2 "SOURCE=$SOURCE: no such folder; expected one with the published files"
+  [[ $RUN/ != "$SOURCE"/* ]] || fail 2 "RUN=$RUN: lies in SOURCE=$SOURCE; set RUN to another folder"
+  mount_folder "$SOURCE"
+}
+
+take_prepared() { # DATA, and TEST_DATA where none is given, will be the prepared files in RUN/data
+  # Not exported: a next life has them of SOURCE again.
+  export -n DATA
+  DATA=$(in_list "$RUN/data/train.jsonl")
+  if [[ -n $TEST_DATA ]]; then return; fi
+  export -n TEST_DATA
+  TEST_DATA=$(in_list "$RUN/data/in_distribution.jsonl"),$(in_list "$RUN/data/out_of_distribution.jsonl")
+}
+
+rehearse_preparation() { # PYTHON: DATA and TEST_DATA are made in a folder that goes with this script
+  local folder
+  folder=$(mktemp -d)
+  # shellcheck disable=SC2064  # the folder of now
+  trap "rm -rf '$folder'" EXIT
+  (cd "$REPO" && "$1" -m recipes.prepare_data "$PREPARE" "$SOURCE" "$folder/data") ||
+    fail 2 "SOURCE=$SOURCE: cannot be prepared; the reason is above"
+  DATA=${DATA//"$RUN/data/"/"$folder/data/"} TEST_DATA=${TEST_DATA//"$RUN/data/"/"$folder/data/"}
 }
 
 need_release() { # RELEASE, whose folder is to be written in
@@ -169,8 +201,9 @@ need_training_inputs() { # ARGUMENT...: what training takes, unless only help is
   case ${1:-} in -h | --help) return ;; esac
   if [[ -n $CHECKPOINT ]]; then need_checkpoint; fi
   if [[ -n $MODEL || -z $CHECKPOINT ]]; then need_model; fi
-  need_files DATA "a JSONL file of training examples"
+  if prepares; then need_source; else need_files DATA "a JSONL file of training examples"; fi
   if [[ -n $TEST_DATA ]]; then need_files TEST_DATA "a JSONL file of test examples"; fi
+  if prepares; then take_prepared; fi
   if [[ -n $RELEASE ]]; then
     [[ -n $MODEL ]] || fail 2 "RELEASE is set without MODEL; set MODEL to the base model, which a release is compared with"
     need_release
@@ -259,11 +292,12 @@ trainer_nodes() { # NODES: prints how many of the job's nodes those of the serve
 }
 
 check_before_submission() { # SBATCH_OPTION...: what can be known on a login node
-  local nodes python="${VENV:+$VENV/bin/}python3"
+  local nodes python="${VENV:+$VENV/bin/}python3" DATA=${DATA:-} TEST_DATA=${TEST_DATA:-}
   nodes=$(nodes_of "$@")
   nodes=$(trainer_nodes "$nodes")
   if [[ -n ${GPU_JOB:-} ]]; then
     if (cd "$REPO" && "$python" -c 'import recipes.preflight') 2>/dev/null; then
+      if prepares && [[ ! -d $RUN/data ]]; then rehearse_preparation "$python"; fi
       settings "$(model_to_check)" "parallel.processes=$((nodes * TASKS_PER_NODE))"
       (cd "$REPO" && "$python" -m recipes.preflight --for "$GPU_JOB" "${SETTINGS[@]}") ||
         fail 2 "not fit to be submitted; the reason is above"
@@ -366,6 +400,11 @@ look_before() { # the settings on the first node, and a canary on every rank, be
 }
 
 # --- the steps --------------------------------------------------------------------------------------------------------
+
+prepare_data() { # SOURCE to RUN/data, unless that is there
+  on_head "$CPUS_PER_TASK" "$PYTHON" -m recipes.prepare_data "$PREPARE" "$SOURCE" "$RUN/data" --reuse
+  run_step preparation
+}
 
 convert_model() { # MODEL to START, unless that is there, or is CHECKPOINT or a run's last one
   local layout=()

@@ -88,14 +88,20 @@ need_files() { # NAME WHAT [LABEL]: files with commas between, in quotes where a
     whole_path file
     [[ -f $file ]] || fail 2 "$label: $file: no such file; expected $2"
     mount_folder "$(dirname "$file")"
-    if [[ $file == *,* ]]; then
-      [[ $file != *[\'\"\\]* ]] || fail 2 "$label: $file: a comma and a quote or backslash in one name; rename it"
-      file="'$file'"
-    fi
+    file=$(in_list "$file") || exit
     made+=("$file")
   done
   printf -v "$1" '%s,' "${made[@]}"
   printf -v "$1" %s "${!1%,}"
+}
+
+in_list() { # FILE: prints it as it stands between commas
+  local file=$1
+  if [[ $file == *,* ]]; then
+    [[ $file != *[\'\"\\]* ]] || fail 2 "$file: a comma and a quote or backslash in one name; rename it"
+    file="'$file'"
+  fi
+  printf '%s' "$file"
 }
 
 need_hf_model() { # NAME: makes its path whole

@@ -142,6 +142,7 @@ def test_a_card_tells_a_critic_from_a_group(advantage: str, method: str, run: Pa
 
 def test_a_release_is_a_model_with_its_card_and_sums(run: Path) -> None:
     out = run.parent / "medatron-tiny"
+    _write(run, "after", _read(run, "after") | {"scores": _SCORES})
     release(run, out)
     assert AutoModelForCausalLM.from_pretrained(out).config.num_hidden_layers == 4
     card = (out / "README.md").read_text()
@@ -161,6 +162,8 @@ def test_a_release_is_a_model_with_its_card_and_sums(run: Path) -> None:
         "By set, after (this model):",
         "| MedQA | 200 | 75.0% | 69.0% to 81.0% | 1.0% | 0.0% | 64 | 90.0% | 80.0% |",
         "| MMLU\\|1 | 200 | 75.0% |",
+        "With passages, after (this model):",
+        "| standard: right answers | 40 | 42.5% | 20.0% to 60.0% |",
         "## Limits of use in medicine",
         "not a medical device",
     ):
@@ -240,6 +243,8 @@ def test_an_evaluation_is_of_weights_and_not_of_a_path(run: Path) -> None:
 
 
 _OTHER = "ef" * 32
+_SHARES = {"answers": 40, "accuracy": 0.425, "intervals": {"accuracy": [0.2, 0.6]}}
+_SCORES = {"context": {"answers": {"sha256": "ab" * 32}, "scores": {"standard": _SHARES}}}
 
 
 @pytest.mark.parametrize(
@@ -251,6 +256,12 @@ _OTHER = "ef" * 32
         ("after", lambda r: r["tasks"]["choice"].update(accuracy="high"), r"tasks.choice.accuracy is 'high'"),
         ("after", lambda r: r | {"mean": math.nan}, r"mean is nan, expected a number from 0 to 1"),
         ("after", lambda r: r["sets"]["MedQA"].update(interval=[0.1]), r"the figures of MedQA are damaged"),
+        ("after", lambda r: r | {"scores": {"gain": {}}}, r"its scores are damaged"),
+        (
+            "after",
+            lambda r: r | {"answers_sha256": _OTHER, "scores": _SCORES},
+            r"scores.context are of other answers",
+        ),
         ("after", lambda r: r | {"measured": {}}, r"its digests are damaged \(KeyError: 'data'\)"),
         (
             "after",

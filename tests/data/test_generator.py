@@ -64,6 +64,9 @@ def test_no_training_question_has_an_unseen_wording(tmp_path: Path) -> None:
     assert {row.source for row in asked["unseen"]}.isdisjoint(row.source for row in asked["train"])
     only = embedded(tmp_path / "sums", **settings | {"train": 5, "sft": 5, "heldout": 5}, tasks=["calculation"])
     assert set(only) == {"train", "sft", "validation", "test"}
+    # Of fewer tasks, what an earlier call left must not stand beside the new files.
+    embedded(tmp_path, seed=0, train=2, sft=2, heldout=2, calculators="elementary", tasks=["calculation"])
+    assert not (tmp_path / "unseen.jsonl").exists()
     with pytest.raises(ValueError, match="a calculation has no unseen wording"):
         _generator("unseen").draw(random.Random(0), "calculation")
 

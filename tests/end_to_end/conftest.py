@@ -60,6 +60,7 @@ def settings(warm_checkpoint: Path, embedded_data: Path) -> Settings:
             f"data.train=[{embedded_data / 'train.jsonl'}]",
             *("trainer.steps=2", "trainer.max_seconds=0", "rollout.prompts=6", "rollout.group_size=4"),
             *("optimizer.final_share=1.0", "rollout.samples_every=1", "reward.preset=med_u1"),
+            "monitor.gain_every=4",
             *("optimizer.learning_rate=3e-4", "rollout.max_new_tokens=48", *more),
         ]
 

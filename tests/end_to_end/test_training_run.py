@@ -49,6 +49,7 @@ def test_a_run_writes_its_folder(finished: Path, warm_checkpoint: Path, tmp_path
         assert row["groups/null_reward_share"] == 0
         # Sampler and trainer are one model: the ratio of an on-policy token is 1 up to rounding.
         assert row["mismatch/token_prob_error"] == pytest.approx(1, abs=1e-4)
+    assert [row["step"] for row in rows if math.isfinite(row.get("reasoning/gain", math.nan))] == [1, 4]
     assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
     config = from_yaml((finished / "config.yaml").read_text())
     assert (config.model.path, config.trainer.steps) == (str(warm_checkpoint), STEPS)
@@ -122,7 +123,7 @@ def test_another_reward_is_refused(finished: Path, settings: Settings, tmp_path:
     state.write_text(state.read_text().replace(trained_with["hash"], "0" * 64))
     overrides = settings(folder, f"trainer.steps={STEPS + 1}")
     output = run("recipes.grpo", *overrides, log=tmp_path / "refused", fails=True)
-    assert "trained with reward med_u1 version 1 (000000000000)" in output
+    assert "trained with reward med_u1 version 2 (000000000000)" in output
     assert steps(folder) == list(range(1, STEPS + 1))
     run("recipes.grpo", *overrides, "reward.allow_change=true", log=tmp_path / "allowed")
     assert steps(folder) == list(range(1, STEPS + 2))

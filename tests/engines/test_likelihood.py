@@ -1,6 +1,8 @@
-"""The reward without a verifier is plain transformers' probability of the right answer, at TP 2 and PP 2."""
+"""The reward without a verifier, and what reasoning tells, by plain transformers' likelihoods, at TP 2 and PP 2."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import pytest
 import torch
@@ -12,55 +14,63 @@ from tests.engines.thoughts import LENGTH, QUESTIONS, scored_groups
 pytestmark = pytest.mark.multiprocess
 
 
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """0.9 max(0, r - r0) + 0.1 and the length term of every response; and each one's gain in nats that has the form."""
+
+    rewards: list[list[float | None]]
+    gains: list[float]
+
+
 @pytest.fixture(scope="module")
-def expected() -> list[list[float | None]]:
-    """0.9 max(0, r - r0) + 0.1 and the length term, with r by a pass of its own over each text."""
+def expected() -> Expected:
+    """By a pass of its own over each text."""
     model, tokenizer = (
         AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32),
         AutoTokenizer.from_pretrained(TINY),
     )
 
-    def probability(question: str, thought: str, answer: str) -> float:
+    def logprobs(question: str, thought: str, answer: str) -> torch.Tensor:
         asked, written, right = (
             tokenizer(text, add_special_tokens=False).input_ids for text in (question, thought, answer)
         )
         ids = torch.tensor([[*asked, *written, *right]])
         with torch.no_grad():
-            shares = torch.softmax(model(ids).logits[0].double(), -1)
+            found = torch.log_softmax(model(ids).logits[0].double(), -1)
         first = len(asked) + len(written)
-        return sum(float(shares[first + n - 1, token]) for n, token in enumerate(right)) / len(right)
+        return torch.stack([found[first + n - 1, token] for n, token in enumerate(right)])
 
-    found: list[list[float | None]] = []
+    rewards, gains = list[list[float | None]](), list[float]()
     for question, answer, opened, responses in QUESTIONS:
         begins = "" if opened else "<think>"
-        without = probability(question + opened, f"{begins}</think><answer>", answer)
-        rewards: list[float | None] = []
+        without = logprobs(question + opened, f"{begins}</think><answer>", answer)
+        rewards.append([])
         for response, status in responses:
             thought = response.partition("</think>")[0].removeprefix("<think>")
             if len(thought) > 400:
-                rewards.append(None)
+                rewards[-1].append(None)
                 continue
-            r = probability(question + opened, f"{begins}{thought}</think><answer>", answer)
-            rewards.append(
-                {"timeout": None, "malformed": LENGTH}.get(status, 0.9 * max(0.0, r - without) + 0.1 + LENGTH)
-            )
-        found.append(rewards)
-    return found
+            after = logprobs(question + opened, f"{begins}{thought}</think><answer>", answer)
+            earned = 0.9 * max(0.0, float(after.exp().mean() - without.exp().mean())) + 0.1 + LENGTH
+            rewards[-1].append({"timeout": None, "malformed": LENGTH}.get(status, earned))
+            if status != "malformed":
+                gains.append(float(after.mean() - without.mean()))
+    return Expected(rewards, gains)
 
 
 @pytest.mark.parametrize("layout", ["tp2", "pp2"])
-def test_rewards_are_probabilities_of_the_right_answer(
-    layout: str, expected: list[list[float | None]], world: World
-) -> None:
+def test_rewards_are_probabilities_of_the_right_answer(layout: str, expected: Expected, world: World) -> None:
     """A response without the form has its length term alone; what the server could not score stays unscored, as does
     what is too long for the model.
     """
     for rank in world.results(layout):
         found = rank["likelihood"]
-        for rewards, wanted in zip(found["rewards"], expected, strict=True):
+        for rewards, wanted in zip(found["rewards"], expected.rewards, strict=True):
             assert rewards == [None if w is None else pytest.approx(w, abs=1e-4) for w in wanted]
         assert found["rewards"][0][2:] == [LENGTH, None, None]
         assert 0 < found["metrics"]["likelihood/without"] < 1
+        assert found["gain"]["reasoning/gain"] == pytest.approx(sum(expected.gains) / 5, abs=1e-4)
+        assert found["gain"]["reasoning/gaining_share"] == sum(gain > 1e-4 for gain in expected.gains) / 5
     # A reasoning that names the answer makes it likelier.
     assert found["rewards"][1][0] > found["rewards"][1][1]
 

@@ -38,7 +38,7 @@ from recipes.engines.core.rotary import RotaryTable  # noqa: E402
 from recipes.engines.core.vocabulary import token_logprobs  # noqa: E402
 from recipes.engines.megatron.engine import MegatronEngine  # noqa: E402
 from recipes.engines.nemo_aligner.cpu import GroupStepAdamW  # noqa: E402
-from recipes.rollout.likelihood import Likelihood  # noqa: E402
+from recipes.rollout.likelihood import Likelihood, reasoning_gain  # noqa: E402
 from recipes.runtime.launch import init_process_group  # noqa: E402
 from recipes.runtime.loading import load  # noqa: E402
 from recipes.runtime.tokenizer import load_tokenizer  # noqa: E402
@@ -427,7 +427,7 @@ def hang(layout: list[str], task: Task) -> Any:
 
 
 def likelihood(layout: list[str], task: Task) -> Any:
-    """Rewards by likelihood, three times; the third by one that goes on where the first was."""
+    """Rewards by likelihood, three times, the third by one that goes on where the first was; and reasoning's gain."""
     engine = _engine(layout, task)
     tokenizer = load_tokenizer(task["model"])
     one, other = (Likelihood(engine.config, engine, tokenizer) for _ in range(2))
@@ -435,7 +435,8 @@ def likelihood(layout: list[str], task: Task) -> Any:
     other.restore(one.state())
     rewards = [[t.score.reward for t in group] for group in first.groups]
     keeps = [first.keeps, *(each.reward(scored_groups(tokenizer)).keeps for each in (one, other))]
-    return {"rewards": rewards, "metrics": first.metrics, "keeps": keeps}
+    gain = reasoning_gain(scored_groups(tokenizer), engine, tokenizer, engine.config.model.max_length)
+    return {"rewards": rewards, "metrics": first.metrics, "keeps": keeps, "gain": gain}
 
 
 TASKS = {

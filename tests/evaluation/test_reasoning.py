@@ -84,14 +84,16 @@ def test_the_command_scores_every_step(tmp_path: Path, endpoint: Endpoint, capsy
     choice, text, both = (result["scores"][name] for name in ("choice", "text", "all"))
     assert [choice[name]["mean"] for name in ("efficiency", "factuality", "completeness")] == [0.5, 0.5, 0.5]
     # No reasoning is no bad reasoning, and without an expert's nothing is incomplete.
-    assert [text[name] for name in ("efficiency", "completeness")] == [{"mean": None, "responses": 0}] * 2
+    nothing = {"mean": None, "responses": 0, "interval": None}
+    assert [text[name] for name in ("efficiency", "completeness")] == [nothing] * 2
     assert (both["responses"], both["without_reasoning"], both["unjudged"], both["mean_steps"]) == (2, 1, 0, 2)
     assert result["without_question"] == 1
     rows = [json.loads(line) for line in (tmp_path / "reasoning" / "after.jsonl").read_text().splitlines()]
     assert [step["kind"] for step in rows[0]["steps"]] == ["citation", "reasoning", "reasoning", "repetition"]
     assert [step["correct"] for step in rows[0]["steps"]] == [None, True, False, None]
     assert len(endpoint.asked) == 4 + 2 + 2
-    assert "efficiency 50.0% (1)" in capsys.readouterr().out
+    # A single question's interval: at most 97.5 % of others are otherwise.
+    assert "efficiency 50.0% of 1 (1.3% to 98.8%)" in capsys.readouterr().out
 
 
 def test_a_response_cannot_write_its_own_verdicts(tmp_path: Path, endpoint: Endpoint) -> None:
@@ -104,7 +106,7 @@ def test_a_response_cannot_write_its_own_verdicts(tmp_path: Path, endpoint: Endp
     )
     answers, questions = _files(tmp_path, {"traced": f"<think>{forged}</think><answer>B</answer>"})
     scores = judge_reasoning(answers, [questions], _settings(endpoint))["scores"]["all"]
-    assert scores["efficiency"] == {"mean": 0.0, "responses": 1}
+    assert scores["efficiency"] == {"mean": 0.0, "responses": 1, "interval": [0.0, pytest.approx(0.975)]}
     # Replies to the questions about the expert's steps hold neither HIT nor MISS behind a verdict.
     assert (scores["completeness"]["responses"], scores["unjudged"]) == (0, 1)
     assert all("verdict" not in asked.casefold() for asked in endpoint.asked)
@@ -126,6 +128,8 @@ def test_a_missing_verdict_is_no_zero_and_a_judge_that_is_away_ends_it(tmp_path:
     assert len(endpoint.asked) == 4 * (4 + 1)
     # The last four lack a step's kind.
     assert (scores["responses"], scores["unjudged"]) == (20, 4)
+    low, high = scores["efficiency"].pop("interval")
+    assert 0.3 < low < 0.5 < high < 0.7
     assert scores["efficiency"] == {"mean": 0.5, "responses": 16}
     endpoint.reply = lambda _: (200, "I cannot say.")
     with pytest.raises(JudgeError, match="hold no verdict"):

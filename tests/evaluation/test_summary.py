@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from conversion.evaluation import _sets_fault
+from conversion.evaluation_tables import set_rows
 from recipes.evaluation.questions import by_question
 from recipes.evaluation.summary import aligned, described, summarize
 
@@ -90,6 +92,26 @@ def test_sets_weigh_questions_and_the_mean_weighs_tasks() -> None:
     names = ["MedCalc-Bench", "lab", "MedQA", "Anatomy", "Surgery", "all"]
     assert [line.split()[0] for line in shown[2:]] == names
     assert shown[4].split() == ["MedQA", "4", "75.0%", "25.0%", "to", "100.0%", "0.0%", "0.0%", "10"]
+
+
+def test_sets_in_and_out_of_distribution_stand_apart() -> None:
+    """By what the questions say; one that says nothing is in neither."""
+    where = ("in distribution", "out of distribution", "out of distribution")
+    rows = [row(f"q{n}", said, distribution=each) for n, (said, each) in enumerate(zip("AAB", where, strict=True))]
+    result = summarize([*rows, row("q9", "B")])
+    shares = {name: (own["questions"], own["accuracy"]) for name, own in result["distributions"].items()}
+    assert shares == {"in distribution": (1, 1.0), "out of distribution": (2, 0.5)}
+    about = {"name": "after", "dropped": 0, "seen": {"questions": 0, "contexts": 0, "unread": []}}
+    assert [line.split()[0] for line in described({**about, **result}).splitlines()[2:]] == [
+        "MedQA",
+        "in",
+        "out",
+        "all",
+    ]
+    assert [line[0] for line in set_rows({**result, "sets": result["sets"] | {"MMLU": result["all"]}})] == [
+        *("MedQA", "MMLU", *shares, "all questions")
+    ]
+    assert _sets_fault({**result, "distributions": {"in distribution": {}}}) is not None
 
 
 def test_several_answers_a_question() -> None:

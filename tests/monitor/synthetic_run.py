@@ -84,6 +84,7 @@ def step_metrics(step: int, steps: int, noise: random.Random) -> dict[str, float
         "policy/grad_norm": 0.6 + abs(noise.gauss(0, 0.2)),
         "policy/loss": noise.gauss(0, 0.01),
         "policy/learning_rate": 3e-5,
+        **({} if step % 5 else {"reasoning/gain": 2.5 * grown - 0.3 + noise.gauss(0, 0.1)}),
         "critic/explained_variance": 0.7 * grown + noise.gauss(0, 0.03) - 0.1,
         "critic/r_squared": 0.7 * grown + noise.gauss(0, 0.03) - 0.2,
         "critic/grad_norm": 0.8 - 0.5 * grown + abs(noise.gauss(0, 0.05)),

@@ -230,6 +230,13 @@ def test_where_vllm_samples_says_whose_memory_it_takes() -> None:
     apart = plan_of(*_VLLM, "parallel.processes=32", rollout_nodes=4)
     assert apart.memory.sampling == {}
     assert (apart.layout.gpus, apart.gpus, apart.gpu_hours) == (32, 64, pytest.approx(64 * apart.hours))
+    ahead = plan_of(*_VLLM, "parallel.processes=32", "rollout.ahead=2", "rollout.over_sample=0.5", rollout_nodes=4)
+    assert ahead.seconds == apart.seconds
+    [said, more] = [each for each in advice(ahead) if each.startswith("Seconds are those of rollout.")]
+    handing_over, sampling = ahead.seconds["weights to vLLM"], ahead.seconds["generation"]
+    least = max(handing_over + sampling, ahead.step_seconds - sampling)
+    assert f"With ahead=2 servers sample while the trainer computes: {least:.0f} s a step at best" in said
+    assert "rollout.over_sample=0" in more
 
 
 def test_advice_on_vllms_share() -> None:

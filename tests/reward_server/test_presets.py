@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from reward_server.presets import PRESETS, Outcome
-from reward_server.schema import parse_request
+from reward_server.schema import RequestError, parse_request
 from reward_server.service import VERIFIERS, score, versions
 from reward_server.verifiers.base import VerdictStatus
 from reward_server.verifiers.length import LengthMode
@@ -124,6 +124,40 @@ def test_reward_bridge() -> None:
     assert reward("reward_bridge", probability=0.37, format_ok=False) == 0.0
     assert reward("reward_bridge", status="incorrect", probability=0.37) == 0.37
     assert [reward("reward_bridge", status=s) for s in ("correct", "incorrect", "malformed")] == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "paid", "status"),
+    [
+        # EMS of two words of which one is right: 50, and 33.3 of three; the form's 1 beside it.
+        ("pulmonary embolism", 2.0, "correct"),
+        ("pulmonary abscess", 1.5, "correct"),
+        ("a pulmonary bacterial abscess", 1 + 1 / 3, "incorrect"),
+        ("pneumonia", 1.0, "incorrect"),
+        ("no pulmonary embolism", 1.0, "incorrect"),
+        ("...", 1.0, "no_answer"),
+    ],
+)
+def test_med_u1_pays_a_continuous_measure_as_it_is(answer: str, paid: float, status: str) -> None:
+    """What denies the right answer, or says nothing, has no measure; other presets go by the threshold."""
+    asked = {"answer": "pulmonary embolism", "metric": "ems", "threshold": 45}
+    item = {"id": "q", "task": "text", "response": f"<think>t</think><answer>{answer}</answer>"}
+    shown = []
+    for preset, continuous in (("med_u1", True), ("med_u1", False), ("gated", True)):
+        request = {"preset": preset, "items": [{**item, "reference": {**asked, "continuous": continuous}}]}
+        [result] = score(parse_request(json.dumps(request).encode()), PRESETS[preset]).results
+        shown.append(result)
+    assert (shown[0].reward, shown[0].status) == (pytest.approx(paid), status)
+    assert shown[0].components["answer"] == pytest.approx(paid - 1)
+    right = status == "correct"
+    assert [result.reward for result in shown[1:]] == [2.0 * right, {"correct": 1.0, "incorrect": 0.1}.get(status, 0.0)]
+
+
+def test_a_continuous_measure_is_one_in_0_to_100() -> None:
+    reference = {"answer": "x", "metric": "f1", "threshold": 0.5, "continuous": True}
+    item = {"id": "q", "task": "text", "response": "x", "reference": reference}
+    with pytest.raises(RequestError, match="continuous goes with a metric in 0 to 100: bleu, ems, merge, rouge_l"):
+        parse_request(json.dumps({"preset": "med_u1", "items": [item]}).encode())
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,9 @@ def test_prompts_say_their_targets_and_none_is_longer_than_first_thought(style: 
     targets = Targets(config, tokenizer)
     said = set()
     for step in range(40):
-        asked = targets.asked(longest, step, 0)
-        assert asked == targets.asked(longest, step, 0)
+        draws = [(step, n) for n in range(3)]
+        asked = targets.asked(longest, draws)
+        assert asked == targets.asked(longest, draws)
         assert [p.length for p in asked] == [draw_target(config, step, n) for n in range(3)]
         for each in asked:
             target = each.length
@@ -91,7 +92,7 @@ def test_prompts_say_their_targets_and_none_is_longer_than_first_thought(style: 
             assert tokenizer(each.text).input_ids == list(each.ids)
             said.add(target and target.mode)
     assert said == {None, *(("exact", "max") if mode == "mixed" else (mode,))}
-    assert targets.asked(longest, 1, 1) != targets.asked(longest, 1, 0)
+    assert targets.asked(longest, [(1, n + 3) for n in range(3)]) != targets.asked(longest, [(1, n) for n in range(3)])
 
 
 @pytest.mark.parametrize("style", ["plain", "med_u1"])
@@ -100,7 +101,7 @@ def test_one_target_for_all_is_as_the_prompts_were_made(style: str, tokenizer: A
     config = _config(mode="exact", target=40)
     config.data.style = style
     made, _ = make_prompts(EXAMPLES, tokenizer, training_form(config, tokenizer), max_tokens=1000)
-    assert Targets(config, tokenizer).asked(made, 3, 0) == made
+    assert Targets(config, tokenizer).asked(made, [(3, n) for n in range(len(made))]) == made
     assert {p.length for p in made} == {LengthTarget("exact", 40, said=style != "plain")}
     assert {"Think for 40 tokens." in p.text for p in made} == {style != "plain"}
 

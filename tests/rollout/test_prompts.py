@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +18,8 @@ from recipes.data.errors import ExampleError
 from recipes.data.example import Example, Task, write_examples
 from recipes.data.prompts import Form, trace_response
 from recipes.rollout.prompts import DataError, Prompt, PromptOrder, make_prompts, trace_ids
-from recipes.rollout.rows import prompt_order, taught, training_rows
-from recipes.runtime.config import DataConfig
+from recipes.rollout.rows import check_best, prompt_order, taught, training_rows
+from recipes.runtime.config import DataConfig, TrainerConfig
 from reward_server.verifiers.format import parse
 from tests.rollout.samples import prompt
 
@@ -168,6 +169,23 @@ def test_a_kind_without_rows_is_named() -> None:
     rows = [prompt("1", "choice")]
     with pytest.raises(DataError, match=r"data\.mix asks for calculation, text, of which the training files hold no"):
         PromptOrder(rows, mix={"choice": 1, "calculation": 1, "text": 1}, adaptive=False, seed=0)
+
+
+def test_a_best_checkpoint_goes_by_what_is_trained_on() -> None:
+    rows = [prompt("1", "choice"), prompt("2", "text")]
+    for best, mix, told in (
+        ("accuracy/mean", {}, None),
+        ("reward/text/answer", {}, None),
+        (
+            "accuracy/calculation",
+            {},
+            "no calculation question .*; take one of choice, text, or the mean",
+        ),
+        ("reward/text", {"choice": 1.0, "text": 0.0}, "trainer.best=reward/text: no text question"),
+    ):
+        config: Any = SimpleNamespace(data=DataConfig(mix=mix), trainer=TrainerConfig(best=best))
+        with pytest.raises(DataError, match=told) if told else nullcontext():
+            check_best(rows, config)
 
 
 def test_rows_that_leave_a_kind_without_any_are_named_with_the_setting_that_chose_them() -> None:

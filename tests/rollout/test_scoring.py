@@ -77,6 +77,9 @@ def test_length_targets_and_a_measure_of_open_answers_reach_the_server(process_g
             wanted = RewardConfig(preset="binary", text_metric=metric, text_threshold=threshold)
             [[found]] = score([prompt("t", "text")], half, tokenizer=tokenizer, client=client, config=wanted)
             statuses.append(found.score.status)
+        wanted = RewardConfig(preset="med_u1", text_metric="ems", text_threshold=45.0, text_continuous=True)
+        [[found]] = score([prompt("t", "text")], half, tokenizer=tokenizer, client=client, config=wanted)
+    assert found.score.reward == 1.5
     terms = [t.score.components["length"] for [t] in groups]
     assert terms == pytest.approx([1.0, (8 - written) / 500, 1 - 75 / 1500, 1.0, 0.0])
     assert statuses == ["incorrect", "correct", "incorrect"]

@@ -58,7 +58,7 @@ def test_all_commands_are_known_here() -> None:
     """A command that this list has and the README or docs have not would be a surprise; so would be the reverse."""
     training = {f"recipes.{n}" for n in ("grpo", "sft", "evaluate", "canary", "check_export", "information_gain")}
     others = {f"recipes.{name}" for name in ("plan", "preflight", "prepare_data", "pretrain_tiny", "quickstart")}
-    others |= {"recipes.medcalc"}
+    others |= {"recipes.medcalc", "recipes.warmup_needed"}
     inner = {"recipes.transformers_answers", "recipes.monitor.report", "recipes.runtime.versions", "reward_server"}
     others |= {"recipes.reasoning", "recipes.evaluation.context_scores", "recipes.compare", "recipes.evaluation.page"}
     inner |= {"reward_server.verifiers.tables", "recipes.sampling.vllm.serve", "recipes.sampling.vllm.arguments"}

@@ -19,6 +19,8 @@ from tests.conftest import REPOSITORY
 SIZES = {
     "med_u1_3b": 3.086,
     "med_u1_7b": 7.616,
+    "medvlthinker_7b": 7.616,
+    "alphamed_7b": 7.616,
     "med_rlvr_3b": 3.086,
     "med_rlvr_3b_grpo": 3.086,
     "grpo_32b": 32.764,
@@ -71,6 +73,15 @@ def test_settings_of_the_papers_and_peers_reach_the_run(monkeypatch: pytest.Monk
     med_rlvr = configuration("med_rlvr_3b", monkeypatch)
     assert (med_rlvr.reward.preset, med_rlvr.algorithm.kl_place) == ("med_rlvr", "reward")
     assert (med_rlvr.data.template, med_rlvr.algorithm.has_critic, med_rlvr.rollout.group_size) == ("base", True, 1)
+    # Open answers have words, not one word: exact matches would pay next to none.
+    assert (asked.text_metric, asked.text_threshold, asked.text_compat) == ("merge", 45, False)
+    thinker, traces = (configuration(f"medvlthinker_7b{kind}", monkeypatch) for kind in ("", "_sft"))
+    assert (thinker.reward.preset, thinker.reward.match, thinker.reward.format) == ("binary", "lenient", "strict")
+    assert (thinker.algorithm.kl_coef, thinker.rollout.group_size, thinker.rollout.prompts) == (0.01, 8, 64)
+    assert (thinker.rollout.prompts // thinker.algorithm.mini_batches, thinker.data.shuffle) == (32, False)
+    assert (traces.data.teach, traces.data.shuffle, traces.model) == ("worked", True, thinker.model)
+    alphamed = configuration("alphamed_7b", monkeypatch)
+    assert (alphamed.reward.preset, alphamed.reward.format, alphamed.data.mix) == ("binary", "lenient", {"choice": 1.0})
     dapo = configuration("grpo_32b", monkeypatch)
     assert (dapo.algorithm.clip_high, dapo.algorithm.kl_coef) == (0.28, 0.0)
     assert configuration("grpo_70b", monkeypatch).model.fp8 == "none"

@@ -93,7 +93,13 @@ def test_nan_infinity_and_negative_numbers_are_refused_by_key(key: str, defaults
             ["rollout=vllm", "rollout.mismatch_warn=0.1"],
             "rollout.mismatch_warn=0.1 is above rollout.mismatch_stop=0.01",
         ),
-        (["rollout=vllm", "rollout.ahead=2"], "rollout.ahead=2: expected at least 0 and at most 1"),
+        (["rollout=vllm", "rollout.ahead=5"], "rollout.ahead=5: expected at least 0 and at most 4"),
+        (["rollout.over_sample=0.5"], "the embedded sampler ends all responses together"),
+        (["rollout=vllm", "rollout.continued=1"], "rollout.continued=1 goes on with what rollout.over_sample"),
+        (
+            ["rollout=vllm", "rollout.ahead=2", "rollout.over_sample=0.5", "rollout.continued=1"],
+            "the batch of rollout.ahead=2 steps later, and would be too old",
+        ),
         (["rollout.ahead=1"], "the embedded sampler cannot: it is that model; choose rollout=vllm"),
         (["rollout=vllm", "rollout.ahead=1", "rollout.max_batches=2"], "rollout.max_batches=2 draws further prompts"),
         (["rollout=vllm", "rollout.ahead=1", "rollout.vllm.sleep=true"], "rollout.vllm.sleep=true gives GPUs up"),
@@ -102,6 +108,10 @@ def test_nan_infinity_and_negative_numbers_are_refused_by_key(key: str, defaults
         (
             [*(f"reward.length_{key}" for key in ("mode=max", "target=50", "shape=dapo", "buffer=60"))],
             "reward.length_buffer=60 is above reward.length_target=50",
+        ),
+        (
+            ["reward=binary", *(f"reward.text_{key}" for key in ("metric=ems", "threshold=45", "continuous=true"))],
+            "reward.text_continuous is for reward.preset=med_u1 with reward.text_metric one of bleu, ems, merge",
         ),
         (["reward.length_draw=uniform"], "reward.length_draw=uniform draws the targets: set reward.length_mode"),
         (

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+PARTIAL = 77
+
 
 class Standin:
-    """A server that answers `most` requests by weights of a version; the others wait until `left` is raised."""
+    """A server that answers `most` requests by weights of a version; the others wait until `left` is raised.
+
+    One that is broken off has one token, `PARTIAL`.
+
+    Attributes:
+        asked: bodies of the requests for responses.
+        slow: prompts, by their first token, that it does not come to.
+    """
 
     def __init__(
         self, version: int, most: int, port: int = 0, refuses: dict[str, tuple[int, str]] | None = None
     ) -> None:
         """`refuses`: by path, the status and text that it says instead."""
         self.version, self.left, self.refuses = version, threading.Semaphore(most), refuses or {}
+        self.asked: list[dict[str, Any]] = []
+        self.slow: set[int] = set()
+        self._broken_off: set[str] = set()
         self.ended = threading.Event()
         owner = self
 
@@ -29,11 +42,19 @@ class Standin:
                     return
                 body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "{}")
                 if self.path != "/inference/v1/generate":
+                    owner._broken_off |= set(body.get("request_ids", ()))
                     self._say({})
                     return
+                owner.asked.append(body)
+                version = owner.version
                 while not owner.ended.is_set():
-                    if owner.left.acquire(timeout=0.02):
-                        self._say(owner.answer(body["token_ids"]))
+                    if f"generate-tokens-{body.get('request_id')}" in owner._broken_off:
+                        self._say(owner.answer([PARTIAL], version, "abort"))
+                        return
+                    if body["token_ids"][0] in owner.slow:
+                        time.sleep(0.02)
+                    elif owner.left.acquire(timeout=0.02):
+                        self._say(owner.answer(body["token_ids"], version))
                         return
 
             def _refused(self) -> bool:
@@ -59,13 +80,13 @@ class Standin:
         self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
-    def answer(self, ids: list[int]) -> dict[str, Any]:
+    def answer(self, ids: list[int], version: int, reason: str = "stop") -> dict[str, Any]:
         return {
             "choices": [
                 {
-                    "finish_reason": "stop",
+                    "finish_reason": reason,
                     "token_ids": ids,
-                    "weight_versions": [{"version": str(self.version), "start": 0, "end": len(ids)}],
+                    "weight_versions": [{"version": str(version), "start": 0, "end": len(ids)}],
                     "logprobs": {"content": [{"token_id": token, "logprob": -1.0} for token in ids]},
                 }
             ]

@@ -13,7 +13,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from recipes.monitor.rollouts import read_rollouts
-from recipes.rollout.ahead import unpack
+from recipes.rollout.packing import unpack
 from recipes.runtime.run_folder import RunFolder, last_checkpoint
 from tests.conftest import descendants, finish, start, wait_until_dead
 from tests.end_to_end.launch import figures, run, started, wait_for
@@ -61,7 +61,7 @@ def test_killed_behind_a_save_it_trains_on_what_was_in_flight(
     finish(process, log, 60)
     assert not wait_until_dead(family, 60)
     assert RunFolder(broken).steps() == [SAVED]
-    kept = json.loads((RunFolder(broken).step_path(SAVED) / "state.json").read_text())["order"]["ahead"]
+    [kept] = json.loads((RunFolder(broken).step_path(SAVED) / "state.json").read_text())["order"]["ahead"]
     run("recipes.grpo", *settings(broken), log=tmp_path / "second")
     run("recipes.grpo", *settings(whole), log=tmp_path / "whole.log")
 

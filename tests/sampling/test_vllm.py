@@ -69,6 +69,17 @@ def test_draws_are_a_responses_own(found: dict[str, Any]) -> None:
     assert found["file"]["copies"] > PROMPTS / 2
 
 
+def test_what_was_broken_off_is_gone_on_with(found: dict[str, Any]) -> None:
+    """Tokens by the old weights are as an unbroken response's, those behind are the new weights'; none has too many."""
+    own = found["broken off"]
+    assert [0, 1] in own["versions"]
+    assert len(own["old"]) > PROMPTS
+    assert len(own["new"]) > PROMPTS
+    assert max(own["old"] + own["new"]) < 1e-4
+    assert set(own["short of"]) == {0}
+    assert own["left"] > 0
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [

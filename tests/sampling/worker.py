@@ -6,9 +6,11 @@ Argument: a folder with `job.json`: {"url", "model", "layout", "prompts", "stop"
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -110,6 +112,49 @@ def agreement(job: Results, trainer: Trainer) -> Results:
     found["same seed"] = sum(a != b for a, b in zip(texts[0], texts[1], strict=True))
     found["other seed"] = sum(a != b for a, b in zip(texts[0], texts[2], strict=True))
     found["copies"] = sum(a != b for a, b in zip(texts[0][::2], texts[0][1::2], strict=True))
+    return found
+
+
+def broken_off(trainer: Trainer) -> Results:
+    """Responses that an update finds half written, and such as are not waited for: what they are when they have ended.
+
+    The server's weights are a step older than the trainer's when they begin.
+    """
+    sampler, prompts = trainer.sampler, trainer.prompts[:12]
+    sampling = Sampling(2, TEMPERATURE, 120, (), seed=5)
+    trainer.update()
+    # The first batch of a size may take several times as long as another.
+    sampler.generate(prompts, dataclasses.replace(sampling, max_new_tokens=4))
+    began = time.monotonic()
+    whole = sampler.generate(prompts, sampling)
+    seconds = time.monotonic() - began
+    trainer.step()
+    first = sampler.begin(prompts, sampling)
+    time.sleep(seconds / 4)
+    trainer.update()
+    # Of different lengths, so that some are whole before the others.
+    limits = tuple(10 * n for n in range(1, 13))
+    uneven = dataclasses.replace(sampling, seed=6, limits=limits)
+    second = sampler.begin(prompts, uneven, enough=4)
+    groups, left = (sampler.finish(begun, trainer.version) for begun in (first, second))
+    rest = sampler.finish(sampler.begin(prompts, uneven, so_far=left), trainer.version)
+    found: Results = {"versions": [], "old": [], "new": [], "short of": []}
+    sequences = [TokenSequence((*p, *c.ids), len(p)) for p, g in zip(prompts, groups, strict=True) for c in g]
+    computed = trainer.engine.logprobs(TokenBatch(tuple(sequences), TEMPERATURE))
+    flat = [[c for group in each for c in group] for each in (whole, groups, left, rest)]
+    for unbroken, completion, own in zip(flat[0], flat[1], computed, strict=True):
+        old = sum(count for version, count in completion.versions if version < trainer.version)
+        found["versions"].append(sorted(trainer.version - version for version, _ in completion.versions))
+        found["short of"].append(120 - len(completion.ids))
+        assert completion.ids[:old] == unbroken.ids[:old]
+        apart = [abs(a - b) for a, b in zip(completion.logprobs, (*unbroken.logprobs[:old], *own[old:]), strict=True)]
+        found["old"] += apart[:old]
+        found["new"] += apart[old:]
+    found["left"] = sum(c.partial for c in flat[2])
+    for number, (so_far, completion) in enumerate(zip(flat[2], flat[3], strict=True)):
+        found["short of"].append(limits[number // 2] - len(completion.ids))
+        assert completion.ids[: len(so_far.ids)] == so_far.ids
+        assert completion.logprobs[: len(so_far.ids)] == so_far.logprobs
     return found
 
 
@@ -247,6 +292,7 @@ def main() -> None:
         if way == "gloo":
             trainer.sampler.close()
     if job["faults"]:
+        results["broken off"] = broken_off(trainer)
         results["faults"] = faults(trainer)
         results["failures"] = failures(trainer)
     trainer.sampler.close()

@@ -342,6 +342,41 @@ def test_med_rlvr_trains_baselines_and_policies_and_compares_them(given: dict[st
         assert refused.stderr.startswith(f"medrlvr_3b.sh: {message}")
 
 
+def test_med_u1_trains_from_published_files_by_one_command(given: dict[str, object], tmp_path: Path) -> None:
+    """Prepared before anything looks at the data, once for all lives; evaluated in and out of distribution."""
+    script, source, run = REPO / "slurm" / "grpo_7b.sh", tmp_path / "published, ü", tmp_path / "run, 1"
+    source.mkdir()
+    settings = {k: v for k, v in given.items() if k != "DATA"} | {"SOURCE": "published, ü", "RUN": run}
+    plan = _plan(script, tmp_path, **settings)
+    assert list(plan)[:3] == ["recipes.prepare_data", "recipes.preflight", "recipes.canary"]
+    words = ["med-u1-run", str(source), f"{run}/data", "--reuse"]
+    assert _after("recipes.prepare_data", plan["recipes.prepare_data"]) == words
+    made = [f"{run}/data/{name}.jsonl" for name in ("train", "in_distribution", "out_of_distribution")]
+    for module in ("recipes.canary", "recipes.grpo", "recipes.evaluate"):
+        data = _config(plan[module]).data
+        assert [*data.train, *data.test] == made
+    own = _plan(script, tmp_path, **settings, TEST_DATA="test.jsonl", EXPERIMENT="med_u1_3b")["recipes.evaluate"]
+    assert _config(own).data.test == [f"{tmp_path}/test.jsonl"]
+    container = {"CONTAINER": "pyxis", "CONTAINER_IMAGE": "registry#medatron:1"}
+    for changed, said in (
+        ({"DATA": tmp_path / "train.jsonl"}, "SOURCE and DATA are both set"),
+        ({"SOURCE": "/nowhere"}, "SOURCE=/nowhere: no such folder; expected one with the published files"),
+        ({"RUN": source / "run"}, f"RUN={source}/run: lies in SOURCE={source}; set RUN to another folder"),
+        ({"RUN": f"{run}'"}, f"{run}'/data/train.jsonl: a comma and a quote or backslash in one name; rename it"),
+        (container, "published, ü: a container mounts no path with a comma or colon; rename it"),
+    ):
+        refused = _run(script=script, folder=tmp_path, DRY_RUN=1, **settings | changed)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert said in refused.stderr
+    # What the folder lacks is found before submission, and nothing is written. Empty, these are as not set.
+    checked = _run("--check", script=script, folder=tmp_path, DATA="", TEST_DATA="", TMPDIR=tmp_path, **settings)
+    assert checked.returncode == 2
+    assert "calculations to train on: train_medcalc.parquet or train_data*.csv or " in checked.stderr
+    assert checked.stderr.endswith(f"grpo_7b.sh: SOURCE={source}: cannot be prepared; the reason is above\n")
+    assert not run.exists()
+    assert not list(tmp_path.glob("tmp.*"))
+
+
 def test_a_container_sees_all_that_the_settings_name(given: dict[str, object], tmp_path: Path) -> None:
     # A model in Hugging Face's cache is a folder of links into another one.
     (tmp_path / "blobs").mkdir()

@@ -5,7 +5,8 @@ be in the middle of a batch: a server that was lost and is back gets weights bef
 policy's as it is. Where it has taken a step since the batch was begun, as with `rollout.ahead`, the batch's weights are
 gone: the server waits for the next step while another one answers, and with none left the new weights write the rest.
 
-Left out: responses that go on under newer weights; every response is written by one version.
+What is in flight while weights go over is broken off before, and gone on with by the new ones: its tokens so far are
+part of what is asked, and keep their log-probabilities and version.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class VLLMSampler:
         self._version = 0
         self._temperature = config.rollout.temperature
         self._fleet: Fleet | None = None
-        self._batch: Batch | None = None
+        self._flying: list[Batch] = []
+        self._ended = 0.0
         self._transfer = Transfer(config, engine)
         self._decode = decoder(config.model.path)
 
@@ -73,6 +75,10 @@ class VLLMSampler:
 
         def outdate() -> None:
             assert self._fleet is not None
+            for batch in self._flying:
+                batch.hold()
+            for batch in self._flying:
+                batch.wait_held()
             for server in (*self._fleet.of(State.CURRENT), *self._fleet.of(State.UNPROVEN)):
                 server.state = State.STALE
 
@@ -84,6 +90,8 @@ class VLLMSampler:
         while not compared:  # all may be lost on the way
             self._wait(all_of_them=False)
             compared = self._hand_over()
+        for batch in self._flying:
+            batch.go_on()
         return {
             "mismatch/probe_mean": max(each.mean for each in compared),
             "mismatch/probe_max": max(each.largest for each in compared),
@@ -91,20 +99,33 @@ class VLLMSampler:
             "rollout/update_s": time.monotonic() - began,
         }
 
-    def begin(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Begun:
+    def begin(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        *,
+        so_far: Sequence[Sequence[Completion]] = (),
+        enough: int | None = None,
+    ) -> Begun:
         """See `Sampler.begin`."""
-        assert self._batch is None, "a batch is in flight"
+        begun = Begun(prompts, sampling)
         if self._fleet is not None and prompts:
-            timeout_s = self._config.rollout.vllm.generate_timeout_s
-            self._batch = Batch(self._fleet, requests(prompts, sampling), timeout_s)
-        return Begun(prompts, sampling)
+            begun.work = Batch(
+                self._fleet,
+                requests(prompts, sampling),
+                self._config.rollout.vllm.generate_timeout_s,
+                so_far=[completion for group in so_far for completion in group],
+                copies=sampling.copies,
+                enough=enough,
+            )
+            self._flying.append(begun.work)
+        return begun
 
     def finish(self, begun: Begun, version: int) -> list[list[Completion]]:
         """See `Sampler.finish`."""
         if not begun.prompts:
             return []
-        fleet, batch, sampling = self._fleet, self._batch, begun.sampling
-        assert fleet is None or batch is not None, "nothing is in flight"
+        fleet, batch, sampling = self._fleet, begun.work, begun.sampling
         try:
             while True:
                 same = version == self._version
@@ -120,7 +141,10 @@ class VLLMSampler:
         finally:
             if batch is not None:
                 batch.close()
-                begun.seconds, self._batch = batch.seconds, None
+                self._flying.remove(batch)
+                # While an earlier one was waited for, servers wrote that.
+                begun.seconds = max(0.0, batch.ended - max(batch.began, self._ended))
+                self._ended = max(batch.ended, self._ended)
         return [answers[i : i + sampling.copies] for i in range(0, len(answers), sampling.copies)]
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[Completion]]:
@@ -133,8 +157,8 @@ class VLLMSampler:
 
     def close(self) -> None:
         """See `Sampler.close`."""
-        if self._batch is not None:
-            self._batch.close()
+        for batch in self._flying:
+            batch.close()
         self._transfer.close()
         if self._fleet is not None:
             self._fleet.close()

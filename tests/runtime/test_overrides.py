@@ -119,7 +119,7 @@ def test_lists_of_files(files: str, read: list[str]) -> None:
         ("algorithm=grpoo", "algorithm=grpoo: expected one of cispo, dapo, dr_grpo, grpo, gspo"),
         ("algorithm=grpoo", "did you mean grpo?"),
         ("model=3", "model=3: expected one of default, llama3_1_70b"),
-        ("experiment=", "experiment=: expected one of grpo_32b"),
+        ("experiment=", "experiment=: expected one of alphamed_7b"),
         ("=5", "=5: expected key=value"),
         ("--steps", "--steps: expected key=value"),
         ("~seed", "~seed: expected key=value"),

@@ -33,7 +33,7 @@ from reward_server.process import RewardServerProcess  # noqa: E402
 
 BASE = ROOT / "recipes" / "data" / "tiny_base"
 TEXT = ("data.mix.choice=0", "data.mix.calculation=0")
-ARMS = {"rule": (), "likelihood": ("reward.likelihood=[text]",)}
+ARMS = {"rule": (), "likelihood": ("reward.likelihood=[text]", "reward.likelihood_filter=0.5")}
 
 
 def accuracy(run: Path, name: str, checkpoint: Path, test: Path, url: str) -> list[float]:

@@ -168,12 +168,11 @@ def _accuracy_table(evaluations: Mapping[str, Evaluation]) -> str:
     shown = {name: evaluations[name] for name in names if name in evaluations}
     compare = "before" in shown and "after" in shown
     tasks = in_task_order([task for evaluation in shown.values() for task in evaluation.tasks])
-    rows = []
-    for task in tasks:
-        results = {name: evaluation.tasks.get(task) for name, evaluation in shown.items()}
-        questions = max((result.questions for result in results.values() if result), default=0)
-        cells = {name: (result.accuracy, result.stderr) if result else (None, None) for name, result in results.items()}
-        rows.append(_accuracy_row(task_name(task), f"n = {questions:,}", cells, compare))
+    by_task = {name: evaluation.tasks for name, evaluation in shown.items()}
+    rows = [_part_row(task_name(task), task, by_task, compare) for task in tasks]
+    by_distribution = {name: evaluation.distributions for name, evaluation in shown.items()}
+    parts = sorted({part for own in by_distribution.values() for part in own})
+    distributions = [_part_row(part.capitalize(), part, by_distribution, compare) for part in parts]
     cells = {name: (evaluation.mean, evaluation.stderr) for name, evaluation in shown.items()}
     mean = _accuracy_row("Mean", "", cells, compare, "total")
     splits = sorted({evaluation.split for evaluation in shown.values() if evaluation.split})
@@ -186,7 +185,7 @@ def _accuracy_table(evaluations: Mapping[str, Evaluation]) -> str:
 <div class="scroll"><table class="results">
 <caption class="unseen">Accuracy by task with standard errors</caption>
 <thead><tr><th scope="col">Task</th>{head}</tr></thead>
-<tbody>{"".join(rows)}</tbody><tfoot>{mean}</tfoot>
+<tbody>{"".join(rows)}</tbody><tfoot>{mean}{"".join(distributions)}</tfoot>
 </table></div>
 <p class="healthy"><b>How to read it.</b> Small figures are standard errors. That of a change takes the two
 evaluations as independent, which errs on the safe side when both answered the same questions.
@@ -194,6 +193,14 @@ A change is in percentage points;
 one of less than twice its standard error may well be chance and has no colour.</p>
 {_gaps(shown)}
 {_behaviour_table(shown, tasks)}"""
+
+
+def _part_row(label: str, part: str, results: Mapping[str, Mapping[str, TaskResult]], compare: bool) -> str:
+    """A part of the questions, such as a task, by the evaluations' names."""
+    own = {name: each.get(part) for name, each in results.items()}
+    questions = max((result.questions for result in own.values() if result), default=0)
+    cells = {name: (result.accuracy, result.stderr) if result else (None, None) for name, result in own.items()}
+    return _accuracy_row(label, f"n = {questions:,}", cells, compare)
 
 
 def _accuracy_row(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Evaluation:
     """One file of ``RUN/evaluation``: results by task and the mean over tasks.
 
     Attributes:
+        distributions: of the sets in and out of the distribution that was trained on, where questions say which.
         gaps: what the numbers do not cover, or why they are no held-out result.
     """
 
@@ -47,6 +48,7 @@ class Evaluation:
     tasks: Mapping[str, TaskResult]
     mean: float | None
     stderr: float | None
+    distributions: Mapping[str, TaskResult] = field(default_factory=dict)
     gaps: tuple[str, ...] = ()
 
 
@@ -128,29 +130,33 @@ def _gaps(content: Mapping[str, Any]) -> tuple[str, ...]:
 def _read_evaluation(path: Path) -> Evaluation:
     content = read_json(path)
     try:
-        tasks = {
-            str(task): TaskResult(
-                questions=int(result["questions"]),
-                accuracy=_share(result["accuracy"]),
-                stderr=_share(result.get("stderr")),
-                format_error_share=_share(result.get("format_error_share")),
-                contradiction_share=_share(result.get("contradiction_share")),
-                mean_tokens=_optional(result.get("mean_tokens")),
-            )
-            for task, result in content["tasks"].items()
-        }
         return Evaluation(
             name=str(content.get("name", path.stem)),
             split=str(content.get("split", "")),
-            tasks=tasks,
+            tasks=_results(content["tasks"]),
             mean=_share(content["mean"]),
             stderr=_share(content.get("stderr")),
+            distributions=_results(content.get("distributions") or {}),
             gaps=_gaps(content),
         )
     except KeyError as error:
         raise RunFolderError(f"{path}: the key {error} is missing; run the evaluation again") from error
     except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise RunFolderError(f"{path}: not an evaluation result ({error}); run the evaluation again") from error
+
+
+def _results(parts: Mapping[str, Any]) -> dict[str, TaskResult]:
+    return {
+        str(name): TaskResult(
+            questions=int(result["questions"]),
+            accuracy=_share(result["accuracy"]),
+            stderr=_share(result.get("stderr")),
+            format_error_share=_share(result.get("format_error_share")),
+            contradiction_share=_share(result.get("contradiction_share")),
+            mean_tokens=_optional(result.get("mean_tokens")),
+        )
+        for name, result in parts.items()
+    }
 
 
 def _share(value: Any) -> float | None:

@@ -74,7 +74,8 @@ def collect(
             rewarded = likelihood.reward(groups) if likelihood else Rewarded(groups, [True] * len(groups), {})
             groups, metrics = rewarded.groups, metrics | rewarded.metrics
         rewards, valid = reward_table(groups)
-        batches.observe(asked, informative(rewards, valid).tolist())
+        told_apart = [a and b for a, b in zip(informative(rewards, valid).tolist(), rewarded.keeps, strict=True)]
+        batches.observe(asked, told_apart)
         sampled += groups
         mixed = informative(rewards - _length_terms(groups), valid).tolist()
         kept += [

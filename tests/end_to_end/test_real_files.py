@@ -2,8 +2,8 @@
 
 The quickstart's model reads their prompts whole, up to 1,024 of its tokens. Skipped where the files are not there.
 
-Left out: learning. The base model does not know the form of an answer under these prompts, so every response is paid
-alike and no step changes it.
+Left out: learning. Warmed up on labels for a few steps the model has the form of an answer and draws its letters, which
+is enough for rewards to differ and for a step to change it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from conversion import hf_to_megatron
+from conversion.checkpoint import open_checkpoint
 from conversion.release import SUMS_FILE, release
 from recipes.data.example import read_examples, write_examples
 from recipes.data.med_u1_run import HELD_OUT
@@ -51,16 +52,28 @@ def test_published_files_become_a_release(tmp_path: Path) -> None:
     held_out = [e for name in HELD_OUT for e in read_examples(data / f"{name}.jsonl") if len(e.to_json()) < 1500]
     sets = itertools.groupby(held_out, key=lambda e: e.source)
     write_examples(test, [example for _, own in sets for example in itertools.islice(own, 3)])
+    # The shortest, to be quick.
+    choices = (e for e in read_examples(data / "train.jsonl") if e.task == "choice")
+    write_examples(tmp_path / "short.jsonl", sorted(choices, key=lambda e: len(e.to_json()))[:64])
+    fits = f"model.max_length={PROMPT + RESPONSE}"
+    run(
+        "recipes.sft",
+        *("experiment=quickstart_sft", "parallel=single", f"output={tmp_path / 'sft'}", f"model.path={start}"),
+        *(f"data.train=[{tmp_path / 'short.jsonl'}]", "data.teach=answer", "data=med_u1", fits),
+        *("trainer.steps=40", "trainer.max_seconds=0", "trainer.batch=8"),
+        log=tmp_path / "sft.log",
+    )
+    warm = last_checkpoint(tmp_path / "sft")
     settings = [
         *("experiment=quickstart_grpo", "parallel=single", f"output={folder}", f"data.test=[{test}]"),
         *(f"data.train=[{data / 'train.jsonl'}]", "data=med_u1", "data.mix={choice: 1, calculation: 1, text: 1}"),
         *("reward=med_u1", "reward.text_metric=merge", "reward.text_threshold=45"),
         *("reward.length_mode=exact", "reward.length_target=null", "reward.length_draw=uniform"),
         *("reward.length_low=8", f"reward.length_high={RESPONSE}", f"rollout.max_new_tokens={RESPONSE}"),
-        *(f"model.max_length={PROMPT + RESPONSE}", "rollout.prompts=6", "rollout.group_size=4"),
+        *(fits, "rollout.prompts=6", "rollout.group_size=4", "rollout.temperature=1.0", "algorithm.kl_coef=0"),
         *("trainer.steps=2", "trainer.max_seconds=0", "rollout.samples_every=1"),
     ]
-    said = run("recipes.grpo", *settings, f"model.path={start}", log=tmp_path / "grpo")
+    said = run("recipes.grpo", *settings, f"model.path={warm}", log=tmp_path / "grpo")
     # MedCalc-Bench's notes for the most part, which are long; none is cut.
     left_out = re.search(r"(\d+) of (\d+) prompts are longer than the context allows and were left out", said)
     assert left_out, said[-3000:]
@@ -74,7 +87,11 @@ def test_published_files_become_a_release(tmp_path: Path) -> None:
         assert (rows[record.id].context or "") in record.prompt
         assert re.search(r"<answer> tags\. Think for \d+ tokens\.<\|im_end\|>", record.prompt), record.prompt[-200:]
 
+    by_group = itertools.groupby(records, key=lambda record: (record.step, record.group))
+    rewards = [{record.components.get("answer") for record in own} - {None} for _, own in by_group]
+    assert any(len(own) > 1 for own in rewards), rewards
     trained = last_checkpoint(folder)
+    assert open_checkpoint(trained).digest(read=False) != open_checkpoint(warm).digest(read=False)
     run("recipes.evaluate", *settings, "name=after", f"model.path={trained}", log=tmp_path / "evaluate")
     result = json.loads((folder / "evaluation" / "after.json").read_text())
     assert (result["seen"]["questions"], result["dropped"], result["questions"]) == (0, 0, 15)

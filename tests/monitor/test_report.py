@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import subprocess
 import sys
@@ -194,6 +195,17 @@ def test_one_evaluation_alone_has_no_difference(tmp_path: Path) -> None:
     page = Page(write_report(run_dir).read_text())
     assert "Change" not in [text.strip() for text in page.text.split("\n")]
     assert "chart-evaluation" in [attributes.get("id") for _, attributes in page.tags]
+
+
+def test_sets_out_of_distribution_stand_apart(tmp_path: Path) -> None:
+    run_dir = write_synthetic_run(tmp_path / "run", steps=10, sft=False)
+    for name, share in (("before", 0.2), ("after", 0.3)):
+        path = run_dir / "evaluation" / f"{name}.json"
+        own = {"questions": 400, "accuracy": share, "stderr": math.sqrt(share * (1 - share) / 400)}
+        path.write_text(json.dumps({**json.loads(path.read_text()), "distributions": {"out of distribution": own}}))
+    text = " ".join(Page(write_report(run_dir).read_text()).text.split())
+    # sqrt(.2*.8/400) = .02, sqrt(.3*.7/400) = .0229, root of the sum of squares .0304.
+    assert "Out of distributionn = 40020.0%± 2.030.0%± 2.3+10.0± 3.0" in text
 
 
 @pytest.mark.parametrize("missing", ["config.yaml", "metrics.jsonl"])

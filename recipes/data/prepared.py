@@ -60,7 +60,7 @@ def _compared(
             yield row
         else:
             place = f"{row.id!r}, as {matches[0].question.id!r}"
-            yield LeftOut(f"like a question of --against: {matches[0].likeness}", place)
+            yield LeftOut(f"like a held-out question: {matches[0].likeness}", place)
 
 
 def _without_left_out(rows: Iterable[Example | LeftOut], tally: Tally) -> Iterator[Example]:

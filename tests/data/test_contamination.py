@@ -323,15 +323,11 @@ def test_prepared_rows_are_held_against_files_to_evaluate_on(tmp_path: Path) -> 
     assert [row.id for row in read_examples(out)] == ["b", "c"]
     assert manifest == json.loads((tmp_path / "out.jsonl.manifest.json").read_text())
     assert manifest["rows"] == 2
-    assert manifest["left_out"] == [
-        {"reason": "like a question of --against: exact", "rows": 1, "first": "'a', as 'q'"}
-    ]
+    assert manifest["left_out"] == [{"reason": "like a held-out question: exact", "rows": 1, "first": "'a', as 'q'"}]
     assert manifest["let_through"] == [{"likeness": "context", "rows": 1, "first": "'c', as 'q'"}]
     assert [file["path"] for file in manifest["options"]["against"]] == [str(file) for file in against]
     assert manifest["options"]["allow_contamination"] == ["context"]
     with pytest.raises(ExampleError, match=r"one\.jsonl: is a file of --against; name another file to write"):
         prepare_data.convert("examples", FileSource(source), against[0], against=against)
-    with pytest.raises(
-        ExampleError, match=r"holds no rows to write \(1 left out: like a question of --against: exact\)"
-    ):
+    with pytest.raises(ExampleError, match=r"holds no rows to write \(1 left out: like a held-out question: exact\)"):
         prepare_data.convert("examples", FileSource(against[0]), out, against=against[:1])

@@ -22,6 +22,7 @@ import torch
 from recipes.runtime.run_folder import RunFolder
 from tests.checkpoints import checkpoint_tensors
 from tests.end_to_end.launch import steps
+from tests.published import write_published
 from tests.slurm.cluster import REPO, Cluster, Ended, eventually, fake_venv, processes_of
 
 pytestmark = pytest.mark.slurm
@@ -142,6 +143,23 @@ def _process(run: Path, module: str) -> int:
     found = [pid for pid, words in processes_of(run).items() if words[1:3] == ["-m", module]]
     assert found
     return min(found)
+
+
+def test_published_files_become_a_release_by_one_command(
+    cluster: Cluster, tiny_model: Path, run: Path, tmp_path: Path
+) -> None:
+    source, release = tmp_path / "published", tmp_path / "release"
+    write_published(source)
+    settings = _settings(run, tiny_model, source) | {"SOURCE": source, "RELEASE": release}
+    settings["EXTRA"] = f"{_TINY} data=med_u1 trainer.steps=1 parallel.tensor=1"
+    del settings["DATA"]
+    script = REPO / "slurm" / "grpo_7b.sh"
+    ended = _completed(cluster, cluster.submit("--nodes=1", script=script, **settings), 180)
+    assert f"release {release}" in ended.last_line
+    assert "like a held-out question" in ended.output
+    result = json.loads((run / "evaluation" / "after.json").read_text())
+    assert sorted(result["distributions"]) == ["in distribution", "out of distribution"]
+    assert (release / "SHA256SUMS").is_file()
 
 
 def test_one_job_converts_trains_evaluates_and_releases(whole: Path) -> None:

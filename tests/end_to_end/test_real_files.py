@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,15 +53,19 @@ def test_published_files_become_a_release(tmp_path: Path) -> None:
     held_out = [e for name in HELD_OUT for e in read_examples(data / f"{name}.jsonl") if len(e.to_json()) < 1500]
     sets = itertools.groupby(held_out, key=lambda e: e.source)
     write_examples(test, [example for _, own in sets for example in itertools.islice(own, 3)])
-    # The shortest, to be quick.
-    choices = (e for e in read_examples(data / "train.jsonl") if e.task == "choice")
-    write_examples(tmp_path / "short.jsonl", sorted(choices, key=lambda e: len(e.to_json()))[:64])
+    # The shortest, to be quick, and every reasoning alike: what is to be learned is the form, and some letter.
+    rows = (each for each in read_examples(data / "train.jsonl") if each.task == "choice")
+    choices = sorted(rows, key=lambda e: len(e.to_json()))[:64]
+    worked = [{"trace": {"think": "I know it.", "answer": e.gold()}} for e in choices]
+    write_examples(
+        tmp_path / "short.jsonl", [replace(e, meta=e.meta | own) for e, own in zip(choices, worked, strict=True)]
+    )
     fits = f"model.max_length={PROMPT + RESPONSE}"
     run(
         "recipes.sft",
         *("experiment=quickstart_sft", "parallel=single", f"output={tmp_path / 'sft'}", f"model.path={start}"),
-        *(f"data.train=[{tmp_path / 'short.jsonl'}]", "data.teach=answer", "data=med_u1", fits),
-        *("trainer.steps=40", "trainer.max_seconds=0", "trainer.batch=8"),
+        *(f"data.train=[{tmp_path / 'short.jsonl'}]", "data=med_u1", fits),
+        *("trainer.steps=80", "trainer.max_seconds=0", "trainer.batch=8"),
         log=tmp_path / "sft.log",
     )
     warm = last_checkpoint(tmp_path / "sft")
@@ -79,12 +84,12 @@ def test_published_files_become_a_release(tmp_path: Path) -> None:
     assert left_out, said[-3000:]
     assert (int(left_out[2]), int(left_out[1])) == (10_094, pytest.approx(753, abs=10))
     assert steps(folder) == [1, 2]
-    rows = {example.id: example for example in read_examples(data / "train.jsonl")}
+    asked = {example.id: example for example in read_examples(data / "train.jsonl")}
     records = read_rollouts(folder)
     assert {record.task for record in records} == {"choice", "calculation", "text"}
     for record in records:
-        assert rows[record.id].question in record.prompt
-        assert (rows[record.id].context or "") in record.prompt
+        assert asked[record.id].question in record.prompt
+        assert (asked[record.id].context or "") in record.prompt
         assert re.search(r"<answer> tags\. Think for \d+ tokens\.<\|im_end\|>", record.prompt), record.prompt[-200:]
 
     by_group = itertools.groupby(records, key=lambda record: (record.step, record.group))

@@ -79,7 +79,7 @@ PLACES = (
     Place(
         OUT,
         "MMLU-Pro's questions on health",
-        (("mmlu-pro", "mmlu-pro/test.jsonl"), ("mmlu-pro", "mmlu-pro/*test-*.parquet")),
+        (("mmlu-pro", "mmlu?pro/test.jsonl"), ("mmlu-pro", "mmlu?pro/*test-*.parquet")),
     ),
     Place(OUT, "MedXpertQA", (("medxpertqa", "medxpertqa_test*.jsonl"), ("medxpertqa", "text/test.jsonl"))),
 )

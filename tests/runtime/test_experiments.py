@@ -69,7 +69,7 @@ def test_settings_of_the_papers_and_peers_reach_the_run(monkeypatch: pytest.Monk
         100,
         2000,
     )
-    assert (few.length_mode, few.length_draw, few.length_target) == ("mixed", "uniform", None)
+    assert (few.length_mode, few.length_draw, few.length_target) == ("mixed", "log_uniform", None)
     med_rlvr = configuration("med_rlvr_3b", monkeypatch)
     assert (med_rlvr.reward.preset, med_rlvr.algorithm.kl_place) == ("med_rlvr", "reward")
     assert (med_rlvr.data.template, med_rlvr.algorithm.has_critic, med_rlvr.rollout.group_size) == ("base", True, 1)

@@ -93,15 +93,11 @@ class Likelihood:
         return Rewarded(done, keeps, metrics)
 
     def _told_apart(self, groups: Sequence[Group]) -> list[bool]:
-        """Which groups' rewards differ as much as is asked of what they did lately; the first ones all do.
-
-        Where none does, all do: a step without any group cannot be taken.
-        """
+        """Which groups' rewards differ as much as is asked of what they did lately; the first ones all do."""
         deviations, known = [_deviation(group) for group in groups], self._deviation
         now = _mean(deviations)
         self._deviation = now if known is None else _KEEP * known + (1 - _KEEP) * now
-        found = [known is None or each >= self._share * known for each in deviations]
-        return found if any(found) else [True] * len(found)
+        return [known is None or each >= self._share * known for each in deviations]
 
     def state(self) -> float | None:
         """What a resumed run needs: the running mean of the deviations."""

@@ -70,6 +70,8 @@ def training_sequences(
     groups: Sequence[Sequence[Trajectory]], algorithm: AlgorithmConfig
 ) -> tuple[list[list[TokenSequence]], list[bool]]:
     """The valid responses of the groups that teach, with their advantages; and which groups do."""
+    if not groups:  # dynamic sampling found none that differ, or the likelihood filter left all out
+        return [], []
     rewards, valid = reward_table(groups)
     advantages, teaches = _advantages(groups, rewards, valid, algorithm)
     chosen = []

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from conversion import megatron_to_hf
 from tests.conftest import alive, children, finish, start
 
 DEADLINE_S = 180
@@ -29,6 +32,14 @@ def run(module: str, *overrides: str, log: Path, fails: bool = False) -> str:
 
 def started(module: str, *overrides: str, log: Path) -> subprocess.Popen[bytes]:
     return start([sys.executable, "-m", module, *overrides], log)
+
+
+def same_weights(one: Path, other: Path, folder: Path) -> bool:
+    """Whether two Megatron checkpoints of one model hold the same tensors; `folder`, a new one, takes their exports."""
+    exported = (megatron_to_hf.convert(each, folder / name) for each, name in ((one, "one"), (other, "other")))
+    first, second = (load_file(each / "model.safetensors") for each in exported)
+    assert first.keys() == second.keys()
+    return all(torch.equal(first[name], second[name]) for name in first)
 
 
 def steps(folder: Path) -> list[int]:

@@ -2,8 +2,8 @@
 
 The quickstart's model reads their prompts whole, up to 1,024 of its tokens. Skipped where the files are not there.
 
-Left out: learning. Warmed up on labels for a few steps the model has the form of an answer and draws its letters, which
-is enough for rewards to differ and for a step to change it.
+Left out: learning. Warmed up for a few steps on answers behind one and the same reasoning, the model has the form of an
+answer and draws its letters, which is enough for rewards to differ and for a step to change it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from pathlib import Path
 import pytest
 
 from conversion import hf_to_megatron
-from conversion.checkpoint import open_checkpoint
 from conversion.release import SUMS_FILE, release
 from recipes.data.example import read_examples, write_examples
 from recipes.data.med_u1_run import HELD_OUT
@@ -28,7 +27,7 @@ from recipes.monitor.rollouts import read_rollouts
 from recipes.quickstart import BASE
 from recipes.runtime.run_folder import last_checkpoint
 from tests.conftest import REPOSITORY, SHARED_DATA, shared_data
-from tests.end_to_end.launch import run, steps
+from tests.end_to_end.launch import run, same_weights, steps
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 PROMPT, RESPONSE = 1024, 32
@@ -96,7 +95,7 @@ def test_published_files_become_a_release(tmp_path: Path) -> None:
     rewards = [{record.components.get("answer") for record in own} - {None} for _, own in by_group]
     assert any(len(own) > 1 for own in rewards), rewards
     trained = last_checkpoint(folder)
-    assert open_checkpoint(trained).digest(read=False) != open_checkpoint(warm).digest(read=False)
+    assert not same_weights(trained, warm, tmp_path)
     run("recipes.evaluate", *settings, "name=after", f"model.path={trained}", log=tmp_path / "evaluate")
     result = json.loads((folder / "evaluation" / "after.json").read_text())
     assert (result["seen"]["questions"], result["dropped"], result["questions"]) == (0, 0, 15)

@@ -19,10 +19,11 @@ from recipes.data.example import read_examples
 from recipes.monitor.phases import Phase
 from recipes.monitor.rollouts import read_rollouts
 from recipes.runtime.config import from_yaml
+from recipes.runtime.origin import read_state
 from recipes.runtime.run_folder import RunFolder, last_checkpoint
 from tests.conftest import REPOSITORY, shared_data
 from tests.end_to_end.conftest import STEPS, Settings, Whole
-from tests.end_to_end.launch import MEASURED, metrics, run, steps
+from tests.end_to_end.launch import MEASURED, metrics, run, same_weights, steps
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 
@@ -60,6 +61,30 @@ def test_a_run_writes_its_folder(finished: Path, warm_checkpoint: Path, tmp_path
     assert RunFolder(finished).steps() == [STEPS]
     exported = megatron_to_hf.convert(last_checkpoint(finished), tmp_path / "hf")
     assert (exported / "model.safetensors").is_file()
+
+
+def test_a_step_without_a_group_to_learn_from_changes_nothing(
+    tiny_checkpoint: Path, settings: Settings, tmp_path: Path
+) -> None:
+    """A model that does not have the form is paid alike for everything, however many batches are drawn."""
+    folder, start = tmp_path / "run", f"model.path={tiny_checkpoint}"
+    own = settings(folder, start, "parallel=single", "reward.preset=binary", "rollout.max_batches=2")
+    said = run("recipes.grpo", *own, log=tmp_path / "log")
+    assert "step 2: 0 of 6 groups have rewards that differ after 2 batches" in said
+    assert [(row["groups/batches"], row["groups/left_out_share"]) for row in metrics(folder)] == [(2, 1), (2, 1)]
+    assert same_weights(last_checkpoint(folder), tiny_checkpoint, tmp_path)
+
+
+def test_what_the_likelihood_filter_leaves_out_counts_as_learned(settings: Settings, tmp_path: Path) -> None:
+    kinds = ("reward.likelihood=[choice,calculation,text]", "reward.likelihood_filter=1.0")
+    run("recipes.grpo", *settings(tmp_path / "run", "parallel=single", *kinds), log=tmp_path / "log")
+    first, second = metrics(tmp_path / "run")
+    # Likelihoods are never quite equal, so that without a filter no group would ever count as learned.
+    assert (first["likelihood/left_out_share"], first["groups/zero_advantage_share"]) == (0, 0)
+    left_out = round(6 * second["likelihood/left_out_share"])
+    interest = read_state(last_checkpoint(tmp_path / "run"))["order"]["interest"]
+    assert 0 < left_out < 6
+    assert sum(share < 1 for share in interest.values()) == left_out
 
 
 def test_a_run_that_has_drifted_into_cheating_ends_where_that_is_asked_for(

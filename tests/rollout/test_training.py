@@ -38,6 +38,11 @@ def test_what_a_filter_leaves_out_could_have_taught_with_a_critic_too() -> None:
     assert (data.groups, data.critic, data.teaches) == ([], [], [True, False])
 
 
+def test_no_groups_teach_nothing() -> None:
+    """Dynamic sampling may find none that differ, and the likelihood filter may leave out all."""
+    assert training_sequences([], AlgorithmConfig(tasks="components")) == ([], [])
+
+
 def test_sequences_carry_prompt_response_and_the_samplers_logprobs() -> None:
     group = [trajectory(TWO, 1.0, tokens=2), trajectory(TWO, 3.0, tokens=3)]
     [[first, second]], _ = training_sequences([group], AlgorithmConfig(advantage="dr_grpo"))

@@ -3,8 +3,8 @@
     python benchmarks/rlpr.py [--output runs/rlpr] [--seconds 120] [--seed 0]
 
 The tiny base model, the embedded open answers alone, two CPU cores, about eight minutes. After the quickstart's warm
-start GRPO twice, by the preset `gated` and by `reward.likelihood=[text]`, in which no verifier has a say. The last line
-is one JSON object:
+start GRPO twice, by the preset `gated` and by `reward.likelihood=[text]` with RLPR's filter, in which no verifier has a
+say. The last line is one JSON object:
 
     before, rule, likelihood   accuracy of held-out open answers in per cent, greedy, with its standard error
     gain_rule, gain_likelihood in points over `before`

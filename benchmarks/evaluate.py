@@ -45,7 +45,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT)
 
 from recipes.data.example import REPORT_GROUPS, Example, read_examples, write_examples  # noqa: E402
-from recipes.data.prompts import question_text  # noqa: E402
+from recipes.data.styles import read_style  # noqa: E402
 
 CORES = os.cpu_count() or 1
 DEADLINE_S = 1200
@@ -129,7 +129,8 @@ class Harness:
     def run(self, examples: Sequence[Example]) -> float:
         with tempfile.TemporaryDirectory(dir=self.folder) as own:
             rows, task = Path(own) / "rows.jsonl", Path(own) / "task.yaml"
-            lines = [{"question": question_text(e, "plain"), "answer": e.gold()} for e in examples]
+            style = read_style("plain")
+            lines = [{"question": style.asked(e), "answer": e.gold()} for e in examples]
             rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
             drawn = GREEDY if self.samples == 1 else SAMPLED
             filled = TASK_FILE.format(task=TASK, rows=rows, limit=LIMIT, samples=self.samples, drawn=drawn)

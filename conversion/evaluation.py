@@ -5,6 +5,7 @@
         (`recipes.evaluation.summary`)
     scores: what further commands say of the answers (`conversion.evaluation_scores`)
     versions: of Python and the packages
+    prompt: {style, sha256, words} of the prompt that questions stood in
     measured: {data: [{path, sha256}], reward: {name, version, hash}, prompts: {...}, decoding: {...}}
     dropped, unscored: questions that were too long, and answers that the server could not score
     seen: {questions, contexts, unread}: questions that training saw too, further ones of whose notes training saw under

@@ -11,7 +11,8 @@ and all else that defines the result (`conversion.evaluation`), and how many que
 RUN/evaluation/NAME.jsonl, kept as they come: stopped, the same command goes on behind them, and the files are those of
 one that was never stopped. NAME.html and NAME.md show them to people (`recipes.evaluation.page`).
 
-Left out: the prompts of published benchmarks, which ask for forms of answers that would want readers of their own.
+A published benchmark's prompt is a `data.style` of its own (docs/data.md). Left out: readers of the forms of answers
+that benchmarks ask for; the reward server reads what stands between the tags.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def evaluate(config: Config) -> None:
     """Evaluates on all ranks; rank 0 writes the result."""
     # These bring torch and transformers: --help and a mistake in a setting are answered without.
     from recipes.evaluation.answers import Answers, answers_digest
-    from recipes.evaluation.measure import measured, seen_in_training
+    from recipes.evaluation.measure import measured, prompt_words, seen_in_training
     from recipes.evaluation.page import write_page
     from recipes.evaluation.reading import Evaluated
     from recipes.rollout.scoring import Response, check_rows, check_unscored, reward_definition, score_responses
@@ -55,14 +56,14 @@ def evaluate(config: Config) -> None:
     from recipes.runtime.agreement import told_by_leader
 
     target = evaluation_path(config.output, config.name)
-    about: dict[str, Any] = {}
+    about: dict[str, Any] = {"prompt": prompt_words(config)}
     respondent = _respondent(config)
     examples = read_examples(*config.data.test)
     asked = list(_variants(examples, config.evaluation))
     if is_leader():
         # Where this cannot be, nobody wants to hear of it after an hour of answers.
         target.parent.mkdir(parents=True, exist_ok=True)
-        about = {"name": config.name, "split": "test", **respondent.about()}
+        about = {"name": config.name, "split": "test", **respondent.about(), **about}
         about |= {"seen": seen_in_training(examples, None if asks_endpoint(config) else Path(config.model.path))}
         about |= {"versions": versions()}
     respondent.prepare(asked)

@@ -35,6 +35,7 @@ def measure(config: Config) -> None:
     from conversion.checkpoint import open_checkpoint
     from conversion.digests import file_digest
     from recipes.data.example import read_examples
+    from recipes.data.styles import read_style
     from recipes.engines import create_engine
     from recipes.evaluation.answers import Answers
     from recipes.evaluation.gain import summarize
@@ -48,7 +49,8 @@ def measure(config: Config) -> None:
 
     answered = evaluation_path(config.output, config.name)
     result = read_json(answered) if answered.is_file() else {}
-    _check_style(config, result)
+    _check_style(config, result, prompts_shown(config))
+    read_style(config.data.style).check_letters("likelihoods of the right answer")
     examples = {example.id: example for example in read_examples(*config.data.test)}
     rows, without = plain_answers(answered.with_suffix(".jsonl"), examples)
     tokenizer = load_tokenizer(config.model.path)
@@ -87,13 +89,13 @@ def measure(config: Config) -> None:
         print(described(gain))
 
 
-def _check_style(config: Config, result: Mapping[str, Any]) -> None:
+def _check_style(config: Config, result: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuses to put the questions otherwise than those were put that were answered, as far as NAME.json tells."""
-    style = result.get("measured", {}).get("prompts", {}).get("style", config.data.style)
-    if style != config.data.style:
-        raise ConfigError(
-            f"data.style={config.data.style}: {config.name} was asked in the style {style}; set data.style={style}"
-        )
+    asked = result.get("measured", {}).get("prompts", {}).get("style", now["style"])
+    if asked != now["style"]:
+        style = result.get("prompt", {}).get("style", asked)
+        other = "put back the words that it had then" if style == config.data.style else f"set data.style={style}"
+        raise ConfigError(f"data.style={config.data.style}: {config.name} was asked in other words ({style}); {other}")
 
 
 def _target(config: Config) -> Path:

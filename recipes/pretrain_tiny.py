@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from conversion import command
 from recipes.data.facts import VALUES
 from recipes.data.generator import GROUPS, TEACHER, Generator
-from recipes.data.prompts import question_text
+from recipes.data.styles import read_style
 from recipes.data.work import Work
 
 # What takes seconds to import is imported where it is used: --help does without.
@@ -73,6 +73,7 @@ def _sums_drill(rng: random.Random) -> str:
 def documents(rng: random.Random) -> Iterator[str]:
     """An endless stream of training documents in plain text, without chat turns or answer tags."""
     generator = Generator("train", TEACHER, TEACHER)
+    style = read_style("plain")
     while True:
         kind = rng.choices((*GROUPS, "letters", "sums"), weights=(30, 30, 12, 16, 12))[0]
         if kind == "letters":
@@ -82,7 +83,7 @@ def documents(rng: random.Random) -> Iterator[str]:
         else:
             example = generator.draw(rng, kind)
             trace = example.meta["trace"]
-            yield f"{question_text(example, 'plain')}\n{trace['think']}\nAnswer:\n{trace['answer']}"
+            yield f"{style.asked(example)}\n{trace['think']}\nAnswer:\n{trace['answer']}"
 
 
 def make_tokenizer(rng: random.Random) -> PreTrainedTokenizerFast:

@@ -1,6 +1,6 @@
 """From an Example to the messages that a chat template turns into a prompt, or to plain text for a base model.
 
-Styles follow the papers' released code in content, not in wording. Left out: worked examples as turns of their own;
+How a question reads is the style's affair (`recipes.data.styles`). Left out: worked examples as turns of their own;
 many chat templates take the reasoning out of earlier turns, and a model would be shown answers without any.
 """
 
@@ -14,45 +14,10 @@ from typing import Literal
 
 from recipes.data.errors import ExampleError
 from recipes.data.example import Example, question_words, worked_response
+from recipes.data.styles import Style
 
 # What ends a response beside the end token: a base model that has answered goes on with a next question of its own.
 STOPS: dict[str, tuple[str, ...]] = {"chat": (), "base": ("</answer>",)}
-
-_SYSTEM: dict[str, str | None] = {
-    "plain": None,
-    "med_u1": (
-        "You are a helpful medical assistant. Think the question through first, checking yourself as you go, and put "
-        "that reasoning between <think> and </think>. Then give the final answer between <answer> and </answer>."
-    ),
-    "med_rlvr": (
-        "You are a medical expert sitting a licensing examination. Write your reasoning between <think> and </think>, "
-        "then only the final answer between <answer> and </answer>."
-    ),
-}
-
-_INSTRUCTION: dict[str, str] = {
-    "choice": "Give only the letter of the right option within the <answer> tags.",
-    "number": "Give the numerical value within the <answer> tags.",
-    "date": "Give the date as MM/DD/YYYY within the <answer> tags.",
-    "duration": "Give the duration as weeks and days, such as 17 weeks, 6 days, within the <answer> tags.",
-    "text": "Give a short text within the <answer> tags.",
-}
-
-
-def question_text(example: Example, style: str) -> str:
-    """Context, question and options.
-
-    Options stand one a line as `A: text`, as in Med-U1; in the plain style behind each other as `text (A)`, which costs
-    a small model fewer tokens and puts the letter where it can find it.
-    """
-    lines = [example.question]
-    if example.context:
-        lines = [f"<Context>\n{example.context}\n</Context>", *lines]
-    if example.options and style == "plain":
-        lines.append("Options: " + ", ".join(f"{text} ({letter})" for letter, text in example.options.items()))
-    elif example.options:
-        lines += [f"{letter}: {text}" for letter, text in example.options.items()]
-    return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -79,14 +44,14 @@ class Form:
     """How a run puts its questions.
 
     Attributes:
-        style: "plain" is the bare question; "med_u1" and "med_rlvr" add the papers' system prompt and instruction.
+        style: what a question reads like.
         length: what the question asks of the response's length; worked examples, which keep to none, ask for none.
         template: "chat", or "base" for plain text without turns.
         shots: worked examples before every question.
         few_shot: to take them from: the first of the question's task, the question itself excepted.
     """
 
-    style: str
+    style: Style
     length: LengthTarget | None = None
     template: str = "chat"
     shots: int = 0
@@ -97,31 +62,30 @@ def messages(example: Example, form: Form) -> list[dict[str, str]]:
     """Chat messages for one question; worked examples stand in front of it in the user's.
 
     Raises:
-        ExampleError: there are too few worked examples of its task.
+        ExampleError: there are too few worked examples of its task, or the style has no place for context or options.
     """
+    before, answer = form.style.text("before_question"), form.style.text("before_answer")
     shown = [
-        f"Question: {_asked(shot, dataclasses.replace(form, length=None))}\nAnswer:\n{_worked(shot)}"
+        f"{before}{_asked(shot, dataclasses.replace(form, length=None))}{answer}{_worked(shot, answer)}"
         for shot in _shots(example, form)
     ]
     user = _asked(example, form)
     if shown or form.template == "base":
-        user = "\n\n".join([*shown, f"Question: {user}"])
-    system = _SYSTEM[form.style]
+        user = "\n\n".join([*shown, f"{before}{user}"])
+    system = form.style.text("system")
     head = [{"role": "system", "content": system}] if system else []
     return [*head, {"role": "user", "content": user}]
 
 
-def base_text(chat: list[dict[str, str]]) -> str:
+def base_text(chat: list[dict[str, str]], form: Form) -> str:
     """The messages as text that a model goes on with, which knows no turns."""
-    return "\n\n".join(message["content"] for message in chat) + "\nAnswer:\n"
+    return "\n\n".join(message["content"] for message in chat) + form.style.text("before_answer")
 
 
 def _asked(example: Example, form: Form) -> str:
-    instructions = [] if form.style == "plain" else [_INSTRUCTION[example.task]]
-    if form.length is not None and form.length.said:
-        instructions.append(form.length.sentence())
-    text = question_text(example, form.style)
-    return f"{text}\n{' '.join(instructions)}" if instructions else text
+    instruction = form.style.instruction.get(example.task, "")
+    said = form.length.sentence() if form.length is not None and form.length.said else ""
+    return form.style.asked(example, " ".join(filter(None, (instruction, said))))
 
 
 def _shots(example: Example, form: Form) -> list[Example]:
@@ -136,8 +100,16 @@ def _shots(example: Example, form: Form) -> list[Example]:
     return found
 
 
-def _worked(example: Example) -> str:
-    """The response that a worked example shows: its trace, or its answer alone where it has none."""
+def _worked(example: Example, before: str) -> str:
+    """The response that a worked example shows: its trace, or its answer alone where it has none.
+
+    Args:
+        example: the worked example.
+        before: what stands before it; where that opens the reasoning, the response goes on from there.
+    """
+    if before.rstrip().endswith("<think>"):
+        whole = trace_response(example) if "trace" in example.meta else worked_response("", example.gold())
+        return whole.removeprefix("<think>")
     return trace_response(example) if "trace" in example.meta else f"<answer>{example.gold()}</answer>"
 
 

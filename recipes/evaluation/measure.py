@@ -13,6 +13,7 @@ from conversion.digests import file_digest
 from recipes.data.contamination import LIKENESSES
 from recipes.data.example import Example, iterate_examples
 from recipes.data.held_out import HeldOut
+from recipes.data.styles import read_style
 from recipes.rollout.prompts import common_target
 from recipes.runtime.config import Config, EvaluationConfig, ModelConfig
 from recipes.runtime.origin import STATE_FILE, data_files, read_state, training_files
@@ -60,18 +61,27 @@ def _graded(config: Config) -> dict[str, Any]:
 def prompts_shown(config: Config) -> dict[str, Any]:
     """What stands in the prompts beside the question; of the form and of worked examples, where it is not the default.
 
+    A style is its words, by their digest, wherever they stand.
+
     Raises:
+        StyleError: of the prompt's file.
         OSError: the file of worked examples cannot be read.
     """
     data = config.data
     # The plain style does not say a target that all share, so that it changes no answer of a policy.
     said = target if (target := common_target(config)) is not None and target.said else None
-    found: dict[str, Any] = {"style": data.style, "length_target": said and said.tokens}
+    found: dict[str, Any] = {"style": read_style(data.style).identity, "length_target": said and said.tokens}
     if said is not None and said.mode == "exact":
         found["length_mode"] = said.mode
     if data.template != "chat":
         found["template"] = data.template
     return found | ({"shots": data.shots, "few_shot": file_digest(Path(data.few_shot))} if data.few_shot else {})
+
+
+def prompt_words(config: Config) -> dict[str, Any]:
+    """The prompt itself, to be repeated without its file. Raises StyleError."""
+    style = read_style(config.data.style)
+    return {"style": style.name, "sha256": style.digest, "words": dict(style.words)}
 
 
 def _asked_for(config: Config) -> dict[str, Any]:

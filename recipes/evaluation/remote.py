@@ -37,6 +37,7 @@ class Remote:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._form = prompt_form(config)
         self._asked: Sequence[Asked] = ()
         self._prompts: list[list[dict[str, str]]] = []
         self.left_out: set[int] = set()
@@ -49,7 +50,7 @@ class Remote:
 
     def prepare(self, asked: Sequence[Asked]) -> None:
         """See `Respondent.prepare`."""
-        form = prompt_form(self._config)
+        form = self._form
         if not asked:
             raise DataError("no data files are named; give them as data.test=[FILE,...]")
         self._asked = asked
@@ -115,7 +116,7 @@ class Remote:
         chat, budget = self._prompts[key[0]], self._config.evaluation.max_think_tokens
         limit = self._config.rollout.max_new_tokens
         base = self._config.data.template == "base"
-        prompt: str | list[dict[str, str]] = base_text(chat) if base else chat
+        prompt: str | list[dict[str, str]] = base_text(chat, self._form) if base else chat
         begun = await endpoint.ask(prompt, self._parameters(key, budget or limit, "begun"))
         if budget is None or not begun.cut:
             return self._closed(begun, begun.response)

@@ -59,8 +59,14 @@ def least_target(reward: RewardConfig) -> LengthTarget | None:
 
 
 def training_form(config: Config, tokenizer: Any) -> Form:
-    """How a run puts its questions while it trains: `prompt_form`, with the target that takes most tokens to say."""
+    """How a run puts its questions while it trains: `prompt_form`, with the target that takes most tokens to say.
+
+    Raises:
+        StyleError: of the prompt's file.
+    """
     form, reward = prompt_form(config), config.reward
+    if "choice" in reward.likelihood or config.monitor.gain_every:
+        form.style.check_letters("likelihoods of the right answer (reward.likelihood, monitor.gain_every)")
     if form.length is not None or reward.length_mode == "none":
         return form
     fixed = reward.length_target

@@ -16,6 +16,7 @@ from conversion.errors import TokenizerError
 from conversion.tokenizer_check import decode, encode, plain, render, same_text
 from recipes.data.example import Example, read_examples
 from recipes.data.prompts import Form, LengthTarget, base_text, messages, trace_response, without_system
+from recipes.data.styles import read_style
 from recipes.runtime.config import Config
 
 
@@ -63,20 +64,26 @@ def prompt_form(config: Config, *, teaching: bool = False) -> Form:
     Where prompts have targets of their own (`recipes.rollout.lengths`), the form has none.
 
     Raises:
-        ExampleError, FileNotFoundError: of the file of worked examples.
+        ExampleError, FileNotFoundError: of the prompt's file, or that of worked examples.
     """
     data = config.data
-    shown = read_examples(data.few_shot) if data.few_shot else ()
-    return Form(data.style, None if teaching else common_target(config), data.template, data.shots, shown)
+    style, shown = read_style(data.style), read_examples(data.few_shot) if data.few_shot else ()
+    if teaching or shown:
+        style.check_letters("traces, labels and worked examples")
+    return Form(style, None if teaching else common_target(config), data.template, data.shots, shown)
 
 
 def common_target(config: Config) -> LengthTarget | None:
-    """The target that all prompts share; the plain style does not say it. None where there is none, or several."""
+    """The target that all prompts share, which some styles do not say. None where there is none, or several.
+
+    Raises:
+        StyleError: of the prompt's file.
+    """
     reward = config.reward
     if reward.length_target is None or reward.length_mode == "mixed" or reward.length_none_share > 0:
         return None
     mode: Any = reward.length_mode  # max or exact, as the configuration has checked
-    return LengthTarget(mode, reward.length_target, said=config.data.style != "plain")
+    return LengthTarget(mode, reward.length_target, said=read_style(config.data.style).says_target)
 
 
 def render_prompts(
@@ -120,7 +127,7 @@ def render_prompts(
     texts = []
     for example, chat in zip(examples, chats, strict=True):
         try:
-            text = beginning + base_text(chat) if form.template == "base" else render(tokenizer, chat)
+            text = beginning + base_text(chat, form) if form.template == "base" else render(tokenizer, chat)
         except TokenizerError as error:
             raise RowError(example, str(error)) from error
         if _asked(chat) not in text:

@@ -251,7 +251,8 @@ class DataConfig:
     Attributes:
         train: files to train on; `validation` and `test` for evaluation.
         mix: weight of each kind of task (choice, calculation, text) among a step's prompts; empty draws rows uniformly.
-        style: plain, med_u1 or med_rlvr prompts.
+        style: how a question is put: a name of configs/prompt (plain, med_u1, med_rlvr, and benchmarks' forms), or the
+            path of a prompt file of your own, which ends in .yaml (docs/data.md).
         template: chat (the tokenizer's chat template), or base: plain text for a model that knows no turns, whose
             response ends with `</answer>`.
         teach: what SFT teaches of a row: worked (its meta.trace; rows without one are left out), or answer (its label,

@@ -140,7 +140,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "algorithm.importance": ("none", "truncated", "masked", "sequence_masked"),
     "rollout.sampler": ("embedded", "vllm"),
     "rollout.vllm.transfer": ("auto", "file", "gloo", "nccl", "ipc"),
-    "data.style": ("plain", "med_u1", "med_rlvr"),
     "data.teach": ("worked", "answer"),
     "data.say_length": ("none", "exact", "max", "mixed"),
     "data.template": ("chat", "base"),

@@ -14,6 +14,7 @@ from pathlib import Path
 from conversion.command import expand_home
 from conversion.errors import ConversionError
 from conversion.families import family_for
+from recipes.data.styles import is_file
 from recipes.runtime.config import Config, ConfigError
 from recipes.runtime.overrides import CONFIGS, as_hydra_reads, reason
 from recipes.runtime.rules import Stage, validate
@@ -80,6 +81,8 @@ def _expand_homes(config: Config) -> None:
     config.model.path = expand_home(config.model.path)
     if config.critic.path:
         config.critic.path = expand_home(config.critic.path)
+    if is_file(config.data.style):
+        config.data.style = expand_home(config.data.style)
     if config.data.few_shot:
         config.data.few_shot = expand_home(config.data.few_shot)
     for key in ("train", "validation", "test"):

@@ -1,13 +1,14 @@
 """What a run is made of, by content: its model and its training files, each with a digest, in every checkpoint's state.
 
     {"stage": "grpo", "model": "sha256", "data": [{"path": "/data/train.jsonl", "sha256": "..."}],
-     "rows": [["MedQA", "MIT", 10178]], "before": the origin of the checkpoint that it started from, or null}
+     "rows": [["MedQA", "MIT", 10178]], "prompt": its words' name or digest (`recipes.data.styles`),
+     "before": the origin of the checkpoint that it started from, or null}
 
 A resume compares digests, so a link or another spelling of a file is the same file, and another file under the old name
 is not. `rows` counts rows by source and licence as they were read, for the model card; and through `before` a release
 knows the data of every stage.
 
-Left out: rows that were too long, which count as training data all the same.
+Older releases kept no `prompt`. Left out: rows that were too long, which count as training data all the same.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from typing import Any
 
 from conversion.checkpoint import CheckpointError, open_checkpoint
 from conversion.digests import SHOWN, file_digest
+from conversion.evaluation import shown
 from recipes.data.example import Example
+from recipes.data.styles import read_style
 from recipes.runtime.config import Config, ConfigError
 from recipes.runtime.rules import Stage
 
 STATE_FILE = "state.json"
 _KEYS = {"stage", "model", "data", "rows", "before"}
+_LATER = {"prompt"}
 _TITLES = {"sft": "SFT", "grpo": "GRPO"}
 
 
@@ -35,6 +39,7 @@ def run_origin(config: Config, stage: Stage, examples: Sequence[Example]) -> dic
 
     Raises:
         CheckpointError: `model.path` is no whole checkpoint.
+        StyleError: of the prompt's file.
         OSError: a data file cannot be read.
     """
     model = open_checkpoint(config.model.path)
@@ -53,6 +58,7 @@ def run_origin(config: Config, stage: Stage, examples: Sequence[Example]) -> dic
         # A model has read the worked examples too.
         "data": data_files([*config.data.train, *filter(None, [config.data.few_shot])]),
         "rows": [[source, licence, count] for (source, licence), count in sorted(rows.items())],
+        "prompt": read_style(config.data.style).identity,
         "before": read_state(model.path).get("origin"),
     }
 
@@ -78,7 +84,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: expected a JSON object; resume from an earlier checkpoint")
     origin = state.get("origin", {})
-    if not isinstance(origin, dict) or (origin and origin.keys() != _KEYS):
+    if not isinstance(origin, dict) or (origin and origin.keys() - _LATER != _KEYS):
         raise CheckpointError(f"{path}: its origin is damaged; resume from an earlier checkpoint")
     return state
 
@@ -103,6 +109,11 @@ def check_same_origin(run: Path, state: Mapping[str, Any], now: Mapping[str, Any
         raise ConfigError(
             f"{run}: was started from a model of sha256 {saved['model'][:SHOWN]}, and model.path={config.model.path} "
             f"holds {now['model'][:SHOWN]}; give the model that it was started from, or choose another output folder"
+        )
+    if "prompt" in saved and saved["prompt"] != now["prompt"]:
+        raise ConfigError(
+            f"{run}: was asked in the words of the prompt {shown(saved['prompt'])}, and data.style={config.data.style} "
+            f"holds {shown(now['prompt'])}; give the prompt that it was started with, or choose another output folder"
         )
     before, after = (
         [f"{Path(file['path']).name} (sha256 {file['sha256'][:SHOWN]})" for file in origin["data"]]

@@ -50,6 +50,8 @@ def as_hydra_reads(overrides: Sequence[str]) -> list[str]:
             raise ConfigError(f"{override}: expected key=value, such as trainer.steps=100, or GROUP=NAME")
         name = key.lstrip("+")
         group = CONFIGS / name
+        if name == "prompt":
+            raise ConfigError(f"prompt={value}: a prompt is chosen by data.style={value}")
         if re.fullmatch(r"\w+", name) and group.is_dir():
             _check_file(group, value.strip())
             if chosen.setdefault(name, value) != value:

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from recipes.data.contamination import LIKENESSES
+from recipes.data.styles import BUILT_IN, is_style
 from recipes.runtime.config import Config, require
 from recipes.runtime.limits import CHOICES, COMPONENTS, KINDS, LIMITS, MEASURES, NOT_NEGATIVE, Range
 from recipes.runtime.rollout_config import RolloutConfig
@@ -425,6 +426,11 @@ def _is_url(text: str) -> bool:
 
 def _check_data(config: Config) -> None:
     data = config.data
+    require(
+        is_style(data.style),
+        f"data.style={data.style}: expected one of {', '.join(BUILT_IN)}, or the path of a prompt file, which ends in "
+        ".yaml",
+    )
     unknown = set(data.mix) - set(KINDS)
     require(not unknown, f"data.mix: {sorted(unknown)} are not kinds of task; expected choice, calculation, text")
     _check_weights("data.mix", data.mix)

@@ -67,6 +67,7 @@ class RunFolder:
             state = read_state(latest)
             differences = _differences(from_yaml(written.read_text()), config)
             free = _FREE_TO_CHANGE + (_PROVEN_BY_CONTENT if "origin" in state else ())
+            free += ("data.style",) if "prompt" in state.get("origin", {}) else ()
             changed = [line for line in differences if not line.startswith(free)]
             if changed:
                 raise ConfigError(

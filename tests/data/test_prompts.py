@@ -8,6 +8,7 @@ import pytest
 
 from recipes.data.example import Example, Task
 from recipes.data.prompts import Form, LengthTarget, messages, trace_response
+from recipes.data.styles import read_style
 
 CHOICE = Example("1", "s", "choice", "Which?", "B", context="A note.", options={"A": "one", "B": "two"})
 
@@ -19,20 +20,20 @@ def test_the_plain_style_is_the_bare_question_with_the_length_that_is_to_be_said
         (LengthTarget("max", 50, said=False), ""),
         (LengthTarget("exact", 50), "\nThink for 50 tokens."),
     ):
-        assert messages(CHOICE, Form("plain", length)) == [{"role": "user", "content": bare + more}]
+        assert messages(CHOICE, Form(read_style("plain"), length)) == [{"role": "user", "content": bare + more}]
 
 
 @pytest.mark.parametrize("style", ["med_u1", "med_rlvr"])
 def test_a_length_stands_behind_the_instruction_and_in_no_worked_example(style: str) -> None:
     shown = Example("2", "s", "choice", "What else?", "A", options={"A": "one", "B": "two"})
-    form = Form(style, LengthTarget("exact", 300), shots=1, few_shot=[shown])
+    form = Form(read_style(style), LengthTarget("exact", 300), shots=1, few_shot=[shown])
     user = messages(CHOICE, form)[-1]["content"]
     assert user.count("tokens.") == 1
     assert user.endswith("within the <answer> tags. Think for 300 tokens.")
 
 
 def test_the_papers_styles_say_task_form_and_length() -> None:
-    system, user = messages(CHOICE, Form("med_u1", LengthTarget("max", 512)))
+    system, user = messages(CHOICE, Form(read_style("med_u1"), LengthTarget("max", 512)))
     assert (system["role"], user["role"]) == ("system", "user")
     for tag in ("<think>", "</think>", "<answer>", "</answer>"):
         assert tag in system["content"]
@@ -45,7 +46,7 @@ def test_the_papers_styles_say_task_form_and_length() -> None:
 @pytest.mark.parametrize("style", ["plain", "med_u1", "med_rlvr"])
 def test_the_answer_is_not_in_the_prompt(style: str) -> None:
     example = Example("1", "s", "text", "What?", "zinc", aliases=("Zn",), meta={"trace": {"think": "t", "answer": "a"}})
-    text = str(messages(example, Form(style)))
+    text = str(messages(example, Form(read_style(style))))
     assert "zinc" not in text
     assert "Zn" not in text
 
@@ -64,7 +65,7 @@ def test_the_answer_is_not_in_the_prompt(style: str) -> None:
 def test_each_task_has_its_instruction(style: str, task: Task, answer: Any, word: str) -> None:
     options = {"A": "one", "B": "two"} if task == "choice" else None
     example = Example("1", "s", task, "?", answer, options=options)
-    user = messages(example, Form(style))[-1]["content"]
+    user = messages(example, Form(read_style(style)))[-1]["content"]
     assert word in user
     assert "tokens" not in user
 

@@ -20,6 +20,7 @@ import torch.distributed as dist
 
 from recipes.data.example import read_examples
 from recipes.data.prompts import Form
+from recipes.data.styles import read_style
 from recipes.engines import create_engine
 from recipes.engines.base import TokenBatch
 from recipes.rl.losses import supervised_loss
@@ -135,7 +136,8 @@ def main(start: str, url: str, questions: str, out: Path) -> None:
     config = load(["experiment=quickstart_grpo", f"model.path={start}", f"output={out}", "engine=nemo_aligner"])
     init_process_group(config)
     tokenizer = load_tokenizer(start)
-    prompts, _ = make_prompts(read_examples(questions)[:QUESTIONS], tokenizer, Form("plain"), max_tokens=160)
+    form = Form(read_style("plain"))
+    prompts, _ = make_prompts(read_examples(questions)[:QUESTIONS], tokenizer, form, max_tokens=160)
     found: dict[str, Any] = {"ours": _taught(config, prompts, tokenizer, out / "saved")}
     _patch_for_cpu()
 

@@ -17,6 +17,7 @@ from tokenizers.processors import TemplateProcessing
 from recipes.data.errors import ExampleError
 from recipes.data.example import Example, Task, write_examples
 from recipes.data.prompts import Form, trace_response
+from recipes.data.styles import read_style
 from recipes.rollout.prompts import DataError, Prompt, PromptOrder, make_prompts, trace_ids
 from recipes.rollout.rows import check_best, prompt_order, taught, training_rows
 from recipes.runtime.config import DataConfig, TrainerConfig
@@ -212,7 +213,7 @@ def _examples() -> list[Example]:
 
 
 def _make(tokenizer: Any, max_tokens: int) -> tuple[list[Prompt], int]:
-    return make_prompts(_examples(), tokenizer, Form("plain"), max_tokens=max_tokens)
+    return make_prompts(_examples(), tokenizer, Form(read_style("plain")), max_tokens=max_tokens)
 
 
 def test_long_prompts_are_dropped_and_counted_and_none_is_cut(tokenizer: Any) -> None:
@@ -243,7 +244,7 @@ def test_when_none_fits_the_error_gives_the_numbers(tokenizer: Any) -> None:
 
 def test_no_rows_at_all_names_the_setting(tokenizer: Any) -> None:
     with pytest.raises(DataError, match=r"data\.train=\[FILE"):
-        make_prompts([], tokenizer, Form("plain"), max_tokens=10)
+        make_prompts([], tokenizer, Form(read_style("plain")), max_tokens=10)
 
 
 def test_a_tokenizer_without_chat_template_takes_plain_text(tokenizer: Any) -> None:
@@ -254,7 +255,7 @@ def test_a_tokenizer_without_chat_template_takes_plain_text(tokenizer: Any) -> N
         _make(bare, 100)
     trace = {"think": "scurvy", "answer": "vitamin C"}
     asked = Example("q", "s", "text", "Which deficiency causes scurvy?", "vitamin C", meta={"trace": trace})
-    [prompt], _ = make_prompts([asked], bare, Form("med_rlvr", template="base"), max_tokens=1000)
+    [prompt], _ = make_prompts([asked], bare, Form(read_style("med_rlvr"), template="base"), max_tokens=1000)
     assert prompt.text.startswith("You are a medical expert sitting a licensing examination.")
     assert prompt.text.endswith(
         "</answer>.\n\nQuestion: Which deficiency causes scurvy?\nGive a short text within the <answer> tags."
@@ -266,7 +267,7 @@ def test_a_tokenizer_without_chat_template_takes_plain_text(tokenizer: Any) -> N
     bare.bos_token = "<|endoftext|>"
     begin = ("<|endoftext|>", bare.bos_token_id)
     bare._tokenizer.post_processor = TemplateProcessing(single=f"{begin[0]} $A", special_tokens=[begin])
-    [begun], _ = make_prompts([asked], bare, Form("med_rlvr", template="base"), max_tokens=1000)
+    [begun], _ = make_prompts([asked], bare, Form(read_style("med_rlvr"), template="base"), max_tokens=1000)
     assert begun.ids == (bare.bos_token_id, *prompt.ids)
 
 
@@ -279,7 +280,7 @@ def test_worked_examples_stand_before_a_question_and_are_never_the_question(toke
         Example("a", "s", "text", "Which vitamin is C?", "vitamin C", meta={"trace": trace}),
         Example("b", "s", "text", "Which is D?", "vitamin D"),
     ]
-    form = Form("plain", shots=2, few_shot=shown)
+    form = Form(read_style("plain"), shots=2, few_shot=shown)
     asked = Example("q", "s", "text", "Which deficiency causes scurvy?", "vitamin C")
     [prompt], _ = make_prompts([asked], tokenizer, form, max_tokens=1000)
     assert (

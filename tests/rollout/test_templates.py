@@ -11,6 +11,7 @@ import pytest
 from conversion.errors import TokenizerError
 from recipes.data.example import Example
 from recipes.data.prompts import Form
+from recipes.data.styles import read_style
 from recipes.engines.base import Completion
 from recipes.rollout.prompts import Prompt, RowError, render_prompts, trace_ids
 from recipes.rollout.scoring import score
@@ -39,7 +40,7 @@ def _beginning(text: str) -> str:
 
 
 def _render(tokenizer: Any, *examples: Example, style: str = "med_u1") -> list[Prompt]:
-    return render_prompts(examples, tokenizer, Form(style))
+    return render_prompts(examples, tokenizer, Form(read_style(style)))
 
 
 @pytest.mark.parametrize("template", [ALTERNATING, USER_ALONE], ids=["refuses a system message", "leaves it out"])

@@ -95,7 +95,12 @@ def test_yaml_round_trip_of_every_section() -> None:
         (["trainer.steps"], "trainer.steps"),
         (["engine=deepspeed"], "engine=deepspeed: expected one of megatron"),
         (["model.precision=float16"], "model.precision=float16: expected one of float32, bfloat16"),
-        (["data.style=fancy"], "data.style=fancy: expected one of plain, med_u1, med_rlvr"),
+        (
+            ["data.style=fancy"],
+            "data.style=fancy: expected one of med_rlvr, med_u1, medcalc_bench, multiple_choice, pl",
+        ),
+        (["data.style=own.yml"], "pubmedqa, or the path of a prompt file, which ends in .yaml"),
+        (["prompt=pubmedqa"], "prompt=pubmedqa: a prompt is chosen by data.style=pubmedqa"),
         (["reward.match=fuzzy"], "reward.match=fuzzy: expected one of strict, lenient"),
         (["parallel.tensor=0"], "parallel.tensor=0: expected at least 1"),
         (["parallel.timeout_minutes=0"], "parallel.timeout_minutes=0.0: expected above 0"),

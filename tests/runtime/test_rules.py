@@ -21,7 +21,7 @@ _NUMBERS = (int, float, int | None, float | None, tuple[float, float])
 # Any text goes: names, paths, and what the rules between keys look at.
 _FREE_TEXTS = {"name", "output", "model.path", "model.architecture", "reward.preset", "reward.url"}
 _FREE_TEXTS |= {"cluster.name", "rollout.vllm.python", "rollout.vllm.folder", "data.few_shot", "critic.path"}
-_FREE_TEXTS |= {"evaluation.endpoint.url", "evaluation.endpoint.model"}
+_FREE_TEXTS |= {"evaluation.endpoint.url", "evaluation.endpoint.model", "data.style"}
 
 
 @pytest.fixture(autouse=True)

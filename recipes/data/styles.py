@@ -54,7 +54,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "before_question": (),
     "before_answer": (),
 }
-_DEFAULTS = {
+_DEFAULTS: dict[str, Any] = {
     "system": "",
     "context": "{context}",
     "options": "{options}",
@@ -62,6 +62,8 @@ _DEFAULTS = {
     "between": "\n",
     "before_question": "",
     "before_answer": "\nAnswer:\n",
+    "instruction": {},
+    "says_target": True,
 }
 _MAY_BE_EMPTY = ("options", "between", "before_question", "before_answer")
 _KEYS = (*_FIELDS, "instruction", "says_target")
@@ -135,8 +137,6 @@ class Style:
     def digest(self) -> str:
         """SHA-256 of the words, whatever file they stand in, with whatever comments; defaults are as if left out."""
         own = {key: value for key, value in self.words.items() if value != _DEFAULTS.get(key)}
-        own.update({"instruction": dict(self.instruction)} if self.instruction else {})
-        own.update({} if self.says_target else {"says_target": False})
         return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -223,13 +223,12 @@ def read_style(name: str) -> Style:
             raise StyleError(f"{where}: {key} is no key of a prompt; expected {', '.join(_KEYS)}{meant}")
     if "question" not in words:
         raise StyleError(f"{where}: question is missing, the text that {{question}} stands in")
-    instruction = words.get("instruction", {})
+    instruction, says_target = (words.get(key, _DEFAULTS[key]) for key in ("instruction", "says_target"))
     if not isinstance(instruction, dict):
         raise StyleError(f"{where}: instruction: expected a text a task, such as choice: TEXT, found {instruction!r}")
     for task in instruction:
         if task not in TASKS:
             raise StyleError(f"{where}: instruction.{task}: no task; expected {', '.join(TASKS)}")
-    says_target = words.get("says_target", True)
     if not isinstance(says_target, bool):
         raise StyleError(f"{where}: says_target: expected true or false, found {says_target!r}")
     return Style(

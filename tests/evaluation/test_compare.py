@@ -142,6 +142,26 @@ def test_what_no_prompt_says_is_no_difference_of_prompts() -> None:
         assert prompts_shown(config) == {"style": style, "length_target": said}
 
 
+def test_other_words_are_another_measurement_and_another_path_is_none(tmp_path: Path) -> None:
+    """Of two prompt files the words count, not where they stand; the names of releases before stay what they were."""
+    for name, word in (("a", "Q:"), ("moved", "Q:"), ("b", "Question:")):
+        (tmp_path / f"{name}.yaml").write_text(f"question: '{word} {{question}} {{options}}'\n")
+    found = {}
+    for name in ("a", "moved", "b"):
+        config = load(["output=o", "model.path=m", f"data.style={tmp_path / name}.yaml"], Stage.EVALUATE)
+        found[name] = tmp_path / name / "evaluation"
+        write_evaluation(tmp_path / name, "one", [row("q1", "A")])
+        _edited(
+            tmp_path / name / "evaluation/one.json", lambda r, c=config: r["measured"].update(prompts=prompts_shown(c))
+        )
+    a, moved, b = (read_evaluated(folder / "one.json") for folder in found.values())
+    assert compare(a, moved)["measured"]["prompts"] == a.result["measured"]["prompts"]
+    with pytest.raises(
+        ConversionError, match=r"were not measured alike, .*prompts style: [0-9a-f]{12} and [0-9a-f]{12}"
+    ):
+        compare(a, b)
+
+
 def test_several_answers_are_one_question(tmp_path: Path) -> None:
     """q1: 1 of 2 to 2 of 4 right, no change; q2: 0 to 1 of 4, gained. Curves end at the 2 answers that both have."""
     a = [row(q, said, sample=n) for q, given in (("q1", "AB"), ("q2", "BB")) for n, said in enumerate(given)]

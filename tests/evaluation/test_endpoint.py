@@ -18,6 +18,7 @@ import pytest
 from conversion.digests import file_digest
 from recipes.data.errors import ExampleError
 from recipes.data.example import Example, write_examples
+from recipes.data.styles import StyleError
 from recipes.evaluate import evaluate
 from recipes.evaluation import endpoint
 from recipes.evaluation.answers import Answers
@@ -284,6 +285,48 @@ def test_an_evaluation_that_was_killed_goes_on_to_the_same_file(
     assert len(second.asked) - asked == 1
     del result["weights"], result["checkpoint"], again["weights"], again["checkpoint"]
     assert again == result
+
+
+@pytest.mark.parametrize("template", ["chat", "base"])
+def test_a_prompt_file_is_what_is_asked_and_part_of_the_result(
+    template: str, serve: Serve, settings: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """Word by word, and word by word in the result; moved it is the same prompt, changed another evaluation."""
+    words = {
+        "system": "Reply as <think>...</think><answer>...</answer>.",
+        "question": "Q: {question}\n{options}\nA:",
+        "option": "({letter}) {text}",
+        "before_answer": " ",
+    }
+    folder, server = tmp_path / "run", serve()
+    for name, text in (
+        ("own", json.dumps(words)),
+        ("moved", json.dumps(words, indent=1)),
+        ("b", "question: '{question}'"),
+    ):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    plain = ["evaluation.samples=1", "evaluation.temperature=0", "evaluation.short=false", "evaluation.shuffles=0"]
+    plain += [f"data.template={template}"]
+    found, result = _evaluated(folder, settings(folder, server.url, *plain, f"data.style={tmp_path}/own.yaml"))
+    user = "Q: Which metal is number 0?\n(A) zinc\n(B) iron\n(C) copper\n(D) none of the above\nA:"
+    if template == "chat":
+        chats = [each["messages"] for each in server.asked]
+        assert [{"role": "system", "content": words["system"]}, {"role": "user", "content": user}] in chats
+    else:
+        assert f"{words['system']}\n\n{user} " in [each["prompt"] for each in server.asked]
+    assert result["prompt"] == {
+        "style": f"{tmp_path}/own.yaml",
+        "sha256": result["measured"]["prompts"]["style"],
+        "words": words,
+    }
+    again = _evaluated(folder, settings(folder, server.url, *plain, f"data.style={tmp_path}/moved.yaml"))
+    assert again == (found, {**result, "prompt": {**result["prompt"], "style": f"{tmp_path}/moved.yaml"}})
+    asked = len(server.asked)
+    with pytest.raises(
+        StyleError, match=r"b\.yaml: question: has no \{options\}, and the row with id 'q0' has options"
+    ):
+        _evaluated(folder, settings(folder, server.url, *plain, f"data.style={tmp_path}/b.yaml"))
+    assert len(server.asked) == asked
 
 
 @pytest.mark.parametrize(("template", "apart"), [("chat", False), ("chat", True), ("base", False)])

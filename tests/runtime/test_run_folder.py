@@ -241,6 +241,31 @@ def test_the_last_checkpoint_is_checked(config: Config, tiny_checkpoint: Path) -
         last_checkpoint(folder.path)
 
 
+def test_a_resume_is_asked_in_the_same_words(config: Config) -> None:
+    """A prompt file may have moved, and may not have changed; of an older release's states the name alone is known."""
+    folder = RunFolder(config.output)
+    begun = dataclasses.replace(config, data=dataclasses.replace(config.data, style="a.yaml"))
+    moved = dataclasses.replace(config, data=dataclasses.replace(config.data, style="b.yaml"))
+    folder.prepare(begun, {**ORIGIN, "prompt": "e" * 64})
+    _published(folder, 3)
+    state = folder.step_path(3) / "state.json"
+    state.write_text(json.dumps({"order": {}, "origin": {**ORIGIN, "prompt": "e" * 64}}))
+    folder.prepare(moved, {**ORIGIN, "prompt": "e" * 64})
+    said = (
+        "asked in the words of the prompt eeeeeeeeeeee, and data.style=b.yaml holds ffffffffffff; give the prompt that"
+    )
+    with pytest.raises(ConfigError, match=said):
+        folder.prepare(moved, {**ORIGIN, "prompt": "f" * 64})
+    with pytest.raises(ConfigError, match=r"data\.style=b\.yaml holds plain"):
+        folder.prepare(moved, {**ORIGIN, "prompt": "plain"})
+    state.write_text(json.dumps({"order": {}, "origin": ORIGIN}))
+    folder.prepare(moved, {**ORIGIN, "prompt": "f" * 64})
+    with pytest.raises(
+        ConfigError, match=r"holds a run with other settings \(data\.style='b\.yaml' became 'a\.yaml'\)"
+    ):
+        folder.prepare(begun, {**ORIGIN, "prompt": "f" * 64})
+
+
 def test_a_resume_is_of_the_same_model_and_data_by_content(config: Config) -> None:
     """Under the old paths may lie other files, and the old files under other paths."""
     folder = RunFolder(config.output)

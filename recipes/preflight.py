@@ -126,7 +126,8 @@ def _tokenizer_lines(tokenizer: Any, prompt: Prompt, form: Form) -> list[str]:
     elif messages(prompt.example, form)[0]["role"] == "system" and not takes_system(tokenizer):
         found.append("chat template: no system role, so the system text goes in front of the user's")
     if prompt.opened:
-        found.append("chat template: opens <think>, so responses are scored with it and traces go on after it")
+        who = "prompts: open" if form.template == "base" else "chat template: opens"
+        found.append(f"{who} <think>, so responses are scored with it and traces go on after it")
     return found
 
 

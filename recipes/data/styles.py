@@ -23,6 +23,7 @@ import difflib
 import functools
 import hashlib
 import json
+import reprlib
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "before_question": (),
     "before_answer": (),
 }
+# Of what a file leaves out. They stay as they are, since digests leave them out too.
 _DEFAULTS: dict[str, Any] = {
     "system": "",
     "context": "{context}",
@@ -216,6 +218,15 @@ def read_style(name: str) -> Style:
         known = f"a prompt file, or one of {', '.join(BUILT_IN)}"
         raise StyleError(f"{where}: cannot be read ({error.strerror}); expected {known}") from None
     words = _parsed(raw, where)
+    _check_keys(words, where)
+    instruction, says_target = (words.get(key, _DEFAULTS[key]) for key in ("instruction", "says_target"))
+    if not isinstance(says_target, bool):
+        raise StyleError(f"{where}: says_target: expected true or false, found {_shown(says_target)}")
+    told = {task: _read(f"instruction.{task}", text, (), where).filled() for task, text in instruction.items()}
+    return Style(name, words, {key: _template(key, words, where) for key in _FIELDS}, told, says_target)
+
+
+def _check_keys(words: Mapping[Any, Any], where: str) -> None:
     for key in words:
         if key not in _KEYS:
             near = difflib.get_close_matches(str(key), _KEYS, n=1)
@@ -223,23 +234,13 @@ def read_style(name: str) -> Style:
             raise StyleError(f"{where}: {key} is no key of a prompt; expected {', '.join(_KEYS)}{meant}")
     if "question" not in words:
         raise StyleError(f"{where}: question is missing, the text that {{question}} stands in")
-    instruction, says_target = (words.get(key, _DEFAULTS[key]) for key in ("instruction", "says_target"))
+    instruction = words.get("instruction", {})
     if not isinstance(instruction, dict):
-        raise StyleError(f"{where}: instruction: expected a text a task, such as choice: TEXT, found {instruction!r}")
+        found = _shown(instruction)
+        raise StyleError(f"{where}: instruction: expected a text a task, such as choice: TEXT, found {found}")
     for task in instruction:
         if task not in TASKS:
             raise StyleError(f"{where}: instruction.{task}: no task; expected {', '.join(TASKS)}")
-    if not isinstance(says_target, bool):
-        raise StyleError(f"{where}: says_target: expected true or false, found {says_target!r}")
-    return Style(
-        name=name,
-        words=words,
-        texts={key: _template(key, words, where) for key in _FIELDS},
-        instruction={
-            task: _read(f"instruction.{task}", value, (), where).filled() for task, value in instruction.items()
-        },
-        says_target=says_target,
-    )
 
 
 def _template(key: str, words: Mapping[str, Any], where: str) -> Template:
@@ -259,7 +260,8 @@ def _read(key: str, value: Any, fields: tuple[str, ...], where: str) -> Template
             f"{where}: {key}: expected a text, found {_shown(value)}, as YAML reads it; put the text in quotes"
         )
     if not value.strip() and key not in _MAY_BE_EMPTY:
-        raise StyleError(f"{where}: {key}: expected a text, found {value!r}; leave the key out where there is none")
+        instead = "" if key == "question" else "; leave the key out where there is none"
+        raise StyleError(f"{where}: {key}: expected a text, found {value!r}{instead}")
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise StyleError(f"{where}: {key}: half of a character, {_shown(value)}; write the whole of it")
     try:
@@ -302,5 +304,8 @@ def _parsed(raw: bytes, where: str) -> dict[Any, Any]:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    # Bounded, as YAML's references make mappings that are endless when written out.
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 80
+    short.maxlevel = 2
+    return short.repr(value)

@@ -163,6 +163,12 @@ def test_a_row_for_which_there_is_no_place_is_named(tmp_path: Path) -> None:
         ("just words\n", r"found 'just words'"),
         ("- question\n", r"found \['question'\]"),
         ("system: s\n", r"question is missing, the text that \{question\} stands in"),
+        ("question: ' '\n", r"question: expected a text, found ' '$"),
+        ("system: &a x\nquestion: &b [*a, [*a]]\noption: *b\n", r"question: expected a text, found \['x', \['x'\]\]"),
+        (
+            "question: &a {question: *a}\n",
+            r"question: expected a text, found \{'question': \{'question': \{\.\.\.\}\}\}",
+        ),
         ("question: Which?\n", r"question: expected a text with \{question\} in it, found 'Which\?'"),
         (
             "question: '{question} {optoins}'\n",

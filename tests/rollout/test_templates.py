@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -186,3 +188,22 @@ def test_tags_that_no_response_could_show_are_refused(tokenizer: Any, tmp_path: 
         TokenizerError, match=r"none could have the form that is paid; <think>, </think> must be ordinary"
     ):
         training_tokenizer(tmp_path, len(hiding))
+
+
+def test_a_prompt_file_goes_through_every_template(tokenizer: Any, tmp_path: Path) -> None:
+    """With a system role, without one, and as plain text whose words open the reasoning."""
+    file = tmp_path / "own.yaml"
+    file.write_text("system: Be brief.\nquestion: '{{Q}} {question}'\nbefore_answer: ' A: <think>'\n")
+    form = Form(read_style(str(file)))
+    [chat] = render_prompts([SCURVY], _with(tokenizer, CHATML), form)
+    asked = "{Q} Which deficiency causes scurvy?"
+    assert (
+        chat.text
+        == f"<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n"
+    )
+    [without] = render_prompts([SCURVY], _with(tokenizer, USER_ALONE), form)
+    assert without.text == f"[INST] Be brief.\n\n{asked} [/INST]"
+    [base] = render_prompts([SCURVY], tokenizer, dataclasses.replace(form, template="base"))
+    assert (base.text, base.opened, chat.opened) == (f"Be brief.\n\n{asked} A: <think>", "<think>", "")
+    written = tokenizer.decode(trace_ids(base, tokenizer))
+    assert written.startswith("scurvy lacks C</think><answer>vitamin C</answer>")

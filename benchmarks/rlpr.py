@@ -3,8 +3,8 @@
     python benchmarks/rlpr.py [--output runs/rlpr] [--seconds 120] [--seed 0]
 
 The tiny base model, the embedded open answers alone, two CPU cores, about eight minutes. After the quickstart's warm
-start GRPO twice, by the preset `gated` and by `reward.likelihood=[text]` with RLPR's filter, in which no verifier has a
-say. The last line is one JSON object:
+start GRPO twice, by the preset `gated` and by `reward.likelihood=[text]`, in which no verifier has a say; both with Dr.
+GRPO's advantages, so that likelihoods which are nearly alike weigh little. The last line is one JSON object:
 
     before, rule, likelihood   accuracy of held-out open answers in per cent, greedy, with its standard error
     gain_rule, gain_likelihood in points over `before`
@@ -33,7 +33,7 @@ from reward_server.process import RewardServerProcess  # noqa: E402
 
 BASE = ROOT / "recipes" / "data" / "tiny_base"
 TEXT = ("data.mix.choice=0", "data.mix.calculation=0")
-ARMS = {"rule": (), "likelihood": ("reward.likelihood=[text]", "reward.likelihood_filter=0.5")}
+ARMS = {"rule": (), "likelihood": ("reward.likelihood=[text]",)}
 
 
 def accuracy(run: Path, name: str, checkpoint: Path, test: Path, url: str) -> list[float]:
@@ -85,7 +85,7 @@ def main() -> None:
                 "recipes.grpo",
                 *("experiment=quickstart_grpo", f"output={run}", f"name={name}", f"model.path={warm}"),
                 *(f"data.train=[{data / 'train.jsonl'}]", f"seed={args.seed}", f"reward.url={server.url}", *TEXT, *own),
-                *("trainer.steps=1000", f"trainer.max_seconds={args.seconds}"),
+                *("algorithm.advantage=dr_grpo", "trainer.steps=1000", f"trainer.max_seconds={args.seconds}"),
             )
             rows = read_metrics(run)
             found["steps"][name], found["seconds"][name] = len(rows), round(rows[-1]["seconds"])

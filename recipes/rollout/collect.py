@@ -87,7 +87,7 @@ def collect(
     if len(kept) < wanted and most > 1 and is_leader():
         print(
             f"step {step}: {len(kept)} of {wanted} groups have rewards that differ after {batch} batches "
-            "(rollout.max_batches); training on those",
+            f"(rollout.max_batches); {'training on those' if kept else 'the step changes nothing'}",
             file=sys.stderr,
         )
     return Rollout(kept[:wanted], sampled, batch, metrics)

@@ -8,14 +8,18 @@ right answer's tokens where the response's own answer would stand, and r0 the sa
 A mean of probabilities and not their product, so that one unlikely token does not rule. Prompts whose responses are
 rewarded too much alike are left out: those whose standard deviation is below a share of its running mean.
 
+The response's own answer y is not looked at, so the tokens of its block have no advantage: in expectation their policy
+gradient is 0, E[R(z) grad log p(y | z)] = R(z) grad 1 for a reasoning z, and what is left out is its noise alone, under
+which answers come away from their reasonings. The length term, to which an answer adds little, is the reasoning's.
+
 The reward server's verdict plays no part in it; it is still asked for the form and for `accuracy/*`, so that a run
 shows what its reward does not see. What the server could not score stays without a reward.
 
 `reasoning_gain` takes the same texts as a diagnostic of any reward: how much likelier reasoning makes the right answer,
 in nats a token, which is Knowledge-or-Reasoning's gain from all steps at once (`recipes.evaluation.gain`).
 
-Where it differs: without the form r - r0 counts as 0, since there is no place where the answer would stand; the running
-mean keeps 0.9 of itself a step, as the paper's value is not known to us.
+Where it differs: RLPR's answers take the advantage; without the form r - r0 counts as 0, since there is no place where
+the answer would stand; the running mean keeps 0.9 of itself a step, as the paper's value is not known to us.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -81,7 +86,10 @@ class Likelihood:
         done, after, before = list(groups), list[float](), list[float]()
         for n, group in own.items():
             without, *behind = (next(found) for _ in asked[n])
-            done[n] = [_with_reward(t, r, without) for t, r in zip(group, behind, strict=True)]
+            done[n] = [
+                dataclasses.replace(_with_reward(t, r, without), earning=_before_answer(t, self._tokenizer))
+                for t, r in zip(group, behind, strict=True)
+            ]
             after += [r for r in behind if r is not None]
             before += [] if without is None else [without]
         keeps = [True] * len(groups)
@@ -126,9 +134,10 @@ def answer_logprobs(
 ) -> list[list[float] | None]:
     """Log-probabilities of each one's last tokens; None where nothing is asked, or more than `longest` tokens."""
     fits = [each is not None and len(each[0].ids) <= longest for each in asked]
-    batch = [each[0] for each, fit in zip(asked, fits, strict=True) if each and fit]
-    logprobs = iter(engine.logprobs(TokenBatch(tuple(batch))) if batch else ())
-    return [next(logprobs)[-each[1] :] if each and fit else None for each, fit in zip(asked, fits, strict=True)]
+    # What is asked twice is passed once: it costs nothing, and gets one value to the last bit.
+    batch = tuple(dict.fromkeys(each[0] for each, fit in zip(asked, fits, strict=True) if each and fit))
+    logprobs = dict(zip(batch, engine.logprobs(TokenBatch(batch)), strict=True)) if batch else {}
+    return [logprobs[each[0]][-each[1] :] if each and fit else None for each, fit in zip(asked, fits, strict=True)]
 
 
 def reasoning_gain(groups: Sequence[Group], engine: PolicyEngine, tokenizer: Any, longest: int) -> dict[str, float]:
@@ -174,6 +183,18 @@ def _has_form(trajectory: Trajectory) -> bool:
 
 def _thought(trajectory: Trajectory, prompt: Prompt) -> str:
     return reasoning(trajectory.text).removeprefix(prompt.opened.removeprefix("<think>"))
+
+
+def _before_answer(trajectory: Trajectory, tokenizer: Any) -> int | None:
+    """Tokens up to where the answer begins; None without the form, which any token may have broken."""
+    if not _has_form(trajectory):
+        return None
+    ids, tags = trajectory.completion.ids, trajectory.text.count("<answer>")
+
+    def reached(length: int) -> bool:
+        return tokenizer.decode(ids[:length], skip_special_tokens=True).count("<answer>") >= tags
+
+    return bisect_left(range(len(ids)), True, key=reached)
 
 
 def _with_reward(trajectory: Trajectory, after: float | None, before: float | None) -> Trajectory:

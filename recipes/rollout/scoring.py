@@ -46,6 +46,7 @@ class Trajectory:
             of it (`Prompt.opened`).
         score: the server's verdict.
         group: number of the prompt within the step.
+        earning: of the completion's first tokens, those whose choice the reward depends on; None for all.
     """
 
     prompt: Prompt
@@ -53,6 +54,12 @@ class Trajectory:
     text: str
     score: Score
     group: int
+    earning: int | None = None
+
+    def credited(self, advantages: Sequence[float]) -> tuple[float, ...]:
+        """The tokens' advantages, 0 at those behind `earning`."""
+        earning = len(advantages) if self.earning is None else self.earning
+        return (*advantages[:earning], *(0.0 for _ in advantages[earning:]))
 
 
 def score(

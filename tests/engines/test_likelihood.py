@@ -75,6 +75,15 @@ def test_rewards_are_probabilities_of_the_right_answer(layout: str, expected: Ex
     assert found["rewards"][1][0] > found["rewards"][1][1]
 
 
+def test_the_answer_which_the_reward_does_not_look_at_earns_nothing(world: World) -> None:
+    """Advantages end where the answer begins; without the form they reach the end."""
+    for rank in world.results("tp2"):
+        for (_, _, _, responses), before in zip(QUESTIONS, rank["likelihood"]["before"], strict=True):
+            for (response, status), found in zip(responses, before, strict=True):
+                wanted = None if status == "malformed" else response.partition("<answer>")[0] + "<answer>"
+                assert found == wanted
+
+
 def test_groups_whose_rewards_differ_too_little_are_left_out(world: World) -> None:
     """Less than the mean deviation, which the first step sets, with a share of 1; another goes on from there."""
     for rank in world.results("tp2"):

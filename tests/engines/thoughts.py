@@ -50,6 +50,11 @@ def scored_groups(tokenizer: Any) -> list[list[Trajectory]]:
             reward = None if status == "timeout" else 0.0
             form = float(status != "malformed")
             made = trajectory(asked, reward, status=status, components={"format": form, "length": LENGTH})
-            group.append(dataclasses.replace(made, text=response, completion=Completion((1,), (-1.0,), True)))
+            group.append(dataclasses.replace(made, text=response, completion=_completion(tokenizer, response)))
         found.append(group)
     return found
+
+
+def _completion(tokenizer: Any, response: str) -> Completion:
+    ids = tuple(tokenizer(response, add_special_tokens=False).input_ids)
+    return Completion(ids, (-1.0,) * len(ids), True)

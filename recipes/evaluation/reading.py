@@ -90,6 +90,8 @@ def read_answers(path: Path) -> list[dict[str, Any]]:
     Raises:
         EvaluationError: naming file, line and key.
     """
+    if path.suffix == ".json":
+        raise EvaluationError(f"{path}: is the result, without the answers; name {path.with_suffix('.jsonl')}")
     rows = []
     seen: set[tuple[str, str, int]] = set()
     try:

@@ -127,6 +127,8 @@ def test_answers_to_other_files_and_without_a_verdict_are_left_out(tmp_path: Pat
     moved = (tmp_path / "questions.jsonl").rename(tmp_path / "moved.jsonl")
     with pytest.raises(EvaluationError, match=r"base.json names are gone or were changed; name them behind"):
         warmup_needed(path, [])
+    with pytest.raises(EvaluationError, match=r"base.json: is the result, without the answers; name .*base.jsonl$"):
+        warmup_needed(path.with_suffix(".json"), [moved])
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     for each in rows[:9]:
         each["status"] = "timeout"

@@ -82,6 +82,12 @@ def base_text(chat: list[dict[str, str]], form: Form) -> str:
     return "\n\n".join(message["content"] for message in chat) + form.style.text("before_answer")
 
 
+def opened(text: str) -> str:
+    """What stands at the end of a prompt from a `<think>` on that is not closed: it belongs to the response."""
+    _, tag, rest = text.rpartition("<think>")
+    return tag + rest if tag and "</think>" not in rest else ""
+
+
 def _asked(example: Example, form: Form) -> str:
     instruction = form.style.instruction.get(example.task, "")
     said = form.length.sentence() if form.length is not None and form.length.said else ""
@@ -107,7 +113,7 @@ def _worked(example: Example, before: str) -> str:
         example: the worked example.
         before: what stands before it; where that opens the reasoning, the response goes on from there.
     """
-    if before.rstrip().endswith("<think>"):
+    if opened(before):
         whole = trace_response(example) if "trace" in example.meta else worked_response("", example.gold())
         return whole.removeprefix("<think>")
     return trace_response(example) if "trace" in example.meta else f"<answer>{example.gold()}</answer>"

@@ -150,23 +150,29 @@ class Style:
         """One of the texts that have no fields; empty where there is none."""
         return self.texts[key].filled()
 
+    def fixed(self) -> dict[str, str]:
+        """The texts that stand in prompts as they are, by their keys."""
+        found = {key: self.text(key) for key, fields in _FIELDS.items() if not fields}
+        found |= {f"instruction.{task}": text for task, text in self.instruction.items()}
+        return {key: text for key, text in found.items() if text.strip()}
+
     @property
     def shows_letters(self) -> bool:
         """Whether options stand behind their letters."""
         return "letter" in self.texts["option"].fields and "options" in self.texts["options"].fields
 
     def check_letters(self, who: str) -> None:
-        """Refuses a style without letters for what answers by them.
+        """Refuses a style without letters for what goes by them.
 
         Args:
-            who: of several, what answers so.
+            who: of several, what goes by letters.
 
         Raises:
             StyleError: the style shows no letters.
         """
         if not self.shows_letters:
             raise StyleError(
-                f"data.style={self.name}: shows options without their letters, and {who} answer by letters; take "
+                f"data.style={self.name}: shows options without their letters, and {who} go by letters; take "
                 "another style, or show {letter} in option"
             )
 
@@ -222,6 +228,9 @@ def read_style(name: str) -> Style:
     instruction, says_target = (words.get(key, _DEFAULTS[key]) for key in ("instruction", "says_target"))
     if not isinstance(says_target, bool):
         raise StyleError(f"{where}: says_target: expected true or false, found {_shown(says_target)}")
+    before = words.get("before_answer", "")
+    if isinstance(before, str) and before.count("<answer>") > before.count("</answer>"):
+        raise StyleError(f"{where}: before_answer: opens <answer>, which is read in responses alone; end it before")
     told = {task: _read(f"instruction.{task}", text, (), where).filled() for task, text in instruction.items()}
     return Style(name, words, {key: _template(key, words, where) for key in _FIELDS}, told, says_target)
 
@@ -295,7 +304,8 @@ def _parsed(raw: bytes, where: str) -> dict[Any, Any]:
             f"{where}: line {line} is no YAML ({error.problem}); a text with : or # or a brace at its start stands in "
             "quotes or behind |-, and lines are indented by spaces"
         ) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        # A tag such as !!bool before what is none makes YAML fail with nearly anything.
         raise StyleError(f"{where}: no YAML ({' '.join(str(error).split())})") from None
     if not isinstance(words, dict):
         found = "nothing" if words is None else _shown(words)

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence, 
 from typing import Any
 
 from conversion.evaluation import ENDPOINT
-from recipes.data.prompts import STOPS, base_text, messages
+from recipes.data.prompts import STOPS, base_text, messages, opened
 from recipes.data.variants import Asked
 from recipes.evaluation.asking import Answer, Key, opens_thinking
 from recipes.evaluation.endpoint import Endpoint, EndpointError, Reply, TooLongError
@@ -38,6 +38,8 @@ class Remote:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._form = prompt_form(config)
+        # What the prompt has begun of the response, as far as it is ours and not the endpoint's chat template's.
+        self._opened = opened(self._form.style.text("before_answer")) if config.data.template == "base" else ""
         self._asked: Sequence[Asked] = ()
         self._prompts: list[list[dict[str, str]]] = []
         self.left_out: set[int] = set()
@@ -107,7 +109,7 @@ class Remote:
         except TooLongError:
             self.left_out.add(number)
             return None
-        text = reply.response
+        text = self._opened + reply.response
         if "</think>" in text and "<think>" not in text:
             text = "<think>" + text  # the endpoint's chat template has written it
         return Answer(number, sample, text, reply.tokens, reply.cut, reply.filtered, reply.model)
@@ -120,7 +122,9 @@ class Remote:
         begun = await endpoint.ask(prompt, self._parameters(key, budget or limit, "begun"))
         if budget is None or not begun.cut:
             return self._closed(begun, begun.response)
-        text = begun.response + ("</think>" if opens_thinking(begun.response) else "")
+        text = begun.response
+        if opens_thinking(self._opened + text):
+            text += "</think>"
         parameters = self._parameters(key, max(1, limit - begun.tokens), "ended")
         if isinstance(prompt, str):
             prompt += text

@@ -8,9 +8,9 @@ right answer's tokens where the response's own answer would stand, and r0 the sa
 A mean of probabilities and not their product, so that one unlikely token does not rule. Prompts whose responses are
 rewarded too much alike are left out: those whose standard deviation is below a share of its running mean.
 
-The response's own answer y is not looked at, so the tokens of its block have no advantage: in expectation their policy
-gradient is 0, E[R(z) grad log p(y | z)] = R(z) grad 1 for a reasoning z, and what is left out is its noise alone, under
-which answers come away from their reasonings. The length term, to which an answer adds little, is the reasoning's.
+The response's own answer y is not looked at, so the tokens between its tags have no advantage: in expectation their
+policy gradient is 0, E[R(z) grad log p(y | z)] = R(z) grad 1 for all the rest z, and what is left out is its noise,
+under which answers come away from their reasonings. The length term, to which an answer adds little, is the rest's.
 
 The reward server's verdict plays no part in it; it is still asked for the form and for `accuracy/*`, so that a run
 shows what its reward does not see. What the server could not score stays without a reward.
@@ -27,7 +27,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,7 +87,7 @@ class Likelihood:
         for n, group in own.items():
             without, *behind = (next(found) for _ in asked[n])
             done[n] = [
-                dataclasses.replace(_with_reward(t, r, without), earning=_before_answer(t, self._tokenizer))
+                dataclasses.replace(_with_reward(t, r, without), unread=answer_tokens(t, self._tokenizer))
                 for t, r in zip(group, behind, strict=True)
             ]
             after += [r for r in behind if r is not None]
@@ -185,16 +185,20 @@ def _thought(trajectory: Trajectory, prompt: Prompt) -> str:
     return reasoning(trajectory.text).removeprefix(prompt.opened.removeprefix("<think>"))
 
 
-def _before_answer(trajectory: Trajectory, tokenizer: Any) -> int | None:
-    """Tokens up to where the answer begins; None without the form, which any token may have broken."""
+def answer_tokens(trajectory: Trajectory, tokenizer: Any) -> tuple[int, int]:
+    """From which token to before which the answer stands; none without the form, which any token may have broken."""
     if not _has_form(trajectory):
-        return None
-    ids, tags = trajectory.completion.ids, trajectory.text.count("<answer>")
+        return 0, 0
+    ids, text = trajectory.completion.ids, trajectory.text.removeprefix(trajectory.prompt.opened)
+    first = text.rindex("<answer>") + len("<answer>")
+    last = text.index("</answer>", first)
 
-    def reached(length: int) -> bool:
-        return tokenizer.decode(ids[:length], skip_special_tokens=True).count("<answer>") >= tags
+    def read(count: int) -> int:
+        return len(tokenizer.decode(ids[:count], skip_special_tokens=True))
 
-    return bisect_left(range(len(ids)), True, key=reached)
+    start, end = (bisect_right(range(len(ids) + 1), place, key=read) - 1 for place in (first, last))
+    # A token that holds a part of the answer and of a tag is the answer's.
+    return start, end + (read(end) < last)
 
 
 def _with_reward(trajectory: Trajectory, after: float | None, before: float | None) -> Trajectory:

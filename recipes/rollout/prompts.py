@@ -15,8 +15,8 @@ from typing import Any
 from conversion.errors import TokenizerError
 from conversion.tokenizer_check import decode, encode, plain, render, same_text
 from recipes.data.example import Example, read_examples
-from recipes.data.prompts import Form, LengthTarget, base_text, messages, trace_response, without_system
-from recipes.data.styles import read_style
+from recipes.data.prompts import Form, LengthTarget, base_text, messages, opened, trace_response, without_system
+from recipes.data.styles import StyleError, read_style
 from recipes.runtime.config import Config
 
 
@@ -70,6 +70,8 @@ def prompt_form(config: Config, *, teaching: bool = False) -> Form:
     style, shown = read_style(data.style), read_examples(data.few_shot) if data.few_shot else ()
     if teaching or shown:
         style.check_letters("traces, labels and worked examples")
+    if config.reward.match == "strict":
+        style.check_letters("answers under reward.match=strict")
     return Form(style, None if teaching else common_target(config), data.template, data.shots, shown)
 
 
@@ -107,6 +109,7 @@ def render_prompts(
         DataError: there is no example, or the tokenizer has no chat template.
         ExampleError: there are too few worked examples.
         RowError: the template fails on a row or changes its question, or the tokenizer cannot carry its text.
+        StyleError: the tokenizer cannot carry the style's words.
     """
     if not examples:
         raise DataError("no data files are named; give them as data.train=[FILE,...], or data.test to evaluate")
@@ -134,6 +137,7 @@ def render_prompts(
             raise RowError(example, "its question does not come through the chat template unchanged")
         texts.append(text)
     encoded = encode(tokenizer, texts)
+    _check_words(form, tokenizer)
     _check_carried(examples, chats, encoded, tokenizer)
     return [
         Prompt(example, text, tuple(ids), _opened(text, _asked(chat)), target)
@@ -210,9 +214,16 @@ def _asked(chat: Sequence[Mapping[str, str]]) -> str:
 
 def _opened(text: str, asked: str) -> str:
     """What stands in the assistant's turn from a `<think>` on that the template opens and leaves open."""
-    turn = text[text.rindex(asked) + len(asked) :]
-    _, tag, rest = turn.rpartition("<think>")
-    return tag + rest if tag and "</think>" not in rest else ""
+    return opened(text[text.rindex(asked) + len(asked) :])
+
+
+def _check_words(form: Form, tokenizer: Any) -> None:
+    around = form.template == "base" or form.shots > 0
+    words = {key: text for key, text in form.style.fixed().items() if around or not key.startswith("before_")}
+    read = decode(tokenizer, encode(tokenizer, list(words.values())))
+    for (key, text), found in zip(words.items(), read, strict=True):
+        if not same_text(text, found):
+            raise StyleError(f"data.style={form.style.name}: {key}: {_lost(text, found, 'the prompt')}")
 
 
 def _check_carried(
@@ -238,10 +249,10 @@ def _check_carried(
         raise RowError(examples[first], lost[first] + more)
 
 
-def _lost(text: str, read: str) -> str:
+def _lost(text: str, read: str, where: str = "the row") -> str:
     characters = sorted(set(plain(text)) - set(plain(read)))
     what = f"the characters {' '.join(characters[:10])}" if characters else "parts of its text"
-    return f"the checkpoint's tokenizer loses {what}; write the row without, or train a model whose tokenizer has them"
+    return f"the checkpoint's tokenizer loses {what}; write {where} without, or train a model whose tokenizer has them"
 
 
 _FLOOR = 0.2

@@ -46,7 +46,7 @@ class Trajectory:
             of it (`Prompt.opened`).
         score: the server's verdict.
         group: number of the prompt within the step.
-        earning: of the completion's first tokens, those whose choice the reward depends on; None for all.
+        unread: tokens of the completion, from one to before another, whose choice the reward does not depend on.
     """
 
     prompt: Prompt
@@ -54,12 +54,12 @@ class Trajectory:
     text: str
     score: Score
     group: int
-    earning: int | None = None
+    unread: tuple[int, int] = (0, 0)
 
-    def credited(self, advantages: Sequence[float]) -> tuple[float, ...]:
-        """The tokens' advantages, 0 at those behind `earning`."""
-        earning = len(advantages) if self.earning is None else self.earning
-        return (*advantages[:earning], *(0.0 for _ in advantages[earning:]))
+    def credited(self, advantage: float) -> tuple[float, ...]:
+        """The response's advantage at each of its tokens, 0 at those that are `unread`."""
+        start, end = self.unread
+        return tuple(0.0 if start <= n < end else advantage for n in range(len(self.completion.ids)))
 
 
 def score(

@@ -82,7 +82,7 @@ def training_sequences(
             TokenSequence(
                 ids=t.prompt.ids + t.completion.ids,
                 prompt_length=len(t.prompt.ids),
-                advantages=t.credited((advantage,) * len(t.completion.ids)),
+                advantages=t.credited(advantage),
                 old_logprobs=t.completion.logprobs,
             )
             for t, advantage, scored in zip(group, values, counts, strict=True)

@@ -69,8 +69,7 @@ def valued_data(
     fit = critic_fit(values, returns, mask)
     metrics |= {f"critic/{name}": value for name, value in fit.items()}
     taught = [
-        dataclasses.replace(s, advantages=t.credited(row))
-        for s, t, row in zip(sequences, flat, rows(advantages, sequences), strict=True)
+        dataclasses.replace(s, advantages=row) for s, row in zip(sequences, rows(advantages, sequences), strict=True)
     ]
     foretold = [
         TokenSequence(s.ids, s.prompt_length, advantages=target, old_logprobs=value)

@@ -408,10 +408,22 @@ def _check_likelihood(config: Config) -> None:
     strange = set(reward.likelihood) - set(KINDS)
     require(not strange, f"reward.likelihood: {sorted(strange)} are not kinds of task; expected {', '.join(KINDS)}")
     require(
-        not reward.likelihood_filter or (bool(reward.likelihood) and not config.algorithm.has_critic),
+        not reward.likelihood_filter or bool(reward.likelihood),
         f"reward.likelihood_filter={reward.likelihood_filter:g} compares groups of reward.likelihood; name kinds of "
-        "task there and take an algorithm with groups, or set it to 0",
+        "task there, or set it to 0",
     )
+    algorithm = config.algorithm
+    for key, fits in (
+        ("advantage", algorithm.advantage in ("grpo", "dr_grpo", "rloo")),
+        ("ratio", algorithm.ratio == "token"),
+        ("tasks", algorithm.tasks != "components"),
+    ):
+        require(
+            not reward.likelihood or fits,
+            f"algorithm.{key}={getattr(algorithm, key)}: reward.likelihood gives a response one advantage and the "
+            "tokens of its answer none; take algorithm.advantage grpo, dr_grpo or rloo, algorithm.ratio=token, and "
+            "algorithm.tasks other than components",
+        )
 
 
 def _is_url(text: str) -> bool:

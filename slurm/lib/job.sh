@@ -245,6 +245,13 @@ need_extra() { # fills WORDS with the settings of EXTRA, which may not say again
       need_files EXTRA_FILES "a JSONL file of validation examples" "EXTRA: data.validation"
       WORDS[i]="$key=[$(as_text "$EXTRA_FILES")]"
       ;;
+    data.style | data.few_shot)
+      EXTRA_FILES=${WORDS[i]#*=}
+      # A style's name, or no worked examples.
+      if [[ $EXTRA_FILES != *.yaml* && ${key##+} == data.style || $EXTRA_FILES == null ]]; then continue; fi
+      need_one_file EXTRA_FILES "a prompt file, or one of worked examples" "EXTRA: ${key##+}"
+      WORDS[i]="$key=$(as_text "$EXTRA_FILES")"
+      ;;
     esac
     [[ -z $own ]] || fail 2 "EXTRA: ${WORDS[i]}: set it by $own, which other steps of the job read too"
   done

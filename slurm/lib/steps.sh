@@ -70,6 +70,15 @@ whole_path() { # NAME...: makes these paths whole, since steps run in a folder o
   done
 }
 
+need_one_file() { # NAME WHAT LABEL: makes its path whole and mounts its folder
+  local file=${!1} quoted=$'^(\'([^\']+)\'|"([^"]+)")$'
+  if [[ $file =~ $quoted ]]; then file=${BASH_REMATCH[2]}${BASH_REMATCH[3]}; fi
+  whole_path file
+  [[ -f $file ]] || fail 2 "$3: $file: no such file; expected $2"
+  mount_folder "$(dirname "$file")"
+  printf -v "$1" %s "$file"
+}
+
 need_files() { # NAME WHAT [LABEL]: files with commas between, in quotes where a name has one; made whole paths, mounted
   local label=${3:-$1} rest=${!1} element file made=() quoted=$'^[ \t\n]*(\'([^\']+)\'|"([^"]+)")[ \t\n]*(,|$)'
   [[ $rest == *[![:space:]]* ]] || fail 2 "$label is not set; set it to $2"

@@ -133,6 +133,11 @@ def test_plain_text_and_worked_examples_have_the_files_words(tmp_path: Path) -> 
         "Which metal? Assistant: <think>t</think><answer>zinc</answer>\n\n"
         "Which acid? Assistant: <think></think><answer>HCl</answer>\n\nWhich vitamin? Assistant: <think>"
     )
+    words = _style(tmp_path, "question: '{question}'\nbefore_answer: ' <think>\n\n  So: '\n", "words.yaml")
+    form = Form(words, template="base", shots=1, few_shot=(shown,))
+    assert base_text(messages(asked, form), form) == (
+        "Which metal? <think>\nSo: t</think><answer>zinc</answer>\n\nWhich vitamin? <think>\nSo: "
+    )
     form = Form(_style(tmp_path, "question: '{question}'\n", "least.yaml"), template="base")
     assert base_text(messages(asked, form), form) == "Which vitamin?\nAnswer:\n"
 
@@ -150,7 +155,7 @@ def test_a_row_for_which_there_is_no_place_is_named(tmp_path: Path) -> None:
     hidden = _style(tmp_path, "question: '{context} {question}'\noptions: ''\n", "hidden.yaml")
     assert _user(hidden, CHOICE) == "We did. Does it?"
     for style in (hidden, read_style("pubmedqa")):
-        with pytest.raises(StyleError, match=r"shows options without their letters, and traces answer by letters"):
+        with pytest.raises(StyleError, match=r"shows options without their letters, and traces go by letters"):
             style.check_letters("traces")
     assert [name for name in BUILT_IN if not read_style(name).shows_letters] == ["pubmedqa"]
 
@@ -200,6 +205,11 @@ def test_a_row_for_which_there_is_no_place_is_named(tmp_path: Path) -> None:
             "question: '{question}'\nsystem: 2024-01-02\n",
             r"system: expected a text, found datetime\.date\(2024, 1, 2\)",
         ),
+        ("question: '{question}'\nsystem: !!bool maybe\n", r"no YAML \('maybe'\)"),
+        ("question: '{question}'\nsystem: !!timestamp x\n", r"no YAML \(.*\)$"),
+        ("question: '{question}'\nsystem: !!int ''\n", r"no YAML \(.*\)$"),
+        ("question: '{question}'\ninstruction: !!map [a]\n", r"no YAML \(.*\)$"),
+        ("question: '{question}'\nbefore_answer: '<think></think><answer>'\n", r"before_answer: opens <answer>, which"),
         ("question: '{question}'\nsystem: 2024-13-02\n", r"no YAML \(month must be in 1\.\.12\)"),
         ("question: '{question}'\nsystem:\n", r"system: expected a text, found nothing; leave the key out"),
         ("question: '{question}'\nsystem: ' '\n", r"system: expected a text, found ' '; leave the key out"),

@@ -6,8 +6,13 @@ import dataclasses
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import WordLevel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from recipes.engines.base import Completion
+from recipes.rollout.likelihood import answer_tokens
 from tests.engines.conftest import TINY, World
 from tests.engines.thoughts import LENGTH, QUESTIONS, scored_groups
 
@@ -76,12 +81,48 @@ def test_rewards_are_probabilities_of_the_right_answer(layout: str, expected: Ex
 
 
 def test_the_answer_which_the_reward_does_not_look_at_earns_nothing(world: World) -> None:
-    """Advantages end where the answer begins; without the form they reach the end."""
+    """Without the form there is none, and all tokens earn what the response did."""
     for rank in world.results("tp2"):
-        for (_, _, _, responses), before in zip(QUESTIONS, rank["likelihood"]["before"], strict=True):
-            for (response, status), found in zip(responses, before, strict=True):
-                wanted = None if status == "malformed" else response.partition("<answer>")[0] + "<answer>"
-                assert found == wanted
+        for (_, _, _, responses), unread in zip(QUESTIONS, rank["likelihood"]["unread"], strict=True):
+            for (response, status), found in zip(responses, unread, strict=True):
+                answer = response.partition("<answer>")[2].partition("</answer>")[0]
+                assert found == ("" if status == "malformed" else answer)
+
+
+@pytest.mark.parametrize(
+    ("opened", "response", "expected"),
+    [
+        ("", "<think>t</think><answer>B6</answer>", "B6"),
+        ("<think>", "t</think> <answer>\nB6 </answer>", "\nB6 "),
+        ("", "<think>t</think><answer></answer>", ""),
+        ("", "<think>t</think><answer>β2-Adrenozeptor é</answer> And more of it.", "β2-Adrenozeptor é"),
+        ("", "a <think>t</think> b <answer>sodium < 120</answer>", "sodium < 120"),
+    ],
+)
+def test_the_answers_tokens_are_found_in_any_text(opened: str, response: str, expected: str) -> None:
+    """The template may have opened the reasoning, and lenient forms have text around the blocks."""
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    [[made, *_], _] = scored_groups(tokenizer)
+    ids = tuple(tokenizer(response, add_special_tokens=False).input_ids)
+    made = dataclasses.replace(
+        made,
+        prompt=dataclasses.replace(made.prompt, opened=opened),
+        text=opened + response,
+        completion=Completion(ids, (-1.0,) * len(ids), True),
+    )
+    start, end = answer_tokens(made, tokenizer)
+    assert tokenizer.decode(ids[start:end]) == expected
+
+
+def test_a_token_of_answer_and_tag_is_the_answers() -> None:
+    """As in vocabularies that have `>A` or `5</`."""
+    pieces = ["<think>t</think><answer", ">A", "b", "c</", "answer>"]
+    tokenizer = Tokenizer(WordLevel({piece: number for number, piece in enumerate(pieces)}, unk_token=pieces[0]))
+    tokenizer.decoder = Fuse()
+    [[made, *_], _] = scored_groups(AutoTokenizer.from_pretrained(TINY))
+    completion = Completion(tuple(range(5)), (-1.0,) * 5, True)
+    made = dataclasses.replace(made, text="".join(pieces), completion=completion)
+    assert answer_tokens(made, PreTrainedTokenizerFast(tokenizer_object=tokenizer)) == (1, 4)
 
 
 def test_groups_whose_rewards_differ_too_little_are_left_out(world: World) -> None:

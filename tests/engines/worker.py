@@ -434,13 +434,10 @@ def likelihood(layout: list[str], task: Task) -> Any:
     first = one.reward(scored_groups(tokenizer))
     other.restore(one.state())
     rewards = [[t.score.reward for t in group] for group in first.groups]
-    before = [
-        [t.earning if t.earning is None else tokenizer.decode(t.completion.ids[: t.earning]) for t in group]
-        for group in first.groups
-    ]
+    unread = [[tokenizer.decode(t.completion.ids[slice(*t.unread)]) for t in group] for group in first.groups]
     keeps = [first.keeps, *(each.reward(scored_groups(tokenizer)).keeps for each in (one, other))]
     gain = reasoning_gain(scored_groups(tokenizer), engine, tokenizer, engine.config.model.max_length)
-    return {"rewards": rewards, "before": before, "metrics": first.metrics, "keeps": keeps, "gain": gain}
+    return {"rewards": rewards, "unread": unread, "metrics": first.metrics, "keeps": keeps, "gain": gain}
 
 
 TASKS = {

@@ -122,6 +122,8 @@ def answer(body: dict[str, Any], apart: bool = False) -> dict[str, Any]:
     said = body["messages"][-1]["content"] if chat else body["prompt"]
     drawn = hashlib.sha256(f"{body.get('messages', said)}{body.get('seed')}".encode()).digest()
     words = ["<think>", *["so"] * (drawn[0] % 8), "</think>", f"<answer>{'ABCD'[drawn[1] % 4]}</answer>"]
+    if said.endswith("<think>"):
+        words = words[1:]
     if body.get("continue_final_message") or said.endswith(("so", "</think>")):
         words = words[-1:] if "</think>" in said else words[-2:]
     cut = len(words) > body["max_tokens"]

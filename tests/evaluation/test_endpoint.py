@@ -365,6 +365,22 @@ def test_a_think_budget_closes_what_is_open_and_the_answer_follows(
         _evaluated(tmp_path, settings(tmp_path, server.url, *more, "name=b", "data.shots=2"))
 
 
+def test_a_reasoning_that_the_prompt_opens_is_the_responses_and_has_its_budget(
+    serve: Serve, settings: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    server, style = serve(), tmp_path / "own.yaml"
+    style.write_text("question: '{question} {options}'\nbefore_answer: ' A: <think>'\n")
+    plain = ["evaluation.samples=1", "evaluation.temperature=0", "evaluation.short=false", "evaluation.shuffles=0"]
+    plain += ["data.template=base", f"data.style={style}", "evaluation.max_think_tokens=2"]
+    found, _ = _evaluated(tmp_path, settings(tmp_path, server.url, *plain))
+    rows = [json.loads(line) for line in found.splitlines()]
+    assert all(row["response"].startswith("<think>") and row["response"].count("</think>") == 1 for row in rows)
+    assert {row["status"] for row in rows} <= {"correct", "incorrect"}
+    ended = [each["prompt"] for each in server.asked if each["max_tokens"] != 2]
+    assert ended
+    assert all("</think>" in prompt.partition(" A: <think>")[2] for prompt in ended)
+
+
 def test_answers_of_two_models_are_no_evaluation(
     serve: Serve, settings: Callable[..., list[str]], tmp_path: Path
 ) -> None:

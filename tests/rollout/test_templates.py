@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.decoders import Fuse
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
 
 from conversion.errors import TokenizerError
 from recipes.data.example import Example
 from recipes.data.prompts import Form
-from recipes.data.styles import read_style
+from recipes.data.styles import StyleError, read_style
 from recipes.engines.base import Completion
 from recipes.rollout.prompts import Prompt, RowError, render_prompts, trace_ids
 from recipes.rollout.scoring import score
@@ -207,3 +211,23 @@ def test_a_prompt_file_goes_through_every_template(tokenizer: Any, tmp_path: Pat
     assert (base.text, base.opened, chat.opened) == (f"Be brief.\n\n{asked} A: <think>", "<think>", "")
     written = tokenizer.decode(trace_ids(base, tokenizer))
     assert written.startswith("scurvy lacks C</think><answer>vitamin C</answer>")
+
+
+def test_words_that_the_tokenizer_loses_are_told_by_file_and_key(tmp_path: Path) -> None:
+    """And not by a row, which holds none of them; those of the system text are in no row at all."""
+    letters = ["\n", *map(chr, range(32, 127)), "<unk>"]
+    small = Tokenizer(BPE({each: number for number, each in enumerate(letters)}, [], unk_token="<unk>"))
+    small.decoder = Fuse()
+    tokenizer = _with(PreTrainedTokenizerFast(tokenizer_object=small), CHATML)
+    for key, text in (
+        ("system", "system: 请选择"),
+        ("instruction.text", "instruction: {text: 请选择}"),
+        ("before_answer", "before_answer: 请选择"),
+    ):
+        file = tmp_path / f"{key}.yaml"
+        file.write_text(f"question: '{{question}}'\n{text}\n")
+        form = Form(read_style(str(file)), template="base")
+        with pytest.raises(StyleError, match=rf"yaml: {key}: the .* loses the characters .*; write the prompt without"):
+            render_prompts([SCURVY], tokenizer, form)
+    # Which is not said in a chat.
+    assert render_prompts([SCURVY], tokenizer, dataclasses.replace(form, template="chat"))

@@ -57,12 +57,12 @@ def test_sequences_carry_prompt_response_and_the_samplers_logprobs() -> None:
 def test_what_the_reward_does_not_look_at_has_no_advantage() -> None:
     """The tokens count in the loss's denominator and for the divergence, as all of a response do."""
     group = [
-        dataclasses.replace(trajectory(TWO, 1.0, tokens=3), earning=2),
-        dataclasses.replace(trajectory(TWO, 3.0, tokens=2), earning=0),
+        dataclasses.replace(trajectory(TWO, 1.0, tokens=3), unread=(1, 2)),
+        dataclasses.replace(trajectory(TWO, 3.0, tokens=2), unread=(0, 2)),
         trajectory(TWO, 5.0, tokens=2),
     ]
     [sequences], _ = training_sequences([group], AlgorithmConfig(advantage="dr_grpo"))
-    assert [s.advantages for s in sequences] == [(-2.0, -2.0, 0.0), (0.0, 0.0), (2.0, 2.0)]
+    assert [s.advantages for s in sequences] == [(-2.0, 0.0, -2.0), (0.0, 0.0), (2.0, 2.0)]
     assert [s.response_length for s in sequences] == [3, 2, 2]
 
 

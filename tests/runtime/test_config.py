@@ -106,6 +106,16 @@ def test_yaml_round_trip_of_every_section() -> None:
         (["parallel.timeout_minutes=0"], "parallel.timeout_minutes=0.0: expected above 0"),
         (["rollout.group_size=1"], "rollout.group_size=1: a group of one has no advantage with"),
         (["reward.likelihood=[essay]"], "reward.likelihood: ['essay'] are not kinds of task; expected choice"),
+        (
+            ["reward.likelihood=[text]", "algorithm=gspo"],
+            "algorithm.ratio=sequence: reward.likelihood gives a response",
+        ),
+        (["reward.likelihood=[text]", "algorithm=ppo"], "algorithm.advantage=gae: reward.likelihood gives a response"),
+        (["reward.likelihood=[text]", "algorithm=reinforce_pp"], "algorithm.advantage=reinforce_pp: reward.likelihood"),
+        (
+            ["reward.likelihood=[text]", "algorithm.tasks=components", "algorithm.component_weights={format: 1}"],
+            "algorithm.tasks=components: reward.likelihood gives a response one advantage and the tokens",
+        ),
         (["reward.likelihood_filter=0.5"], "reward.likelihood_filter=0.5 compares groups of reward.likelihood"),
         (["algorithm.positive_coef=0.1"], "algorithm.positive_coef=0.1 belongs to algorithm.advantage=gae"),
         (["algorithm=ppo", "engine=nemo_aligner"], "algorithm.advantage=gae: engine=nemo_aligner has no critic"),

@@ -229,13 +229,14 @@ def test_training_takes_files_settings_and_overrides(given: dict[str, object], t
 def test_what_training_is_given_is_what_was_typed(odd: str, given: dict[str, object], tmp_path: Path) -> None:
     """Names that Hydra's grammar would take apart, and an EXTRA of several lines."""
     run, data, comma = tmp_path / f"run {odd}", tmp_path / f"{odd.replace(',', '')}.jsonl", tmp_path / "a, b.jsonl"
-    for file in (data, comma):
+    for file in (data, comma, tmp_path / "own.yaml"):
         file.touch()
     extra = """
         trainer.steps=3\toptimizer.betas=[0.8, 0.9]
         data.mix={choice: 2,
                   text: 1}  rollout.stop=[it's, "b, ] c", '} "']
         data.validation=[FOLDER/train.jsonl, 'FOLDER/a, b.jsonl' ]
+        data.style=FOLDER/own.yaml data.shots=1 data.few_shot='FOLDER/a, b.jsonl'
     """.replace("FOLDER", str(tmp_path))
     files = f"{data},\n  '{comma}'"
     settings = _after("recipes.grpo", _plan(**given | {"RUN": run, "DATA": files, "EXTRA": extra})["recipes.grpo"])
@@ -244,6 +245,7 @@ def test_what_training_is_given_is_what_was_typed(odd: str, given: dict[str, obj
     assert (config.output, config.model.path) == (str(run), f"{run}/megatron")
     assert config.data.train == [str(data), str(comma)]
     assert config.data.validation == [str(tmp_path / "train.jsonl"), str(comma)]
+    assert (config.data.style, config.data.few_shot) == (str(tmp_path / "own.yaml"), str(comma))
     assert (config.trainer.steps, list(config.optimizer.betas)) == (3, [0.8, 0.9])
     assert config.data.mix == {"choice": 2, "text": 1}
     assert config.rollout.stop == ["it's", "b, ] c", '} "']
@@ -256,11 +258,13 @@ def test_a_relative_path_is_that_of_the_folder_where_it_was_typed(given: dict[st
         "TEST_DATA": tmp_path / "test.jsonl",
         "RELEASE": tmp_path / "release",
         "CONTAINER_IMAGE": tmp_path / "image",
-        "EXTRA": f"data.validation=[{tmp_path}/more.jsonl]",
+        "EXTRA": f"data.validation=[{tmp_path}/more.jsonl] data.style={tmp_path}/prompt/own.yaml",
     }
+    (tmp_path / "prompt").mkdir()
+    (tmp_path / "prompt" / "own.yaml").touch()
     names = [name for name in absolute if name not in ("CONTAINER", "EXTRA", "ROLLOUT")]
     relative = {name: os.path.relpath(str(absolute[name]), tmp_path) for name in names}
-    relative["EXTRA"] = "data.validation=[more.jsonl]"
+    relative["EXTRA"] = "data.validation=[more.jsonl] data.style=prompt/own.yaml"
     for container in ("none", "apptainer"):
         changed = {"CONTAINER": container, "ROLLOUT": "embedded"}
         assert _plan(folder=tmp_path, **relative | changed) == _plan(**absolute | changed)
@@ -458,6 +462,10 @@ _VLLM: dict[str, object] = {"ROLLOUT": "vllm"}
         ({"EXTRA": "a=[1, 2 b=3"}, "EXTRA: a=[1, 2 b=3: a bracket is left open"),
         ({"EXTRA": "+output=/elsewhere"}, "EXTRA: +output=/elsewhere: set it by RUN, which other steps of the job"),
         ({"EXTRA": "model.path=/warm"}, "EXTRA: model.path=/warm: set it by MODEL or CHECKPOINT, which other steps"),
+        (
+            {"EXTRA": "data.style=no.yaml"},
+            f"EXTRA: data.style: {REPO}/no.yaml: no such file; expected a prompt",
+        ),
         ({"EXTRA": "data.validation=[no.jsonl]"}, f"EXTRA: data.validation: {REPO}/no.jsonl: no such file; expected a"),
         ({"RELEASE": REPO}, f"RELEASE={REPO}: exists; choose another folder, or set FORCE=1 to replace it"),
         ({"CONTAINER": "pyxis", "CONTAINER_IMAGE": "no.sqsh"}, f"CONTAINER_IMAGE={REPO}/no.sqsh: no such file"),

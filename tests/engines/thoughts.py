@@ -50,7 +50,11 @@ def scored_groups(tokenizer: Any) -> list[list[Trajectory]]:
             reward = None if status == "timeout" else 0.0
             form = float(status != "malformed")
             made = trajectory(asked, reward, status=status, components={"format": form, "length": LENGTH})
-            group.append(dataclasses.replace(made, text=response, completion=_completion(tokenizer, response)))
+            group.append(
+                dataclasses.replace(
+                    made, text=response, completion=_completion(tokenizer, response.removeprefix(opened))
+                )
+            )
         found.append(group)
     return found
 

@@ -70,9 +70,7 @@ def test_a_step_without_a_group_to_learn_from_changes_nothing(
     folder, start = tmp_path / "run", f"model.path={tiny_checkpoint}"
     own = settings(folder, start, "parallel=single", "reward.preset=binary", "rollout.max_batches=2")
     said = run("recipes.grpo", *own, log=tmp_path / "log")
-    assert (
-        "step 2: 0 of 6 groups have rewards that differ after 2 batches (rollout.max_batches); the step changes" in said
-    )
+    assert "0 of 6 groups have rewards that differ after 2 batches (rollout.max_batches); the step changes no" in said
     assert [(row["groups/batches"], row["groups/left_out_share"]) for row in metrics(folder)] == [(2, 1), (2, 1)]
     assert same_weights(last_checkpoint(folder), tiny_checkpoint, tmp_path)
 

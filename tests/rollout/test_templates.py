@@ -19,10 +19,12 @@ from recipes.data.example import Example
 from recipes.data.prompts import Form
 from recipes.data.styles import StyleError, read_style
 from recipes.engines.base import Completion
-from recipes.rollout.prompts import Prompt, RowError, render_prompts, trace_ids
+from recipes.rollout.prompts import Prompt, RowError, prompt_form, render_prompts, trace_ids
 from recipes.rollout.scoring import score
 from recipes.rollout.server import reward_client
 from recipes.runtime.config import RewardConfig
+from recipes.runtime.loading import load
+from recipes.runtime.rules import Stage
 from recipes.runtime.tokenizer import training_tokenizer
 
 TRACE = {"think": "scurvy lacks C", "answer": "vitamin C"}
@@ -211,6 +213,14 @@ def test_a_prompt_file_goes_through_every_template(tokenizer: Any, tmp_path: Pat
     assert (base.text, base.opened, chat.opened) == (f"Be brief.\n\n{asked} A: <think>", "<think>", "")
     written = tokenizer.decode(trace_ids(base, tokenizer))
     assert written.startswith("scurvy lacks C</think><answer>vitamin C</answer>")
+
+
+def test_options_without_letters_are_refused_where_letters_alone_are_right() -> None:
+    """Every answer by an option's text would count as wrong."""
+    with pytest.raises(StyleError, match=r"data\.style=pubmedqa: .* answers under reward\.match=strict go by letters"):
+        prompt_form(load(["output=o", "model.path=m", "data.style=pubmedqa", "reward.match=strict"], Stage.EVALUATE))
+    asked = prompt_form(load(["output=o", "model.path=m", "data.style=pubmedqa"], Stage.EVALUATE))
+    assert asked.style.name == "pubmedqa"
 
 
 def test_words_that_the_tokenizer_loses_are_told_by_file_and_key(tmp_path: Path) -> None:

@@ -466,6 +466,7 @@ _VLLM: dict[str, object] = {"ROLLOUT": "vllm"}
             {"EXTRA": "data.style=no.yaml"},
             f"EXTRA: data.style: {REPO}/no.yaml: no such file; expected a prompt",
         ),
+        ({"EXTRA": "data.few_shot=no.jsonl"}, f"EXTRA: data.few_shot: {REPO}/no.jsonl: no such file; expected a"),
         ({"EXTRA": "data.validation=[no.jsonl]"}, f"EXTRA: data.validation: {REPO}/no.jsonl: no such file; expected a"),
         ({"RELEASE": REPO}, f"RELEASE={REPO}: exists; choose another folder, or set FORCE=1 to replace it"),
         ({"CONTAINER": "pyxis", "CONTAINER_IMAGE": "no.sqsh"}, f"CONTAINER_IMAGE={REPO}/no.sqsh: no such file"),

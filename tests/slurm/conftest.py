@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,3 +64,20 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("questions")
     embedded(folder, seed=0, train=20, sft=1, heldout=2, calculators="elementary")
     return folder
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> dict[str, object]:
+    """Settings of a job that pass the checks of input; shared by tests without a cluster."""
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "config.json").write_text("{}")
+    for name in ("train.jsonl", "more.jsonl", "test.jsonl"):
+        (tmp_path / name).write_text("")
+    return {
+        "MODEL": tmp_path / "hf",
+        "DATA": tmp_path / "train.jsonl",
+        "RUN": tmp_path / "run",
+        "CONTAINER": "none",
+        "VENV": sys.prefix,
+        "ROLLOUT": "embedded",
+    }

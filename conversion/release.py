@@ -1,10 +1,11 @@
 """The release gate: `python -m conversion.release RUN OUT` makes a checkpoint fit to publish, or says why it is not.
 
-OUT is a Hugging Face folder with a model card (README.md) and SHA256SUMS. It appears only after every check has passed:
-the checkpoint is whole, to the last byte what was saved, and finite; its weights came through the export bit for bit;
-config, tokenizer, chat template and generation config are those of the base model, byte for byte but for the dtype;
-these very weights have been evaluated, on questions that no stage of training has seen, and in the same way as the
-model that training began with where that was evaluated too; every row of the training data names a licence.
+OUT is a Hugging Face folder with a model card (README.md), the words that training asked in (prompt.yaml) and
+SHA256SUMS. It appears only after every check has passed: the checkpoint is whole, to the last byte what was saved, and
+finite; its weights came through the export bit for bit; config, tokenizer, chat template and generation config are
+those of the base model, byte for byte but for the dtype; these very weights have been evaluated, on questions that no
+stage of training has seen, and in the same way as the model that training began with where that was evaluated too;
+every row of the training data names a licence.
 
 Who is who is told by digests (`conversion.digests`), never by paths. What the training data were is in the checkpoint's
 state, as they were read: the files may be gone.
@@ -33,6 +34,7 @@ from conversion.errors import ConversionError
 from conversion.evaluation import differences, read_result
 from conversion.logits import LogitsComparison, compare_logits, read_prompts
 from conversion.model_card import CARD_FILE, STATED, Facts, model_card
+from conversion.prompt_file import PROMPT_FILE, prompt_yaml
 from conversion.publishing import MARKER_FILE, build
 from conversion.verify import Comparison, compare
 
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
     import torch
 
 SUMS_FILE = "SHA256SUMS"
-BASE_CARD_FILE = "README.base.md"
+# What the base model's own files are called, where a release has others of their names.
+_OWN = {CARD_FILE: "README.base.md", PROMPT_FILE: "prompt.base.yaml"}
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 
 _DESCRIPTION = """\
@@ -121,8 +124,9 @@ def release(
                 f"{checkpoint.path}: its logits and the export's differ by {logits.max_abs_difference:.1e}; keep both "
                 "and report it, the weights are the same"
             )
-        if (folder / CARD_FILE).exists():
-            (folder / CARD_FILE).rename(folder / BASE_CARD_FILE)
+        for file, kept in ((folder / name, folder / kept) for name, kept in _OWN.items()):
+            if file.exists():
+                file.rename(kept)
         facts = Facts(
             name=name or out.name,
             base=base.name,
@@ -135,6 +139,8 @@ def release(
             logits=logits,
         )
         (folder / CARD_FILE).write_text(model_card(facts), encoding="utf-8")
+        if "asked" in state["origin"]:
+            (folder / PROMPT_FILE).write_text(prompt_yaml(state["origin"]["asked"]["words"]), encoding="utf-8")
         _write_sums(folder)
     return Release(out, comparison, logits)
 

@@ -30,6 +30,7 @@ def train(config: Config) -> None:
     from recipes.engines import create_engine
     from recipes.monitor.monitor import TrainingMonitor
     from recipes.rollout.ahead import Batches
+    from recipes.rollout.asked import how_asked
     from recipes.rollout.collect import collect
     from recipes.rollout.lengths import Targets, training_form
     from recipes.rollout.likelihood import Likelihood, definition, reasoning_gain
@@ -60,7 +61,7 @@ def train(config: Config) -> None:
     folder = RunFolder(config.output)
     tokenizer = load_tokenizer(config.model.path)
     examples = training_rows(config.data)
-    origin = run_origin(config, Stage.GRPO, examples) if is_leader() else {}
+    origin = run_origin(config, Stage.GRPO, examples, how_asked(config, Stage.GRPO)) if is_leader() else {}
     if is_leader():
         folder.prepare(config, origin)
     prompts, dropped = make_prompts(

@@ -31,6 +31,7 @@ def train(config: Config) -> None:
     from recipes.engines.base import TokenBatch
     from recipes.monitor.monitor import TrainingMonitor
     from recipes.rl.losses import supervised_loss
+    from recipes.rollout.asked import how_asked
     from recipes.rollout.lengths import taught_prompts
     from recipes.rollout.prompts import DataError, make_prompts, prompt_form
     from recipes.rollout.rows import prompt_order, taught, training_rows
@@ -50,7 +51,7 @@ def train(config: Config) -> None:
         raise DataError(
             f"no row of data.train={config.data.train} has a meta.trace to learn from; data.teach=answer learns labels"
         )
-    origin = run_origin(config, Stage.SFT, examples) if is_leader() else {}
+    origin = run_origin(config, Stage.SFT, examples, how_asked(config, Stage.SFT)) if is_leader() else {}
     if is_leader():
         folder.prepare(config, origin)
     prompts, dropped = make_prompts(

@@ -35,8 +35,13 @@ class LengthTarget:
     said: bool = True
 
     def sentence(self) -> str:
-        """Med-U1's instruction (`scripts/data/deepscaler_dataset.py` of its released code)."""
-        return f"Think for {'maximum ' if self.mode == 'max' else ''}{self.tokens} tokens."
+        """What says it in a prompt."""
+        return length_sentence(self.mode, self.tokens)
+
+
+def length_sentence(mode: str, tokens: int | str) -> str:
+    """Med-U1's instruction (`scripts/data/deepscaler_dataset.py` of its released code)."""
+    return f"Think for {'maximum ' if mode == 'max' else ''}{tokens} tokens."
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,15 @@
 
     {"stage": "grpo", "model": "sha256", "data": [{"path": "/data/train.jsonl", "sha256": "..."}],
      "rows": [["MedQA", "MIT", 10178]], "prompt": its words' name or digest (`recipes.data.styles`),
+     "asked": how questions were put (`recipes.rollout.asked`),
      "before": the origin of the checkpoint that it started from, or null}
 
 A resume compares digests, so a link or another spelling of a file is the same file, and another file under the old name
 is not. `rows` counts rows by source and licence as they were read, for the model card; and through `before` a release
 knows the data of every stage.
 
-Older releases kept no `prompt`. Left out: rows that were too long, which count as training data all the same.
+Older releases kept no `prompt`, and no `asked`. Left out: rows that were too long, which count as training data all
+the same.
 """
 
 from __future__ import annotations
@@ -30,12 +32,14 @@ from recipes.runtime.rules import Stage
 
 STATE_FILE = "state.json"
 _KEYS = {"stage", "model", "data", "rows", "before"}
-_LATER = {"prompt"}
+_LATER = {"prompt", "asked"}
 _TITLES = {"sft": "SFT", "grpo": "GRPO"}
 
 
-def run_origin(config: Config, stage: Stage, examples: Sequence[Example]) -> dict[str, Any]:
+def run_origin(config: Config, stage: Stage, examples: Sequence[Example], asked: Mapping[str, Any]) -> dict[str, Any]:
     """The origin of a run that trains on `examples`, the rows of `data.train`; notes rows that no release may have.
+
+    `asked` is how it puts its questions, which a release tells and a resume does not compare but by `prompt`.
 
     Raises:
         CheckpointError: `model.path` is no whole checkpoint.
@@ -59,6 +63,7 @@ def run_origin(config: Config, stage: Stage, examples: Sequence[Example]) -> dic
         "data": data_files([*config.data.train, *filter(None, [config.data.few_shot])]),
         "rows": [[source, licence, count] for (source, licence), count in sorted(rows.items())],
         "prompt": read_style(config.data.style).identity,
+        "asked": dict(asked),
         "before": read_state(model.path).get("origin"),
     }
 

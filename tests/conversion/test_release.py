@@ -31,6 +31,9 @@ from tests.conversion.hub import Hub
 from tests.conversion.models import save_folder
 
 _REPOSITORY = Path(__file__).parents[2]
+_WORDS = {"system": "Say ```` and\n```{{x}}```.", "question": "{question}\n{options}\n", "says_target": False}
+_LENGTHS = ["Think for N tokens.", "Think for maximum N tokens."]
+_ASKED = {"words": _WORDS, "template": "chat", "shots": 2, "lengths": _LENGTHS}
 _REWARD = {"name": "gated", "version": "1", "hash": "ab" * 32}
 
 
@@ -65,6 +68,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("release")
     base = save_folder("qwen2-tied", root / "base")
     (base / "README.md").write_text("# The base model's own card\n")
+    (base / "prompt.yaml").write_text("question: '{question}?'\n")
     start = hf_to_megatron.convert(base, root / "start")
     run = root / "run"
     _save(start, run / "checkpoints" / "step_000040", start.manifest.source)
@@ -90,7 +94,7 @@ def _save(start: Checkpoint, step: Path, source: Source) -> None:
     warm |= {"data": [{"path": "/data/traces.jsonl", "sha256": "aa" * 32}], "rows": [["Traces", "CC-BY-4.0", 2]]}
     origin = {"stage": "grpo", "model": start.digest(read=False), "before": warm}
     origin |= {"data": [{"path": "/data/train.jsonl", "sha256": "bb" * 32}]}
-    origin |= {"rows": [["MedQA", "MIT", 3], ["PubMedQA", "MIT", 1]]}
+    origin |= {"rows": [["MedQA", "MIT", 3], ["PubMedQA", "MIT", 1]], "prompt": "plain", "asked": _ASKED}
     (built / "state.json").write_text(json.dumps({"step": 40, "reward": _REWARD, "origin": origin}))
     write_manifest(built, source=source)
     publish(built, step)
@@ -134,9 +138,10 @@ def _refused(run: Path, message: str, error: type[Exception] = ReleaseError, **o
 def test_a_card_tells_a_critic_from_a_group(advantage: str, method: str, run: Path) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["algorithm"]["advantage"] = advantage
-    manifest, state = open_checkpoint(_step(run)).manifest, {"step": 40, "reward": _REWARD}
+    manifest, state = open_checkpoint(_step(run)).manifest, {"step": 40, "reward": _REWARD, "origin": {}}
     card = model_card(Facts("m", "base", manifest, state, config, Counter(), {}, "0" * 64, None))
     assert f"trained by {method} with verifiable rewards on medical questions" in card
+    assert "How it was asked" not in card, "an older checkpoint does not tell"
     assert yaml.safe_load(card.split("---\n")[1])["tags"][-1] == method.lower()
 
 
@@ -155,8 +160,8 @@ def test_a_release_is_a_model_with_its_card_and_sums(run: Path) -> None:
         "| MedQA | MIT | 3 |",
         "| PubMedQA | MIT | 1 |",
         "| Traces | CC-BY-4.0 | 2 |",
-        f"- after: greedy answers; test.jsonl (SHA-256 `{'cd' * 32}`); no question of them is in the training data; 3 "
-        "questions too",
+        f"- after: greedy answers; test.jsonl (SHA-256 `{'cd' * 32}`); no question of them is in the training data; "
+        "asked in training's words; 3 questions too",
         "| after | this model | choice | 200 | 75.0% ± 3.0% | 1.0% |",
         "| before | before training | choice | 200 | 50.0% ± 3.0% | 1.0% |",
         "By set, after (this model):",
@@ -169,13 +174,29 @@ def test_a_release_is_a_model_with_its_card_and_sums(run: Path) -> None:
     ):
         assert fact in card
     assert str(run.parent) not in card
+    asked = card.split("## How it was asked")[1].split("\n## ")[0]
+    assert "through the chat template, behind 2 worked examples." in asked
+    assert 'asked for a length: "Think for N tokens." or "Think for maximum N tokens." Asked otherwise' in asked
+    _, shown, after = asked.split("`````")
+    assert (shown.removeprefix("yaml\n"), after.strip()) == ((out / "prompt.yaml").read_text(), "")
+    assert yaml.safe_load((out / "prompt.yaml").read_text()) == _WORDS
     assert (out / "README.base.md").read_text() == "# The base model's own card\n"
+    assert (out / "prompt.base.yaml").read_text() == "question: '{question}?'\n"
     checked = subprocess.run(
         ["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=out, capture_output=True, text=True
     )
     assert checked.returncode == 0, checked.stdout
     named = {line.split("  ")[1] for line in (out / "SHA256SUMS").read_text().splitlines()}
     assert named == {file.name for file in out.iterdir()} - {"SHA256SUMS", ".medatron.json"}
+
+
+def test_a_card_says_which_evaluation_asked_in_other_words(run: Path) -> None:
+    for name in ("before", "after"):
+        result = _read(run, name)
+        result["measured"]["prompts"]["style"] = "e" * 64
+        _write(run, name, result)
+    release(run, run.parent / "out")
+    assert (run.parent / "out" / "README.md").read_text().count(f"; asked in other words (`{'e' * 64}`); 3 q") == 2
 
 
 def test_weights_are_released_in_the_dtype_asked_for(run: Path) -> None:

@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from conversion.prompt_file import prompt_yaml
 from recipes.data.example import Example, Task
 from recipes.data.prompts import Form, LengthTarget, base_text, messages
 from recipes.data.styles import BUILT_IN, Style, StyleError, read_style
 
+_ENDS = ("", "\n", "\n\n", " ", " \n", "\r\n", "\n  indented", "\t", ": #", "\u2028", "\x85", "no", "12")
 YES_NO = {"A": "yes", "B": "no", "C": "maybe"}
 CHOICE = Example("c", "s", "choice", "Does it?", "A", context="We did.", options=YES_NO)
 BMI = Example("n", "s", "number", "What is the BMI?", 20, lower=19, upper=21, context="180 cm.\n65 kg.")
@@ -292,6 +297,19 @@ def test_a_prompt_is_its_words_wherever_they_stand(tmp_path: Path) -> None:
     copied = (Path(__file__).parents[2] / "configs" / "prompt" / "plain.yaml").read_text()
     assert _style(tmp_path, copied, "copied.yaml").identity == "plain"
     assert _style(tmp_path, copied.replace("Options: ", "Option: "), "edited.yaml").identity not in BUILT_IN
+
+
+@pytest.mark.parametrize("style", BUILT_IN)
+def test_a_release_has_the_same_words(style: str, tmp_path: Path) -> None:
+    assert _style(tmp_path, prompt_yaml(read_style(style).words)).digest == read_style(style).digest
+
+
+# The deadline is off: a test among others may wait for the machine.
+@settings(deadline=None)
+@given(text=st.text(st.characters(codec="utf-8", exclude_characters="{}"), min_size=1), ending=st.sampled_from(_ENDS))
+def test_whatever_words_say_reads_back_the_same(text: str, ending: str) -> None:
+    words = {"system": f"x{text}{ending}", "question": f"{ending}{text}{{question}}{ending}", "says_target": False}
+    assert yaml.safe_load(prompt_yaml(words).encode()) == words
 
 
 def test_a_built_in_style_puts_every_task() -> None:

@@ -50,7 +50,7 @@ def _page(run: RunData) -> str:
     main = Template(asset("report_main.html")).substitute(
         notice=_notice(run),
         tiles=_tiles(run),
-        results=_left_out(run.left_out) + _results(run.evaluations),
+        results=_left_out(run.left_out) + _results(run.evaluations) + _pages(run.pages),
         curves_note=_curves_note(run, absent),
         charts="".join(charts),
         samples=sample_cards(run.samples)
@@ -154,13 +154,19 @@ def _gaps(evaluations: Mapping[str, Evaluation]) -> str:
 def _results(evaluations: Mapping[str, Evaluation]) -> str:
     if not evaluations:
         return (
-            '<p class="card empty">No evaluation in this run folder yet '
+            '<p class="card empty">No evaluation before and after training in this run folder yet '
             "(<code>evaluation/before.json</code>, <code>evaluation/after.json</code>).</p>"
         )
     return f"""<div class="grid">
 <section class="card">{_accuracy_table(evaluations)}</section>
 {evaluation_chart(evaluations)}
 </div>"""
+
+
+def _pages(names: Sequence[str]) -> str:
+    """Where the evaluations' own pages lie; no links, as a report is also sent alone."""
+    files = ", ".join(f"<code>evaluation/{escape(name)}.html</code>" for name in names)
+    return f'<p class="healthy"><b>Each evaluation with its answers:</b> {files}.</p>' if names else ""
 
 
 def _accuracy_table(evaluations: Mapping[str, Evaluation]) -> str:

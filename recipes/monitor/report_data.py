@@ -18,7 +18,7 @@ import yaml
 from recipes.monitor.lessons import without_lesson
 from recipes.monitor.loggers import read_metrics
 from recipes.monitor.phase_watch import Drift, last_drift
-from recipes.monitor.report_evaluations import Evaluation, read_evaluations
+from recipes.monitor.report_evaluations import Evaluation, evaluation_pages, read_evaluations
 from recipes.monitor.rollouts import RolloutRecord, read_rollout_file, rollout_files
 from recipes.monitor.run_folder import RunFolderError, config_path, metrics_path, read_json, summary_path
 
@@ -53,6 +53,7 @@ class RunData:
         not_finite: how many steps had no finite value, by metric.
         evaluations: those among ``before``, ``after``, ``sft_control`` that belong together.
         left_out: a sentence on each that does not.
+        pages: names of all evaluations that have a page of their own.
         synthetic: whether the configuration says that the questions were generated.
         without_lesson: how many of the last steps taught nothing, and why; None where the last one did.
         drift: the last alarm on a phase that cheats; None where there was none.
@@ -70,6 +71,7 @@ class RunData:
     not_finite: Mapping[str, int]
     evaluations: Mapping[str, Evaluation]
     left_out: Sequence[str]
+    pages: Sequence[str]
     samples: Sequence[RolloutRecord]
     summary: Mapping[str, Any]
     synthetic: bool
@@ -112,6 +114,7 @@ def read_run(run_dir: Path | str) -> RunData:
         not_finite=Counter(key for row in rows for key, value in row.items() if value is None),
         evaluations=evaluations,
         left_out=left_out,
+        pages=evaluation_pages(folder),
         samples=choose_samples(folder),
         summary=summary,
         synthetic=_is_synthetic(config.get("data")),

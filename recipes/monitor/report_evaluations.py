@@ -74,6 +74,12 @@ def read_evaluations(folder: Path) -> tuple[dict[str, Evaluation], list[str]]:
     return {name: found[name] for name in ("before", "after", "sft_control") if name in found}, left_out
 
 
+def evaluation_pages(folder: Path) -> list[str]:
+    """The names of all evaluations of a run, whatever they measured, that have a page of their own."""
+    paths = evaluation_path(folder, "*")
+    return sorted(path.stem for path in paths.parent.glob(paths.name) if path.with_suffix(".html").is_file())
+
+
 def _stranger(folder: Path, name: str, content: Mapping[str, Any]) -> str | None:
     """Why a result is none of this run's; None where it is, or where nobody can say."""
     if not content["tasks"]:

@@ -21,8 +21,6 @@ _OUTCOME_NAMES = {
     "fault": "Server fault",
 }
 _OUTCOME_SIGNS = {"correct": "✓", "incorrect": "✗", "malformed": "?", "fault": "!"}
-# A shared system prompt shorter than this is left in the card's headline.
-_SHARED_PROMPT = 40
 
 
 def sample_cards(samples: Sequence[RolloutRecord]) -> str:
@@ -131,12 +129,14 @@ def filter_buttons(group: str, label: str, choices: Mapping[str, str]) -> str:
 
 
 def _shared_openings(samples: Sequence[RolloutRecord]) -> dict[str, str]:
-    """Return, by task, the opening (system prompt, instructions) that all its prompts share."""
+    """Return, by task, the opening (turns of the template, system prompt, instructions) that all its prompts share."""
     prompts: dict[str, set[str]] = {}
     for record in samples:
         prompts.setdefault(record.task, set()).add(record.prompt)
-    shared = {task: _common_start(texts) if len(texts) > 1 else "" for task, texts in prompts.items()}
-    return {task: text if len(text) >= _SHARED_PROMPT else "" for task, text in shared.items()}
+    everywhere = set().union(*prompts.values())
+    # Where a task has one prompt alone, what other tasks' prompts begin with is no question either.
+    shared = {task: texts if len(texts) > 1 else everywhere for task, texts in prompts.items()}
+    return {task: _common_start(texts) if len(texts) > 1 else "" for task, texts in shared.items()}
 
 
 def _common_start(texts: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from recipes.monitor.report import main, write_report
 from recipes.monitor.report_charts import Chart, Line, format_value, line_chart, nice_axis, smooth
 from recipes.monitor.report_curves import CHARTS
 from recipes.monitor.report_data import bucket_rows
-from recipes.monitor.report_samples import highlight
-from recipes.monitor.rollouts import write_rollouts
+from recipes.monitor.report_samples import highlight, sample_cards
+from recipes.monitor.rollouts import RolloutRecord, write_rollouts
 from recipes.monitor.run_folder import RunFolderError
 from tests.monitor.synthetic_run import INJECTION, evaluation, rollout, write_synthetic_run
 
@@ -168,10 +169,44 @@ def test_only_config_and_metrics_are_needed(tmp_path: Path) -> None:
     page = Page(write_report(minimal_run(tmp_path / "bare")).read_text())
     assert "bare" in page.text
     assert "GRPO on tiny" in page.text
-    assert "No evaluation in this run folder yet" in page.text
+    assert "No evaluation before and after training in this run folder yet" in page.text
+    assert "Each evaluation" not in page.text
     assert "kept no rollout samples" in page.text
     assert "Not recorded in this run: accuracy of the rollouts," in page.text
     assert [a["id"] for tag, a in page.tags if tag == "figure"] == ["chart-reward", "chart-time"]
+
+
+def test_evaluations_of_other_names_are_pointed_to(tmp_path: Path) -> None:
+    folder = minimal_run(tmp_path / "bare") / "evaluation"
+    folder.mkdir()
+    for name in ("in_max <b>.json", "in_max <b>.html", "in_max <b>.jsonl", "half.json", "stray.html"):
+        (folder / name).write_text("{}")
+    text = Page(write_report(folder.parent).read_text()).text
+    assert "Each evaluation with its answers: evaluation/in_max <b>.html." in text
+
+
+@pytest.mark.parametrize(
+    ("prompts", "headlines"),
+    [
+        # Turns of a chat template, however short; and a long system text, of which questions begin alike.
+        (
+            ["<|im_start|>user\nName it.<|im_end|>", "<|im_start|>user\nWho?\nA. I<|im_end|>"],
+            ["Name it.<|im_end|>", "Who? A. I<|im_end|>"],
+        ),
+        ([f"system\n{'Think. ' * 9}\nuser\nWhich {x}?" for x in "ab"], ["Which a?", "Which b?"]),
+        (["Question: a?", "Question: b?"], ["Question: a?", "Question: b?"]),
+        (["alone\nhere"], ["alone here"]),
+    ],
+)
+def test_a_headline_is_the_question(prompts: list[str], headlines: list[str]) -> None:
+    """Of one kind of task, and where each kind has one prompt alone."""
+    whole = {"response": "x", "answer": "A", "extracted": None, "reward": 0.0, "status": "incorrect", "components": {}}
+    for tasks in (["choice"] * 2, ["choice", "text"]):
+        records = [
+            RolloutRecord(step=1, id=f"{n}", task=task, prompt=prompt, tokens=1, group=n, **whole)
+            for n, (task, prompt) in enumerate(zip(tasks, prompts, strict=False))
+        ]
+        assert re.findall(r'class="excerpt">(.*?)</span>', sample_cards(records)) == [escape(x) for x in headlines]
 
 
 def test_a_run_without_rewards_is_not_called_grpo(tmp_path: Path) -> None:

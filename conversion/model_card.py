@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from typing import Any
 
 import yaml
 
+from conversion.asked import asked_section, asked_unlike
 from conversion.checkpoint import Manifest
 from conversion.evaluation_scores import score_tables
 from conversion.evaluation_tables import markdown_table, plain_markdown, set_columns, set_rows
 from conversion.logits import LogitsComparison
-from conversion.prompt_file import PROMPT_FILE, prompt_yaml
 
 CARD_FILE = "README.md"
 # The settings that a card states, by section and key; None for the top.
@@ -86,9 +85,9 @@ def model_card(facts: Facts) -> str:
         f"{facts.base} ({facts.architecture.family}, {facts.architecture.parameter_count:,} parameters), trained by "
         f"{method} on medical questions with Medatron. **Not for clinical use**: see the limits below.",
         _training(facts, reward),
-        *([_asked(origin["asked"])] if "asked" in origin else []),
+        *filter(None, [asked_section(origin)]),
         _data(facts.data),
-        _evaluation(facts.evaluations, origin.get("prompt")),
+        _evaluation(facts.evaluations, origin),
         f"## Limits of use in medicine\n\n{_LIMITS}",
         _verification(facts),
     )
@@ -118,22 +117,6 @@ def _training(facts: Facts, reward: Mapping[str, str] | None) -> str:
     return "## Training\n\n" + markdown_table(("setting", "value"), rows)
 
 
-def _asked(asked: Mapping[str, Any]) -> str:
-    """How training put its questions (`asked` of the run's origin), for whoever asks the model."""
-    words = prompt_yaml(asked["words"])
-    how = "through the chat template" if asked["template"] == "chat" else "as plain text, without the chat template"
-    shown = f", behind {asked['shots']} worked examples" if asked["shots"] else ""
-    lengths = " or ".join(f'"{sentence}"' for sentence in asked["lengths"])
-    said = f" Behind the instruction it asked for a length: {plain_markdown(lengths)}" if lengths else ""
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", words)), default=0))
-    return (
-        "## How it was asked\n\n"
-        f"Training put every question in these words, {how}{shown}.{said} Asked otherwise, it may answer otherwise. "
-        f"Medatron's `data.style={PROMPT_FILE}`, the file beside this card, asks in them again.\n\n"
-        f"{fence}yaml\n{words}{fence}"
-    )
-
-
 def _data(data: Counter[tuple[str, str]]) -> str:
     rows = [(source, licence, f"{count:,}") for (source, licence), count in sorted(data.items())]
     return (
@@ -144,7 +127,7 @@ def _data(data: Counter[tuple[str, str]]) -> str:
     )
 
 
-def _evaluation(evaluations: Mapping[str, Mapping[str, Any]], prompt: str | None) -> str:
+def _evaluation(evaluations: Mapping[str, Mapping[str, Any]], origin: Mapping[str, Any]) -> str:
     rows = []
     for name, result in sorted(evaluations.items(), key=lambda pair: pair[1]["role"], reverse=True):
         model = _ROLES[result["role"]]
@@ -153,7 +136,7 @@ def _evaluation(evaluations: Mapping[str, Mapping[str, Any]], prompt: str | None
             rows.append((name, model, task, found["questions"], accuracy, f"{found['format_error_share']:.1%}"))
         rows.append((name, model, "mean", "", f"{result['mean']:.1%} ± {result['stderr']:.1%}", ""))
     columns = ("evaluation", "model", "task", "questions", "accuracy ± standard error", "unreadable answers")
-    about = "\n".join(f"- {name}: {_covered(result, prompt)}" for name, result in sorted(evaluations.items()))
+    about = "\n".join(f"- {name}: {_covered(result, origin)}" for name, result in sorted(evaluations.items()))
     parts = ["## Evaluation", "Answers to held-out questions, graded by rules.", markdown_table(columns, rows)]
     for name, result in sorted(evaluations.items()):
         if sets := set_rows(result):
@@ -164,8 +147,8 @@ def _evaluation(evaluations: Mapping[str, Mapping[str, Any]], prompt: str | None
     return "\n\n".join([*parts, about])
 
 
-def _covered(result: Mapping[str, Any], prompt: str | None) -> str:
-    """What a result was measured on, in which words, where training's `prompt` is known, and what it leaves out."""
+def _covered(result: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
+    """What a result was measured on, how it asked, where it is known how training did, and what it leaves out."""
     measured, seen = result["measured"], result["seen"]
     files = ", ".join(f"{PurePath(file['path']).name} (SHA-256 `{file['sha256']}`)" for file in measured["data"])
     compared = "no question of them is in the training data"
@@ -176,19 +159,18 @@ def _covered(result: Mapping[str, Any], prompt: str | None) -> str:
     if notes := seen.get("contexts"):  # results of older releases do not tell
         compared += f", which asks otherwise about the notes of {notes}"
     return (
-        f"{_answers(result)}; {files}; {compared}; {_in_words(result, prompt)}"
+        f"{_answers(result)}; {files}; {compared}; {_asked(result, origin)}"
         f"{result['dropped']} questions too long and left out, "
         f"{result['unscored']} answers without a score; preset {measured['reward']['name']}, "
         f"SHA-256 `{measured['reward']['hash']}`"
     )
 
 
-def _in_words(result: Mapping[str, Any], prompt: str | None) -> str:
-    """Whether it was asked as training asked; older checkpoints do not tell."""
-    if prompt is None:
+def _asked(result: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
+    unlike = asked_unlike(result, origin)
+    if unlike is None:
         return ""
-    words = result["measured"]["prompts"].get("style")
-    return "asked in training's words; " if words == prompt else f"asked in other words (`{words}`); "
+    return f"asked otherwise than training: {', '.join(unlike)}; " if unlike else "asked as training asked; "
 
 
 def _answers(result: Mapping[str, Any]) -> str:

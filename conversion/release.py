@@ -28,13 +28,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from conversion import command, console, lock, megatron_to_hf
+from conversion.asked import PROMPT_FILE, check_asked, prompt_yaml
 from conversion.checkpoint import Checkpoint, companion_files, open_checkpoint, read_config
 from conversion.digests import SHOWN, file_digest
 from conversion.errors import ConversionError
 from conversion.evaluation import differences, read_result
 from conversion.logits import LogitsComparison, compare_logits, read_prompts
 from conversion.model_card import CARD_FILE, STATED, Facts, model_card
-from conversion.prompt_file import PROMPT_FILE, prompt_yaml
 from conversion.publishing import MARKER_FILE, build
 from conversion.verify import Comparison, compare
 
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     import torch
 
 SUMS_FILE = "SHA256SUMS"
-# What the base model's own files are called, where a release has others of their names.
-_OWN = {CARD_FILE: "README.base.md", PROMPT_FILE: "prompt.base.yaml"}
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 
 _DESCRIPTION = """\
@@ -124,9 +122,8 @@ def release(
                 f"{checkpoint.path}: its logits and the export's differ by {logits.max_abs_difference:.1e}; keep both "
                 "and report it, the weights are the same"
             )
-        for file, kept in ((folder / name, folder / kept) for name, kept in _OWN.items()):
-            if file.exists():
-                file.rename(kept)
+        for own in (CARD_FILE, PROMPT_FILE, SUMS_FILE):
+            _keep(folder / own)
         facts = Facts(
             name=name or out.name,
             base=base.name,
@@ -279,6 +276,8 @@ def _training_data(checkpoint: Path, origin: Mapping[str, Any]) -> tuple[Counter
         while stage:
             rows.update({(str(source), str(licence)): int(count) for source, licence, count in stage["rows"]})
             files |= {each["sha256"]: each["path"] for each in stage["data"]}
+            if "asked" in stage:
+                check_asked(stage["asked"])
             stage = stage["before"]
     except (KeyError, TypeError, ValueError) as error:
         raise ReleaseError(f"{state}: its origin is damaged ({error}); release another with --step") from error
@@ -312,6 +311,15 @@ def _drift(base: Path, folder: Path) -> list[str]:
 def _refuse(differences: list[str] | tuple[str, ...], what: str) -> None:
     if differences:
         raise ReleaseError(f"the export {what}: " + "; ".join(differences[:10]))
+
+
+def _keep(file: Path) -> None:
+    """Makes room for a release's own file: the base model's README.md becomes README.base.md, and what was that before,
+    of the base model's base, README.base.base.md."""
+    if file.exists():
+        kept = file.with_name(f"{file.stem}.base{file.suffix}")
+        _keep(kept)
+        file.rename(kept)
 
 
 def _write_sums(folder: Path) -> None:

@@ -142,6 +142,12 @@ class Style:
         return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
     @property
+    def spelled_out(self) -> dict[str, Any]:
+        """The words with what the file leaves to its defaults; a file of them has the same digest."""
+        found = {key: value for key, value in _DEFAULTS.items() if value or key in _MAY_BE_EMPTY} | dict(self.words)
+        return {key: found[key] for key in _KEYS if key in found}
+
+    @property
     def identity(self) -> str:
         """What results and runs know the words by."""
         return _NAMED.get(self.digest, self.digest)

@@ -21,6 +21,8 @@ _OUTCOME_NAMES = {
     "fault": "Server fault",
 }
 _OUTCOME_SIGNS = {"correct": "✓", "incorrect": "✗", "malformed": "?", "fault": "!"}
+# A shared system prompt shorter than this is left in the card's headline.
+_SHARED_PROMPT = 40
 
 
 def sample_cards(samples: Sequence[RolloutRecord]) -> str:
@@ -74,7 +76,7 @@ def _card(record: RolloutRecord, opening: str, largest: float) -> str:
 <summary>
 <span class="badge {outcome}"><span aria-hidden="true">{_OUTCOME_SIGNS[outcome]}</span> {_OUTCOME_NAMES[outcome]}</span>
 <span class="about">Step {record.step:,} · {escape(task_name(record.task))}</span>
-<span class="excerpt">{escape(_excerpt(record.prompt, opening))}</span>
+<span class="excerpt">{escape(_excerpt(record, opening))}</span>
 <span class="points">{format_value(record.reward, "number")}</span>
 </summary>
 <div class="body">
@@ -129,14 +131,12 @@ def filter_buttons(group: str, label: str, choices: Mapping[str, str]) -> str:
 
 
 def _shared_openings(samples: Sequence[RolloutRecord]) -> dict[str, str]:
-    """Return, by task, the opening (turns of the template, system prompt, instructions) that all its prompts share."""
+    """Return, by task, the opening (system prompt, instructions) that all its prompts share."""
     prompts: dict[str, set[str]] = {}
     for record in samples:
         prompts.setdefault(record.task, set()).add(record.prompt)
-    everywhere = set().union(*prompts.values())
-    # Where a task has one prompt alone, what other tasks' prompts begin with is no question either.
-    shared = {task: texts if len(texts) > 1 else everywhere for task, texts in prompts.items()}
-    return {task: _common_start(texts) if len(texts) > 1 else "" for task, texts in shared.items()}
+    shared = {task: _common_start(texts) if len(texts) > 1 else "" for task, texts in prompts.items()}
+    return {task: text if len(text) >= _SHARED_PROMPT else "" for task, text in shared.items()}
 
 
 def _common_start(texts: Iterable[str]) -> str:
@@ -149,7 +149,9 @@ def _common_start(texts: Iterable[str]) -> str:
     return first[:length]
 
 
-def _excerpt(prompt: str, opening: str) -> str:
+def _excerpt(record: RolloutRecord, opening: str) -> str:
+    if record.question is not None:
+        return " ".join(record.question.split())[:160]
     # Questions may begin alike, so the opening reaches into the question: the headline starts at that line.
     start = opening.rfind("\n") + 1
-    return " ".join(prompt[start:].split())[:160]
+    return " ".join(record.prompt[start:].split())[:160]

@@ -34,8 +34,11 @@ _SCHEMA = pa.schema(
         pa.field("tokens", pa.int64(), nullable=False),
         pa.field("group", pa.int64(), nullable=False),
         pa.field("version", pa.int64()),
+        pa.field("question", pa.string()),
     ]
 )
+# Files of older releases lack them.
+_LATER = ("version", "question")
 _FILE_NAME = re.compile(r"step_(\d+)\.parquet")
 
 
@@ -58,6 +61,7 @@ class RolloutRecord:
         tokens: length of the response in tokens.
         group: number of the group (all completions of one prompt in one step).
         version: steps that the policy had taken when it began to write this; None in files without that column.
+        question: what the prompt asks, without the words around it; None in files without that column.
     """
 
     step: int
@@ -73,6 +77,7 @@ class RolloutRecord:
     tokens: int
     group: int
     version: int | None = None
+    question: str | None = None
 
     def __post_init__(self) -> None:
         values = {"reward": self.reward, **self.components}
@@ -118,7 +123,7 @@ def read_rollout_file(path: Path) -> list[RolloutRecord]:
     """
     try:
         there = pq.read_schema(path).names
-        names = [name for name in _SCHEMA.names if name != "version" or name in there]
+        names = [name for name in _SCHEMA.names if name not in _LATER or name in there]
         rows = pq.read_table(path, columns=names).select(names).to_pylist()
         return [RolloutRecord(**{**row, "components": json.loads(row["components"])}) for row in rows]
     except (pa.ArrowException, ValueError, KeyError, TypeError) as error:

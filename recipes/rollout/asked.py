@@ -1,11 +1,4 @@
-"""How a run asked, as its checkpoints keep it for the model's release.
-
-    {"words": those of the prompt's file (`recipes.data.styles`), "template": "chat" or "base",
-     "shots": worked examples before each question, "lengths": ["Think for N tokens."]}
-
-`lengths` are the sentences that ask for a length, N standing for a number that is not the same in all prompts; none
-where prompts say none. Left out: the worked examples themselves, whose file `data` of the origin names by its digest.
-"""
+"""How a run asked, as its checkpoints keep it for the model's release; `conversion.asked` tells the keys."""
 
 from __future__ import annotations
 
@@ -14,27 +7,50 @@ from typing import Any
 from recipes.data.prompts import length_sentence
 from recipes.data.styles import read_style
 from recipes.rollout.prompts import common_target
-from recipes.runtime.config import Config
+from recipes.runtime.config import Config, RewardConfig
 from recipes.runtime.rules import Stage
 
 _MODES: dict[str, tuple[str, ...]] = {"none": (), "exact": ("exact",), "max": ("max",), "mixed": ("exact", "max")}
 
 
 def how_asked(config: Config, stage: Stage) -> dict[str, Any]:
-    """See the module. Raises StyleError, of the prompt's file."""
-    data = config.data
-    teaching = stage is Stage.SFT
+    """What `origin.asked` holds of a run. Raises StyleError, of the prompt's file."""
+    data, reward, teaching = config.data, config.reward, stage is Stage.SFT
     return {
-        "words": dict(read_style(data.style).words),
+        "words": read_style(data.style).spelled_out,
         "template": data.template,
         "shots": data.shots,
-        "lengths": _lengths(config, data.say_length if teaching else config.reward.length_mode, teaching=teaching),
+        "lengths": _taught(data.say_length) if teaching else _rewarded(config),
+        "length_none_share": 0.0 if teaching else reward.length_none_share,
     }
 
 
-def _lengths(config: Config, mode: str, *, teaching: bool) -> list[str]:
-    common = None if teaching else common_target(config)
-    if common is not None:
-        return [common.sentence()] if common.said else []
-    fixed = None if teaching else config.reward.length_target
-    return [length_sentence(each, "N" if fixed is None else fixed) for each in _MODES[mode]]
+def _taught(mode: str) -> list[dict[str, Any]]:
+    """SFT asks for what its traces keep (`recipes.rollout.lengths.taught_prompts`)."""
+    return [_length(each, None, None) for each in _MODES[mode]]
+
+
+def _rewarded(config: Config) -> list[dict[str, Any]]:
+    """GRPO asks for what it rewards, where its prompts say it."""
+    reward, common = config.reward, common_target(config)
+    if common is not None and not common.said:
+        return []
+    low, high = _bounds(reward)
+    return [_length(mode, low, high) for mode in _modes(reward)]
+
+
+def _bounds(reward: RewardConfig) -> tuple[int, int]:
+    if reward.length_target is not None:
+        return reward.length_target, reward.length_target
+    return reward.length_low, reward.length_high
+
+
+def _modes(reward: RewardConfig) -> tuple[str, ...]:
+    if reward.length_mode == "mixed" and reward.length_max_share in (0, 1):
+        return ("max",) if reward.length_max_share else ("exact",)
+    return _MODES[reward.length_mode]
+
+
+def _length(mode: str, low: int | None, high: int | None) -> dict[str, Any]:
+    known = low if low is not None and low == high else "N"
+    return {"mode": mode, "sentence": length_sentence(mode, known), "low": low, "high": high}

@@ -147,6 +147,7 @@ def rollout_records(groups: Sequence[Sequence[Trajectory]], step: int) -> list[R
             tokens=len(t.completion.ids),
             group=number,
             version=t.completion.versions[0][0] if t.completion.versions else None,
+            question=t.prompt.example.question,
         )
         for number, group in enumerate(groups)
         for t in group

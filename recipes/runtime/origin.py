@@ -2,7 +2,7 @@
 
     {"stage": "grpo", "model": "sha256", "data": [{"path": "/data/train.jsonl", "sha256": "..."}],
      "rows": [["MedQA", "MIT", 10178]], "prompt": its words' name or digest (`recipes.data.styles`),
-     "asked": how questions were put (`recipes.rollout.asked`),
+     "asked": how questions were put (`conversion.asked`),
      "before": the origin of the checkpoint that it started from, or null}
 
 A resume compares digests, so a link or another spelling of a file is the same file, and another file under the old name

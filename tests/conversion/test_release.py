@@ -22,18 +22,30 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from conversion import hf_to_megatron
+from conversion.asked import asked_section, asked_unlike, check_asked
 from conversion.checkpoint import Checkpoint, Source, open_checkpoint, write_manifest
 from conversion.errors import CheckpointError, ConversionError, DestinationError
 from conversion.model_card import Facts, model_card
 from conversion.publishing import publish
-from conversion.release import ReleaseError, main, release
+from conversion.release import ReleaseError, _training_data, main, release
 from tests.conversion.hub import Hub
 from tests.conversion.models import save_folder
 
 _REPOSITORY = Path(__file__).parents[2]
 _WORDS = {"system": "Say ```` and\n```{{x}}```.", "question": "{question}\n{options}\n", "says_target": False}
-_LENGTHS = ["Think for N tokens.", "Think for maximum N tokens."]
-_ASKED = {"words": _WORDS, "template": "chat", "shots": 2, "lengths": _LENGTHS}
+_LENGTHS: list[dict[str, Any]] = [
+    {"mode": "exact", "sentence": "Think for N tokens.", "low": 20, "high": 2000},
+    {"mode": "max", "sentence": "Think for maximum 40 tokens.", "low": 40, "high": 40},
+]
+_ASKED: dict[str, Any] = {
+    "words": _WORDS,
+    "template": "chat",
+    "shots": 0,
+    "lengths": _LENGTHS,
+    "length_none_share": 0.25,
+}
+_TAUGHT = {**_ASKED, "template": "base", "shots": 1, "length_none_share": 0.0}
+_TAUGHT |= {"lengths": [{"mode": "exact", "sentence": "Think for N tokens.", "low": None, "high": None}]}
 _REWARD = {"name": "gated", "version": "1", "hash": "ab" * 32}
 
 
@@ -68,7 +80,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("release")
     base = save_folder("qwen2-tied", root / "base")
     (base / "README.md").write_text("# The base model's own card\n")
+    # As a base model has them that is a release, whose base had a card too.
+    (base / "README.base.md").write_text("# Of the base model's base\n")
     (base / "prompt.yaml").write_text("question: '{question}?'\n")
+    (base / "SHA256SUMS").write_text("the base model's own\n")
     start = hf_to_megatron.convert(base, root / "start")
     run = root / "run"
     _save(start, run / "checkpoints" / "step_000040", start.manifest.source)
@@ -90,7 +105,7 @@ def _save(start: Checkpoint, step: Path, source: Source) -> None:
     shutil.copytree(start.path, built)
     (built / "manifest.json").unlink()
     (built / "model" / "saved").write_text(step.name)
-    warm = {"stage": "sft", "model": "0" * 64, "before": None}
+    warm: dict[str, Any] = {"stage": "sft", "model": "0" * 64, "before": None, "asked": _TAUGHT}
     warm |= {"data": [{"path": "/data/traces.jsonl", "sha256": "aa" * 32}], "rows": [["Traces", "CC-BY-4.0", 2]]}
     origin = {"stage": "grpo", "model": start.digest(read=False), "before": warm}
     origin |= {"data": [{"path": "/data/train.jsonl", "sha256": "bb" * 32}]}
@@ -161,7 +176,7 @@ def test_a_release_is_a_model_with_its_card_and_sums(run: Path) -> None:
         "| PubMedQA | MIT | 1 |",
         "| Traces | CC-BY-4.0 | 2 |",
         f"- after: greedy answers; test.jsonl (SHA-256 `{'cd' * 32}`); no question of them is in the training data; "
-        "asked in training's words; 3 questions too",
+        "asked as training asked; 3 questions too",
         "| after | this model | choice | 200 | 75.0% ± 3.0% | 1.0% |",
         "| before | before training | choice | 200 | 50.0% ± 3.0% | 1.0% |",
         "By set, after (this model):",
@@ -175,11 +190,22 @@ def test_a_release_is_a_model_with_its_card_and_sums(run: Path) -> None:
         assert fact in card
     assert str(run.parent) not in card
     asked = card.split("## How it was asked")[1].split("\n## ")[0]
-    assert "through the chat template, behind 2 worked examples." in asked
-    assert 'asked for a length: "Think for N tokens." or "Think for maximum N tokens." Asked otherwise' in asked
-    _, shown, after = asked.split("`````")
-    assert (shown.removeprefix("yaml\n"), after.strip()) == ((out / "prompt.yaml").read_text(), "")
+    first, shown, after = asked.split("`````")
+    assert first.strip() == (
+        "Reinforcement learning put every question in these words, through the chat template. Behind the instruction "
+        'it asked for a length, "Think for N tokens." (N from 20 to 2,000) or "Think for maximum 40 tokens.", and for '
+        "none in 25% of the prompts. Asked otherwise, the model may answer otherwise."
+    )
+    assert shown.removeprefix("yaml\n") == (out / "prompt.yaml").read_text()
     assert yaml.safe_load((out / "prompt.yaml").read_text()) == _WORDS
+    assert "Medatron asks in these words with `data.style=prompt.yaml`." in after
+    assert after.endswith(
+        "Supervised fine-tuning put every question in the same words, as plain text, without the chat template, "
+        'behind 1 worked example. Behind the instruction it asked for a length, "Think for N tokens." (N by the '
+        "length of each answer).\n"
+    )
+    assert (out / "README.base.base.md").read_text() == "# Of the base model's base\n"
+    assert (out / "SHA256SUMS.base").read_text() == "the base model's own\n"
     assert (out / "README.base.md").read_text() == "# The base model's own card\n"
     assert (out / "prompt.base.yaml").read_text() == "question: '{question}?'\n"
     checked = subprocess.run(
@@ -190,13 +216,60 @@ def test_a_release_is_a_model_with_its_card_and_sums(run: Path) -> None:
     assert named == {file.name for file in out.iterdir()} - {"SHA256SUMS", ".medatron.json"}
 
 
-def test_a_card_says_which_evaluation_asked_in_other_words(run: Path) -> None:
-    for name in ("before", "after"):
-        result = _read(run, name)
-        result["measured"]["prompts"]["style"] = "e" * 64
-        _write(run, name, result)
-    release(run, run.parent / "out")
-    assert (run.parent / "out" / "README.md").read_text().count(f"; asked in other words (`{'e' * 64}`); 3 q") == 2
+@pytest.mark.parametrize(
+    ("prompts", "said"),
+    [
+        ({"style": "e" * 64}, f"in other words (`{'e' * 64}`)"),
+        ({"template": "base", "shots": 3}, "as plain text, behind 3 worked examples"),
+        ({"length_target": 4000, "length_mode": "exact"}, "for 4,000 tokens"),
+        ({"length_target": 41}, "for at most 41 tokens"),
+        ({"length_target": 40}, None),
+        ({"length_target": 20, "length_mode": "exact"}, None),
+    ],
+)
+def test_a_card_says_how_an_evaluation_asked_otherwise(prompts: dict[str, Any], said: str | None) -> None:
+    result = {"measured": {"prompts": {"style": "plain", "length_target": None, **prompts}}}
+    origin = {"prompt": "plain", "asked": _ASKED}
+    assert asked_unlike(result, {}) is None
+    assert asked_unlike(result, origin) == ([] if said is None else said.split(", "))
+    always = {**origin, "asked": {**_ASKED, "length_none_share": 0.0}}
+    assert ("without a length" in (asked_unlike(result, always) or [])) == ("length_target" not in prompts)
+
+
+def test_a_card_has_the_words_of_every_stage() -> None:
+    warm = {"stage": "sft", "before": {"stage": "sft", "before": None}}
+    warm |= {"asked": {**_ASKED, "words": {"question": "Say: {question}"}, "lengths": []}}
+    section = asked_section({"stage": "grpo", "asked": {**_ASKED, "template": "base", "shots": 2}, "before": warm})
+    assert section is not None
+    assert "`data.style=prompt.yaml data.template=base data.shots=2 data.few_shot=FILE`" in section
+    assert section.endswith(
+        "Supervised fine-tuning put every question in words of its own, through the chat template.\n\n"
+        "```yaml\nquestion: 'Say: {question}'\n```\n\nHow supervised fine-tuning before it asked is not known."
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({key: None} for key in _ASKED),
+        *({"words": words} for words in ({}, {"question": 5}, {"question": "?", "instruction": {"choice": 1}})),
+        *({"template": "CHAT"}, {"shots": "2"}, {"shots": -1}, {"shots": True}, {"length_none_share": 1}, {"more": 1}),
+        *({"lengths": lengths} for lengths in ("Think", ["Think"], [{**_LENGTHS[0], "low": None}])),
+        {"words": {"question": "{question} \ud83d"}},
+    ],
+)
+def test_a_damaged_record_of_the_words_is_refused(change: dict[str, Any], run: Path) -> None:
+    """Before anything is exported, and in the stages before the last too."""
+    check_asked(json.loads(json.dumps(_ASKED)))
+    state = _step(run) / "state.json"
+    for stage in ("last", "before"):
+        read = json.loads(state.read_text())
+        origin = read["origin"] if stage == "last" else read["origin"]["before"]
+        origin["asked"] = {**_ASKED, **change}
+        with pytest.raises(ValueError, match="asked: not how a run put its questions"):
+            check_asked(origin["asked"])
+        with pytest.raises(ReleaseError, match=rf"{state}: its origin is damaged \(asked: not how"):
+            _training_data(_step(run), read["origin"])
 
 
 def test_weights_are_released_in_the_dtype_asked_for(run: Path) -> None:

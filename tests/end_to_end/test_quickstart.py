@@ -52,7 +52,7 @@ def _assert_releasable(run: Path, out: Path, log: Path) -> None:
     card, state = (out / "README.md").read_text(), json.loads((last_checkpoint(run) / "state.json").read_text())
     assert f"gated, version {state['reward']['version']}, sha256 `{state['reward']['hash']}`" in card
     assert "| medatron-embedded | Apache-2.0 |" in card
-    assert card.count("; asked in training's words; ") == 2
+    assert card.count("; asked as training asked; ") == 2
     assert read_style(str(out / "prompt.yaml")).identity == state["origin"]["prompt"] == "plain"
     assert "| after | this model | mean |" in card
     assert "| before | before training | mean |" in card

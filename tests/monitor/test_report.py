@@ -4,7 +4,6 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -185,28 +184,17 @@ def test_evaluations_of_other_names_are_pointed_to(tmp_path: Path) -> None:
     assert "Each evaluation with its answers: evaluation/in_max <b>.html." in text
 
 
-@pytest.mark.parametrize(
-    ("prompts", "headlines"),
-    [
-        # Turns of a chat template, however short; and a long system text, of which questions begin alike.
-        (
-            ["<|im_start|>user\nName it.<|im_end|>", "<|im_start|>user\nWho?\nA. I<|im_end|>"],
-            ["Name it.<|im_end|>", "Who? A. I<|im_end|>"],
-        ),
-        ([f"system\n{'Think. ' * 9}\nuser\nWhich {x}?" for x in "ab"], ["Which a?", "Which b?"]),
-        (["Question: a?", "Question: b?"], ["Question: a?", "Question: b?"]),
-        (["alone\nhere"], ["alone here"]),
-    ],
-)
-def test_a_headline_is_the_question(prompts: list[str], headlines: list[str]) -> None:
-    """Of one kind of task, and where each kind has one prompt alone."""
+def test_a_headline_is_the_question() -> None:
+    """Whatever words stand around it; of older files, what follows a long opening that all prompts share."""
     whole = {"response": "x", "answer": "A", "extracted": None, "reward": 0.0, "status": "incorrect", "components": {}}
-    for tasks in (["choice"] * 2, ["choice", "text"]):
-        records = [
-            RolloutRecord(step=1, id=f"{n}", task=task, prompt=prompt, tokens=1, group=n, **whole)
-            for n, (task, prompt) in enumerate(zip(tasks, prompts, strict=False))
-        ]
-        assert re.findall(r'class="excerpt">(.*?)</span>', sample_cards(records)) == [escape(x) for x in headlines]
+    opening = f"<|im_start|>system\n{'Think. ' * 9}<|im_end|>\n<|im_start|>user\n"
+    records = [
+        RolloutRecord(step=1, id="q", task="choice", prompt=f"{opening}Which {x}?\nA. I", tokens=1, group=n, **whole)
+        for n, x in enumerate("ab")
+    ]
+    asked = [replace(record, question="Which <b>\nof all?") for record in records]
+    for found, headlines in ((records, ["Which a? A. I", "Which b? A. I"]), (asked, ["Which &lt;b&gt; of all?"] * 2)):
+        assert re.findall(r'class="excerpt">(.*?)</span>', sample_cards(found)) == headlines
 
 
 def test_a_run_without_rewards_is_not_called_grpo(tmp_path: Path) -> None:

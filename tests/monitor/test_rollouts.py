@@ -25,17 +25,17 @@ def test_columns_are_the_contract(tmp_path: Path) -> None:
     path = write_rollouts(tmp_path, 10, [rollout(10, 0, "choice", "correct")])
     assert path == tmp_path / "rollouts" / "step_000010.parquet"
     schema = pq.read_schema(path)
-    names = "step id task prompt response answer extracted status reward components tokens group version"
+    names = "step id task prompt response answer extracted status reward components tokens group version question"
     assert schema.names == names.split()
     assert schema.field("components").type == pa.string()
     assert schema.field("reward").type == pa.float64()
 
 
-def test_files_without_a_version_are_read(tmp_path: Path) -> None:
-    """As runs wrote them that knew of no versions."""
+def test_files_of_older_releases_are_read(tmp_path: Path) -> None:
+    """As runs wrote them that knew of no versions, and kept no questions."""
     path = write_rollouts(tmp_path, 10, [rollout(10, 0, "choice", "correct")])
-    pq.write_table(pq.read_table(path).drop_columns(["version"]), path)
-    assert [record.version for record in read_rollouts(tmp_path)] == [None]
+    pq.write_table(pq.read_table(path).drop_columns(["version", "question"]), path)
+    assert [(record.version, record.question) for record in read_rollouts(tmp_path)] == [(None, None)]
 
 
 def test_a_redone_step_replaces_its_file_and_leaves_no_temporary(tmp_path: Path) -> None:

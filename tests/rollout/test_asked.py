@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from conversion.asked import check_asked
 from recipes.data.styles import BUILT_IN, read_style
 from recipes.rollout.asked import how_asked
 from recipes.rollout.lengths import Targets, training_form
@@ -18,7 +19,8 @@ from recipes.runtime.rules import Stage
 from tests.rollout.samples import prompt
 
 EXAMPLES = [prompt(f"{n}").example for n in range(8)]
-DRAWN = {"draw": "uniform", "low": 8, "high": 20}
+DRAWN = {"draw": "uniform", "low": 8, "high": 12}
+EXACT, AT_MOST = "Think for N tokens.", "Think for maximum N tokens."
 
 
 @pytest.mark.parametrize(
@@ -29,8 +31,11 @@ DRAWN = {"draw": "uniform", "low": 8, "high": 20}
         ("plain", {"mode": "mixed", "target": 40}, ["Think for 40 tokens.", "Think for maximum 40 tokens."]),
         ("med_u1", {"mode": "max", "target": 40}, ["Think for maximum 40 tokens."]),
         ("med_u1", {"mode": "max", "target": 40, "none_share": 0.5}, ["Think for maximum 40 tokens."]),
-        ("plain", {"mode": "exact", **DRAWN}, ["Think for N tokens."]),
-        ("med_u1", {"mode": "mixed", **DRAWN}, ["Think for N tokens.", "Think for maximum N tokens."]),
+        ("plain", {"mode": "exact", **DRAWN}, [EXACT]),
+        ("plain", {"mode": "exact", **DRAWN, "high": 8}, ["Think for 8 tokens."]),
+        ("med_u1", {"mode": "mixed", **DRAWN}, [EXACT, AT_MOST]),
+        ("med_u1", {"mode": "mixed", **DRAWN, "max_share": 1.0, "none_share": 0.3}, [AT_MOST]),
+        ("med_u1", {"mode": "mixed", **DRAWN, "max_share": 0.0}, [EXACT]),
     ],
 )
 def test_the_lengths_that_grpo_asks_for(style: str, reward: dict[str, Any], said: list[str], tokenizer: Any) -> None:
@@ -39,22 +44,32 @@ def test_the_lengths_that_grpo_asks_for(style: str, reward: dict[str, Any], said
     for key, value in reward.items():
         setattr(config.reward, f"length_{key}", value)
     made, _ = make_prompts(EXAMPLES, tokenizer, training_form(config, tokenizer), max_tokens=1000)
-    texts = [p.text for step in range(8) for p in Targets(config, tokenizer).asked(made, [(step, n) for n in range(8)])]
-    found = {sentence for text in texts for sentence in re.findall(r"Think for [a-z ]*\d+ tokens\.", text)}
-    if "target" not in reward:
-        found = {re.sub(r"\d+", "N", sentence) for sentence in found}
+    steps = [[(step, number) for number in range(8)] for step in range(40)]
+    texts = [each.text for draws in steps for each in Targets(config, tokenizer).asked(made, draws)]
+    sentences = [re.findall(r"Think for (maximum )?(\d+) tokens\.", text) for text in texts]
+    found = {("max" if limit else "exact", int(count)) for each in sentences for limit, count in each}
     asked = how_asked(config, Stage.GRPO)
-    assert asked["lengths"] == said
-    assert found == set(said)
+    check_asked(asked)
+    assert [length["sentence"] for length in asked["lengths"]] == said
+    assert found == {(e["mode"], n) for e in asked["lengths"] for n in range(e["low"], e["high"] + 1)}
+    if said:
+        share = sum(not each for each in sentences) / len(sentences)
+        assert share == pytest.approx(asked["length_none_share"], abs=0.1)  # standard error below 0.03
 
 
-@pytest.mark.parametrize(("mode", "said"), [("none", 0), ("exact", 1), ("max", 1), ("mixed", 2)])
-def test_sft_says_what_traces_keep_and_none_of_the_rewards_lengths(mode: str, said: int) -> None:
+@pytest.mark.parametrize(
+    ("mode", "said"), [("none", []), ("exact", [EXACT]), ("max", [AT_MOST]), ("mixed", [EXACT, AT_MOST])]
+)
+def test_sft_says_what_traces_keep_and_none_of_the_rewards_lengths(mode: str, said: list[str]) -> None:
     config = Config()
     config.data.say_length, config.reward.length_mode, config.reward.length_target = mode, "exact", 40
-    lengths = how_asked(config, Stage.SFT)["lengths"]
-    assert lengths == [s for s in ("Think for N tokens.", "Think for maximum N tokens.") if s in lengths]
-    assert len(lengths) == said
+    config.reward.length_none_share = 0.5
+    asked = how_asked(config, Stage.SFT)
+    check_asked(asked)
+    assert [(length["sentence"], length["low"], length["high"]) for length in asked["lengths"]] == [
+        (sentence, None, None) for sentence in said
+    ]
+    assert asked["length_none_share"] == 0
 
 
 @pytest.mark.parametrize("style", [*BUILT_IN, "own.yaml"])
@@ -66,4 +81,6 @@ def test_it_holds_the_words_themselves(style: str, tmp_path: Path) -> None:
         style = str(tmp_path / style)
     config.data.style, config.data.template, config.data.shots = style, "base", 2
     asked = json.loads(json.dumps(how_asked(config, Stage.GRPO)))
-    assert asked == {"words": dict(read_style(style).words), "template": "base", "shots": 2, "lengths": []}
+    check_asked(asked)
+    assert asked["words"] == read_style(style).spelled_out
+    assert (asked["template"], asked["shots"], asked["lengths"]) == ("base", 2, [])

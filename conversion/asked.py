@@ -32,8 +32,9 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    # YAML reads line ends of other kinds as its own, but where they are escaped.
-    style = '"' if re.search("[\r\x85\u2028\u2029]", text) else "|" if "\n" in text else None
+    # YAML reads line ends of other kinds as its own, but where they are escaped; and a block hides blanks at its start.
+    quoted = text[:1].isspace() or re.search("[\r\x85\u2028\u2029]", text)
+    style = '"' if quoted else "|" if "\n" in text else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

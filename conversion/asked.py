@@ -157,6 +157,8 @@ def asked_unlike(result: Mapping[str, Any], origin: Mapping[str, Any]) -> list[s
         found.append("through the chat template" if template == "chat" else "as plain text")
     if (shots := prompts.get("shots", 0)) != asked["shots"]:
         found.append(f"behind {_examples(shots)}" if shots else "without worked examples")
+    elif shots and prompts["few_shot"] not in {file["sha256"] for file in origin["data"]}:
+        found.append("behind other worked examples")
     target, mode = prompts.get("length_target"), prompts.get("length_mode", "max")
     if target is None:
         found += ["without a length"] if asked["lengths"] and not asked["length_none_share"] else []

@@ -22,29 +22,17 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from conversion import hf_to_megatron
-from conversion.asked import asked_section, asked_unlike, check_asked
 from conversion.checkpoint import Checkpoint, Source, open_checkpoint, write_manifest
 from conversion.errors import CheckpointError, ConversionError, DestinationError
 from conversion.model_card import Facts, model_card
 from conversion.publishing import publish
-from conversion.release import ReleaseError, _training_data, main, release
+from conversion.release import ReleaseError, main, release
+from tests.conversion.asked import ASKED, WORDS
 from tests.conversion.hub import Hub
 from tests.conversion.models import save_folder
 
 _REPOSITORY = Path(__file__).parents[2]
-_WORDS = {"system": "Say ```` and\n```{{x}}```.", "question": "{question}\n{options}\n", "says_target": False}
-_LENGTHS: list[dict[str, Any]] = [
-    {"mode": "exact", "sentence": "Think for N tokens.", "low": 20, "high": 2000},
-    {"mode": "max", "sentence": "Think for maximum 40 tokens.", "low": 40, "high": 40},
-]
-_ASKED: dict[str, Any] = {
-    "words": _WORDS,
-    "template": "chat",
-    "shots": 0,
-    "lengths": _LENGTHS,
-    "length_none_share": 0.25,
-}
-_TAUGHT = {**_ASKED, "template": "base", "shots": 1, "length_none_share": 0.0}
+_TAUGHT = {**ASKED, "template": "base", "shots": 1, "length_none_share": 0.0}
 _TAUGHT |= {"lengths": [{"mode": "exact", "sentence": "Think for N tokens.", "low": None, "high": None}]}
 _REWARD = {"name": "gated", "version": "1", "hash": "ab" * 32}
 
@@ -109,7 +97,7 @@ def _save(start: Checkpoint, step: Path, source: Source) -> None:
     warm |= {"data": [{"path": "/data/traces.jsonl", "sha256": "aa" * 32}], "rows": [["Traces", "CC-BY-4.0", 2]]}
     origin = {"stage": "grpo", "model": start.digest(read=False), "before": warm}
     origin |= {"data": [{"path": "/data/train.jsonl", "sha256": "bb" * 32}]}
-    origin |= {"rows": [["MedQA", "MIT", 3], ["PubMedQA", "MIT", 1]], "prompt": "plain", "asked": _ASKED}
+    origin |= {"rows": [["MedQA", "MIT", 3], ["PubMedQA", "MIT", 1]], "prompt": "plain", "asked": ASKED}
     (built / "state.json").write_text(json.dumps({"step": 40, "reward": _REWARD, "origin": origin}))
     write_manifest(built, source=source)
     publish(built, step)
@@ -197,7 +185,7 @@ def test_a_release_is_a_model_with_its_card_and_sums(run: Path) -> None:
         "none in 25% of the prompts. Asked otherwise, the model may answer otherwise."
     )
     assert shown.removeprefix("yaml\n") == (out / "prompt.yaml").read_text()
-    assert yaml.safe_load((out / "prompt.yaml").read_text()) == _WORDS
+    assert yaml.safe_load((out / "prompt.yaml").read_text()) == WORDS
     assert "Medatron asks in these words with `data.style=prompt.yaml`." in after
     assert after.endswith(
         "Supervised fine-tuning put every question in the same words, as plain text, without the chat template, "
@@ -214,62 +202,6 @@ def test_a_release_is_a_model_with_its_card_and_sums(run: Path) -> None:
     assert checked.returncode == 0, checked.stdout
     named = {line.split("  ")[1] for line in (out / "SHA256SUMS").read_text().splitlines()}
     assert named == {file.name for file in out.iterdir()} - {"SHA256SUMS", ".medatron.json"}
-
-
-@pytest.mark.parametrize(
-    ("prompts", "said"),
-    [
-        ({"style": "e" * 64}, f"in other words (`{'e' * 64}`)"),
-        ({"template": "base", "shots": 3}, "as plain text, behind 3 worked examples"),
-        ({"length_target": 4000, "length_mode": "exact"}, "for 4,000 tokens"),
-        ({"length_target": 41}, "for at most 41 tokens"),
-        ({"length_target": 40}, None),
-        ({"length_target": 20, "length_mode": "exact"}, None),
-    ],
-)
-def test_a_card_says_how_an_evaluation_asked_otherwise(prompts: dict[str, Any], said: str | None) -> None:
-    result = {"measured": {"prompts": {"style": "plain", "length_target": None, **prompts}}}
-    origin = {"prompt": "plain", "asked": _ASKED}
-    assert asked_unlike(result, {}) is None
-    assert asked_unlike(result, origin) == ([] if said is None else said.split(", "))
-    always = {**origin, "asked": {**_ASKED, "length_none_share": 0.0}}
-    assert ("without a length" in (asked_unlike(result, always) or [])) == ("length_target" not in prompts)
-
-
-def test_a_card_has_the_words_of_every_stage() -> None:
-    warm = {"stage": "sft", "before": {"stage": "sft", "before": None}}
-    warm |= {"asked": {**_ASKED, "words": {"question": "Say: {question}"}, "lengths": []}}
-    section = asked_section({"stage": "grpo", "asked": {**_ASKED, "template": "base", "shots": 2}, "before": warm})
-    assert section is not None
-    assert "`data.style=prompt.yaml data.template=base data.shots=2 data.few_shot=FILE`" in section
-    assert section.endswith(
-        "Supervised fine-tuning put every question in words of its own, through the chat template.\n\n"
-        "```yaml\nquestion: 'Say: {question}'\n```\n\nHow supervised fine-tuning before it asked is not known."
-    )
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        *({key: None} for key in _ASKED),
-        *({"words": words} for words in ({}, {"question": 5}, {"question": "?", "instruction": {"choice": 1}})),
-        *({"template": "CHAT"}, {"shots": "2"}, {"shots": -1}, {"shots": True}, {"length_none_share": 1}, {"more": 1}),
-        *({"lengths": lengths} for lengths in ("Think", ["Think"], [{**_LENGTHS[0], "low": None}])),
-        {"words": {"question": "{question} \ud83d"}},
-    ],
-)
-def test_a_damaged_record_of_the_words_is_refused(change: dict[str, Any], run: Path) -> None:
-    """Before anything is exported, and in the stages before the last too."""
-    check_asked(json.loads(json.dumps(_ASKED)))
-    state = _step(run) / "state.json"
-    for stage in ("last", "before"):
-        read = json.loads(state.read_text())
-        origin = read["origin"] if stage == "last" else read["origin"]["before"]
-        origin["asked"] = {**_ASKED, **change}
-        with pytest.raises(ValueError, match="asked: not how a run put its questions"):
-            check_asked(origin["asked"])
-        with pytest.raises(ReleaseError, match=rf"{state}: its origin is damaged \(asked: not how"):
-            _training_data(_step(run), read["origin"])
 
 
 def test_weights_are_released_in_the_dtype_asked_for(run: Path) -> None:
@@ -403,6 +335,14 @@ def test_an_evaluation_that_proves_nothing_is_refused(
         ("state.json", b"[" * 100, r"state.json: cannot be read"),
         ("state.json", b'{"step": 40}', r"state.json: saved by an older release.*go on with the run for a step"),
         ("state.json", b'{"step": 40, "origin": {"model": ""}}', r"its origin is damaged \('rows'\)"),
+        *(
+            ("state.json", content, r"state.json: its origin is damaged \(asked: not how a run put its questions\)")
+            for content in (
+                b'{"step": 1, "origin": {"model": "", "rows": [], "data": [], "before": null, "asked": {"shots": 1}}}',
+                b'{"step": 1, "origin": {"model": "", "rows": [], "data": [], "before": '
+                b'{"rows": [], "data": [], "before": null, "asked": null}}}',
+            )
+        ),
         (
             "state.json",
             b'{"step": 1, "origin": {"model": "", "rows": [["web", "unknown", 7]], "data": [], "before": null}}',

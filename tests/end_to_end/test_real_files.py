@@ -87,7 +87,8 @@ def test_published_files_become_a_release(tmp_path: Path) -> None:
     records = read_rollouts(folder)
     assert {record.task for record in records} == {"choice", "calculation", "text"}
     for record in records:
-        assert asked[record.id].question in record.prompt
+        assert record.question == asked[record.id].question
+        assert record.question in record.prompt
         assert (asked[record.id].context or "") in record.prompt
         assert re.search(r"<answer> tags\. Think for \d+ tokens\.<\|im_end\|>", record.prompt), record.prompt[-200:]
 

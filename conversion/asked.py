@@ -89,13 +89,14 @@ def asked_section(origin: Mapping[str, Any]) -> str | None:
     last = origin["asked"]
     again = "" if last["template"] == "chat" else " data.template=base"
     again += f" data.shots={last['shots']} data.few_shot=FILE" if last["shots"] else ""
+    told = "`instruction` has a text a kind of task; where `question` does not place it, it stands at the end. "
+    told = told if "instruction" in last["words"] else ""
     parts = [
         "## How it was asked",
         _stage(origin, "these words", "Asked otherwise, the model may answer otherwise."),
         _fenced(last["words"]),
-        "`instruction` has a text for each kind of task; where `question` does not place it, it stands at the end. "
-        "`before_question` and `before_answer` stand in plain text and worked examples alone. Medatron asks in these "
-        f"words with `data.style={PROMPT_FILE}{again}`.",
+        f"{told}`before_question` and `before_answer` stand in plain text and worked examples alone. Medatron asks in "
+        f"these words with `data.style={PROMPT_FILE}{again}`.",
     ]
     for stage in _before(origin):
         if "asked" not in stage:

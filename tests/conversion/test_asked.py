@@ -40,6 +40,9 @@ def test_a_card_has_the_words_of_every_stage() -> None:
     warm |= {"asked": {**ASKED, "words": {"question": "Say: {question}"}, "lengths": []}}
     section = asked_section({"stage": "grpo", "asked": {**ASKED, "template": "base", "shots": 2}, "before": warm})
     assert section is not None
+    assert "`instruction`" not in section
+    told = {**ASKED, "words": {"question": "{question}", "instruction": {"choice": "One."}}}
+    assert "`instruction` has a text" in str(asked_section({"stage": "grpo", "asked": told, "before": None}))
     assert "`data.style=prompt.yaml data.template=base data.shots=2 data.few_shot=FILE`" in section
     assert section.endswith(
         "Supervised fine-tuning put every question in words of its own, through the chat template.\n\n"
